@@ -1,0 +1,147 @@
+"""`python -m lib`: plan, run, render. `./run_all.sh` makes the environment and calls this."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from lib.errors import StudyError, UsageError
+from lib.plan import PAPERS, PROFILES
+from lib.progress import clock
+
+DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders one HTML
+report per paper and an index page into OUTPUT/PROFILE/."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `./run_all.sh`."""
+    build = argparse.ArgumentParser(
+        prog="./run_all.sh",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="./run_all.sh --test runs the test suite (set-up included).",
+        allow_abbrev=False,
+    )
+    add = build.add_argument
+    add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(PAPERS)}")
+    add("--profile", default="laptop", metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
+    add("--plan", action="store_true", help="show what would run, with cost; start nothing")
+    add("--seeds", type=int, metavar="N", help="order seeds 0..N-1 (default: the profile's)")
+    add("--data-dir", type=Path, metavar="DIR", help="published datasets in local files")
+    add("--assets", type=Path, metavar="DIR", help="archives with weights and data, fetched before")
+    add("--output", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs/")
+    add("--skip-bad", action="store_true", help="leave malformed records out and list them")
+    return build
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 all fine, 1 something failed (reports say what), 2 wrong usage."""
+    options = parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except UsageError as error:
+        print(f"run_all.sh: {error}", file=sys.stderr)
+        return 2
+    except StudyError as error:
+        print(f"run_all.sh: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished runs are kept, call again to go on", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    papers = _papers(options.only)
+    if options.profile not in PROFILES:
+        raise UsageError(
+            f"unknown profile {options.profile!r}; the profiles are {', '.join(PROFILES)}"
+        )
+    if options.seeds is not None and options.seeds < 1:
+        raise UsageError(f"--seeds {options.seeds}: at least one seed is needed")
+    for flag, folder in (("--data-dir", options.data_dir), ("--assets", options.assets)):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{flag} {folder}: there is no such folder")
+    _environment(options)
+
+    from lib.study import Study
+
+    studies = [
+        Study.open(
+            paper,
+            options.profile,
+            output=options.output.resolve(),
+            data_dir=options.data_dir.resolve() if options.data_dir else None,
+            seeds=options.seeds,
+            strict=not options.skip_bad,
+        )
+        for paper in papers
+    ]
+    if options.plan:
+        for study in studies:
+            _print_plan(study)
+        return 0
+    for study in studies:
+        study.check_memory()
+    return _execute(studies, options)
+
+
+def _papers(only: str | None) -> list[str]:
+    chosen = [name.strip() for name in (only or ",".join(PAPERS)).split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in PAPERS]
+    if unknown or not chosen:
+        raise UsageError(
+            f"unknown paper {', '.join(unknown) or '(none)'}; the papers are {', '.join(PAPERS)}"
+        )
+    return chosen
+
+
+def _environment(options: argparse.Namespace) -> None:
+    """Settings that the library and the notebooks' kernels read from the environment."""
+    if options.assets:
+        os.environ["STUDY_ASSETS"] = str(options.assets.resolve())
+    if options.profile == "paper":
+        if options.data_dir is None:
+            os.environ.setdefault("STUDY_DATA_SOURCE", "hub")
+    else:
+        # No package backbone needs the hub; a forgotten hub name should fail at once.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _print_plan(study: "Study") -> None:  # noqa: F821 - imported late, it loads torch
+    plan = study.plan()
+    to_do = plan[plan["state"] != "done"]
+    print(f"{study.document['short']}, profile {study.profile}, into {study.folder}")
+    print(plan.drop(columns="run").to_string(index=False))
+    print(
+        f"{len(plan)} runs, {len(to_do)} to do: about {clock(to_do['estimated seconds'].sum())}, "
+        f"peak memory {plan['peak GiB'].max():.1f} GiB\n"
+    )
+
+
+def _execute(studies: list["Study"], options: argparse.Namespace) -> int:  # noqa: F821
+    from lib import reports
+
+    fine = True
+    for study in studies:
+        began = time.monotonic()
+        to_do = [run for run in study.unique_runs() if study.finished(run) is None]
+        total = len(study.unique_runs())
+        print(
+            f"{study.document['short']}: {total} runs, {len(to_do)} to do, "
+            f"about {clock(sum(run.seconds for run in to_do))}",
+            file=sys.stderr,
+        )
+        fine = study.run_missing(quiet=True, prefix=f"{study.paper}: ") and fine
+        fine = reports.render_paper(study, options) and fine
+        print(f"{study.paper}: done in {clock(time.monotonic() - began)}", file=sys.stderr)
+    index = reports.write_index(studies[0].folder)
+    print(f"open {index}", file=sys.stderr)
+    if not fine:
+        print("some runs failed; the reports show the errors", file=sys.stderr)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

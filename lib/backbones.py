@@ -1,0 +1,232 @@
+"""Names to backbones: a pretrained model, its tokenizer, and the facts that editors need.
+
+    backbone = load("smollm2-135m")
+    backbone.path("mlp_out", 4)             # "model.layers.4.mlp.down_proj"
+    backbone.module("mlp_out", 4)           # that nn.Linear
+
+A backbone comes from the folder STUDY_MODELS/<name> if there is one, else from the source of its
+catalogue entry: a package archive, the model hub, or a random generator.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lib import assets, checkpoints
+from lib.catalogue import ENTRIES, Entry, Hub, Package
+from lib.checkpoints import Loaded
+from lib.errors import BackboneError
+from lib.families import Family, family_of
+
+
+@dataclass
+class Backbone:
+    """A model in eval mode, without dropout or gradients, with its tokenizer and identity.
+
+    `content` is the sha256 identity of weights and tokenizer; `provenance` and `substitution`
+    are for the report (substitution None: it is the paper's own); `prefix` starts every prompt.
+    """
+
+    name: str
+    family: Family
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
+    device: torch.device
+    content: str
+    provenance: str
+    substitution: str | None
+    prefix: str
+    eos_id: int
+    pad_id: int
+
+    def n_blocks(self, stack: str | None = None) -> int:
+        """Number of blocks; `stack` ("decoder" by default) matters for T5 only."""
+        return len(self.model.get_submodule(self.family.stacks[self.family.stack(stack)]))
+
+    def path(self, part: str, index: int | None = None, stack: str | None = None) -> str:
+        """The module path of a neutral part, e.g. ("mlp_out", 4, "encoder") of a T5:
+        encoder.block.4.layer.1.DenseReluDense.wo. BackboneError names the valid parts and range.
+        """
+        path = self.family.path(part, index, stack)
+        if index is not None and not 0 <= index < self.n_blocks(stack):
+            raise BackboneError(
+                f"{self.name} has blocks 0 to {self.n_blocks(stack) - 1} in its "
+                f"{self.family.stack(stack)}; there is no block {index}."
+            )
+        return path
+
+    def module(self, part: str, index: int | None = None, stack: str | None = None) -> nn.Module:
+        """The module at `path(part, index, stack)`."""
+        return self.model.get_submodule(self.path(part, index, stack))
+
+
+def names() -> tuple[str, ...]:
+    """All registered backbone names."""
+    return tuple(ENTRIES)
+
+
+def load(
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    tune_on: Sequence[tuple[str, str]] | None = None,
+    num_labels: int | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """The backbone `name` (one of `names()`, or "dir:/some/folder"), ready for editing.
+
+    `tune_on`: question-answer pairs on which a seq2seq backbone is fine-tuned first, in float32
+    (cached). `num_labels`: classes of a classifier; None: the checkpoint's own or the entry's
+    default, 0: the encoder without a head. `seed` draws new heads, random models and the tuning
+    order; the global random state is left alone.
+    Raises BackboneError (unknown name, wrong kind, unreachable hub) or AssetError (no archive).
+    """
+    entry = _entry(name)
+    if entry.needs_tuning and not tune_on:
+        raise BackboneError(f"{name} starts untrained: pass question-answer pairs as tune_on.")
+    first_dtype = dtype if tune_on is None else torch.float32
+    texts = [text for pair in tune_on or () for text in pair]
+    labels = entry.num_labels if num_labels is None else num_labels
+    with checkpoints.quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded, content = _find(entry, first_dtype, labels, texts, seed)
+    backbone = _assemble(entry, loaded, content, first_dtype, torch.device(device))
+    if tune_on is None:
+        return backbone
+    from lib.tuning import TuningConfig, tune_question_answering
+
+    config = TuningConfig.from_scratch(seed) if entry.needs_tuning else TuningConfig(seed=seed)
+    tuned = tune_question_answering(backbone, tune_on, config)
+    return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
+
+
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The same model with its parameters in `dtype`, ties kept.
+
+    Buffers stay: `model.to(bfloat16)` would also round the rotary frequencies, which
+    `from_pretrained(dtype=bfloat16)` does not.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model
+
+
+def prepare(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> PreTrainedModel:
+    """The model as every backbone holds it: eval, frozen, no dropout, plain greedy decoding."""
+    model = model.to(device).eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    _check_output_matrix(model)
+    if model.can_generate():
+        config = model.config
+        start = config.decoder_start_token_id if config.is_encoder_decoder else None
+        # Checkpoints bring sampling temperatures and beam sizes; the study sets its own.
+        model.generation_config = GenerationConfig(
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=start,
+        )
+    return model
+
+
+def _assemble(
+    entry: Entry, loaded: Loaded, content: str | None, dtype: torch.dtype, device: torch.device
+) -> Backbone:
+    tokenizer = loaded.tokenizer
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if content is None:
+        content = checkpoints.state_content(loaded.model, tokenizer)
+    end = tokenizer.eos_token_id
+    return Backbone(
+        name=entry.name,
+        family=family_of(loaded.model),
+        model=prepare(cast(loaded.model, dtype), tokenizer, device),
+        tokenizer=tokenizer,
+        dtype=dtype,
+        device=device,
+        content=content,
+        provenance=loaded.provenance,
+        substitution=entry.substitution,
+        prefix=entry.prefix,
+        eos_id=tokenizer.sep_token_id if end is None else end,
+        pad_id=tokenizer.pad_token_id,
+    )
+
+
+def _check_output_matrix(model: PreTrainedModel) -> None:
+    """T5 v1.1 has an output matrix of its own; transformers 5 ties it on the slightest occasion."""
+    if model.config.model_type == "t5" and not model.config.scale_decoder_outputs:
+        own = model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
+        if not own:
+            raise BackboneError(
+                "the T5 v1.1 output matrix was tied to the embedding while loading; its checkpoint "
+                "must hold both lm_head.weight and shared.weight."
+            )
+
+
+def _entry(name: str) -> Entry:
+    if name.startswith("dir:"):
+        folder = Path(name.removeprefix("dir:")).expanduser()
+        if not (folder / "config.json").is_file():
+            raise BackboneError(f"{folder} holds no config.json: give the folder of a saved model.")
+        return Entry(name, sources=(folder,))
+    if name not in ENTRIES:
+        raise BackboneError(f"no backbone is called {name!r}; known: {', '.join(names())}, dir:…")
+    return ENTRIES[name]
+
+
+def _find(
+    entry: Entry, dtype: torch.dtype, labels: int | None, texts: list[str], seed: int
+) -> tuple[Loaded, str | None]:
+    """What the first working source holds, and its content hash if it is known without hashing."""
+    local = os.environ.get("STUDY_MODELS")
+    if local and (Path(local).expanduser() / entry.name / "config.json").is_file():
+        return checkpoints.read_folder(Path(local).expanduser() / entry.name, dtype, labels), None
+    faults = []
+    for source in entry.sources:
+        if isinstance(source, Path):
+            return checkpoints.read_folder(source, dtype, labels), None
+        if isinstance(source, Package):
+            return _find_package(entry, source, dtype, labels)
+        if isinstance(source, Hub):
+            try:
+                return checkpoints.read_hub(source.repository, source.revision, dtype, labels), None
+            except checkpoints.READING_ERRORS as error:
+                faults.append(
+                    f"{source.repository}@{source.revision}: {checkpoints.first_line(error)}"
+                )
+                continue
+        model, tokenizer = source.build(seed, labels, texts)
+        return Loaded(model, tokenizer, source.provenance.format(seed=seed)), None
+    raise BackboneError(
+        f"{entry.name} could not be loaded from the model hub ({'; '.join(faults)}). Run with "
+        f"network, or put its safetensors, config.json and tokenizer into a folder "
+        f"{entry.name}/ and set STUDY_MODELS to the folder above it. The laptop profile needs "
+        "no hub."
+    )
+
+
+def _find_package(
+    entry: Entry, source: Package, dtype: torch.dtype, labels: int | None
+) -> tuple[Loaded, str | None]:
+    folder, record = checkpoints.converted(entry.name, source.asset, source.convert)
+    loaded = checkpoints.read_folder(folder, dtype, labels)
+    asset = assets.ASSETS[source.asset]
+    provenance = (
+        f"{source.what}; from the package {asset.package} {asset.version} ({asset.licence}), "
+        f"archive sha256 {asset.sha256[:16]}"
+    )
+    return replace(loaded, provenance=provenance), None if loaded.new_head else record["content"]

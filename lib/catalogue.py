@@ -1,0 +1,133 @@
+"""The backbones that the study knows: where each comes from and what it stands in for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lib import conversions, tiny
+
+
+@dataclass(frozen=True)
+class Package:
+    """Weights inside a package archive; `convert(archive, folder)` writes a model folder."""
+
+    asset: str
+    convert: Callable[[Path, Path], None]
+    what: str
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A repository on the model hub at a revision ("main": not pinned, commit unknown to us)."""
+
+    repository: str
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
+class Random:
+    """Seeded random weights; `build(seed, num_labels, texts)` gives model and tokenizer."""
+
+    build: Callable[
+        [int, int | None, Sequence[str]], tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    ]
+    provenance: str = "random weights, seed {seed}; for tests only"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One backbone: its sources in the order in which they are tried, and its facts.
+
+    `prefix` starts every prompt. `num_labels` is the size of a new classification head (None:
+    the checkpoint brings its own). `needs_tuning`: useless before `tune_on`.
+    """
+
+    name: str
+    sources: tuple[Package | Hub | Random | Path, ...]
+    prefix: str = ""
+    num_labels: int | None = None
+    substitution: str | None = None
+    needs_tuning: bool = False
+
+
+def _hub(name: str, repository: str, **facts: object) -> Entry:
+    # The commits of these repositories could not be looked up when this was written, hence
+    # "main"; the content hash of what was loaded is recorded with every run.
+    return Entry(name, sources=(Hub(repository, "main"),), **facts)
+
+
+def _random(name: str, build: Callable, **facts: object) -> Entry:
+    return Entry(name, sources=(Random(build),), substitution="random weights", **facts)
+
+
+ENTRIES: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "smollm2-135m",
+            sources=(
+                Package(
+                    "smollm2",
+                    conversions.smollm2,
+                    "SmolLM2-135M-Instruct, 4-bit weights (Q4_1 GGUF) dequantised to float32",
+                ),
+            ),
+            # Its pretraining documents were separated by this token, and the first position
+            # serves as attention sink: without it the model knows a tenth fewer facts.
+            prefix="<|endoftext|>",
+            substitution=(
+                "SmolLM2-135M-Instruct (Llama architecture, dequantised from 4 bits) "
+                "instead of the paper's causal language model"
+            ),
+        ),
+        Entry(
+            "minilm-l6",
+            sources=(
+                Package(
+                    "minilm", conversions.minilm, "all-MiniLM-L6-v2, the original float32 weights"
+                ),
+            ),
+            num_labels=2,
+            substitution="all-MiniLM-L6-v2 (BERT, 6 layers of width 384) instead of BERT-base",
+        ),
+        Entry(
+            "flan-t5-small",
+            sources=(
+                Package(
+                    "flan_t5_small",
+                    conversions.flan_t5_small,
+                    "a title-tuned flan-t5-small, 8-bit weights (ONNX) dequantised to float32",
+                ),
+            ),
+            substitution=(
+                "a title-tuned flan-t5-small (the architecture of t5-small-ssm-nq, dequantised "
+                "from 8 bits) instead of the paper's T5"
+            ),
+        ),
+        Entry(
+            "t5-scratch",
+            sources=(
+                Random(
+                    lambda seed, _, texts: tiny.t5_from_scratch(texts, seed),
+                    "a T5 v1.1 of 4 + 4 blocks, trained from scratch here, seed {seed}",
+                ),
+            ),
+            substitution="a small T5 trained from scratch instead of a pretrained one",
+            needs_tuning=True,
+        ),
+        _hub("t5-small-ssm-nq", "google/t5-small-ssm-nq"),
+        _hub("t5-large-ssm-nq", "google/t5-large-ssm-nq"),
+        _hub("gpt2-xl", "openai-community/gpt2-xl"),
+        _hub("gpt-j-6b", "EleutherAI/gpt-j-6b"),
+        _hub("llama-2-7b", "meta-llama/Llama-2-7b-hf"),
+        _hub("scotus-bert", "tomh/scotus-bert"),
+        _random("tiny-gpt2", lambda seed, *_: tiny.tiny_gpt2(seed)),
+        _random("tiny-gptj", lambda seed, *_: tiny.tiny_gptj(seed)),
+        _random("tiny-llama", lambda seed, *_: tiny.tiny_llama(seed), prefix="<|endoftext|>"),
+        _random("tiny-t5", lambda seed, *_: tiny.tiny_t5(seed)),
+        _random("tiny-t5-relu", lambda seed, *_: tiny.tiny_t5(seed, gated=False)),
+        _random("tiny-bert", lambda seed, labels, _: tiny.tiny_bert(seed, labels), num_labels=4),
+    )
+}

@@ -1,0 +1,102 @@
+"""Datasets by name: the published files where they are given, the embedded substitute otherwise."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib.data.records import BadRecord, Dataset, Edit, Probe, Stream
+from lib.errors import RecordError, UsageError
+
+if TYPE_CHECKING:
+    from lib.data.knowledge import Knowledge
+
+__all__ = [
+    "DATASETS",
+    "BadRecord",
+    "Dataset",
+    "Edit",
+    "Probe",
+    "Stream",
+    "load",
+    "needed_assets",
+]
+
+DATASETS = ("zsre", "counterfact", "nq")
+
+
+def load(
+    dataset: str,
+    *,
+    data_dir: Path | None = None,
+    strict: bool = True,
+    limit: int | None = None,
+    known: "Knowledge | None" = None,
+    seed: int = 0,
+    variant: str | None = None,
+    source: str | None = None,
+) -> Dataset:
+    """Edits and probes of "zsre", "counterfact" or "nq", before any protocol orders them.
+
+    `data_dir`: folder with sub-folders zsre/, counterfact/, nq/ holding published files (`variant`
+    picks one of several). Without it: the embedded substitute, built from packages; `source="hub"`
+    (or STUDY_DATA_SOURCE=hub) reads the published data from the model hub instead. `strict`:
+    stop at a malformed record; otherwise leave it out and list it in `skipped`. `limit`: number of
+    edits (of questions for "nq"). `known` and `seed` shape the embedded data only: for "zsre"
+    edits are facts the backbone gets wrong, for "counterfact" facts it knows.
+
+    Raises UsageError for an unknown name, RecordError for unreadable files, AssetError if a
+    package cannot be had.
+    """
+    if dataset not in DATASETS:
+        raise UsageError(f"there is no dataset {dataset!r}; known: {', '.join(DATASETS)}.")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1, not {limit}.")
+    if data_dir is not None:
+        return _cut(_published(dataset, Path(data_dir), variant, strict), limit)
+    source = source or os.environ.get("STUDY_DATA_SOURCE") or "embedded"
+    if source == "hub":
+        from lib.data import hub
+
+        return _cut(hub.load(dataset, strict=strict), limit)
+    if source != "embedded":
+        raise UsageError(f"there is no data source {source!r}; known: embedded, hub.")
+    if variant is not None:
+        raise UsageError("variant picks one of several published files; give --data-dir too.")
+    from lib.data import embedded
+
+    if dataset == "zsre":
+        return embedded.qa(limit=limit, known=known, seed=seed)
+    if dataset == "counterfact":
+        return embedded.cf(limit=limit, known=known, seed=seed)
+    return embedded.nq(limit=limit, seed=seed)
+
+
+def needed_assets() -> tuple[str, ...]:
+    """Archives that the embedded data still has to be read from; () once they are extracted."""
+    from lib.data import bigbench, tables
+
+    large = () if bigbench.ready() else ("bigbench",)
+    return large + (() if tables.ready() else tables.PACKAGES)
+
+
+def _published(dataset: str, data_dir: Path, variant: str | None, strict: bool) -> Dataset:
+    folder = data_dir / dataset
+    if not folder.is_dir():
+        raise RecordError(
+            f"{data_dir} has no folder {dataset}/. Point --data-dir at the folder that holds "
+            "zsre/, counterfact/ and nq/, or leave it out to use the embedded substitute."
+        )
+    from lib.data import counterfact, nq, zsre
+
+    module = {"zsre": zsre, "counterfact": counterfact, "nq": nq}[dataset]
+    return module.load(folder, variant=variant, strict=strict)
+
+
+def _cut(found: Dataset, limit: int | None) -> Dataset:
+    """The first `limit` edits, or the first `limit` questions of a dataset without edits."""
+    if limit is None:
+        return found
+    if found.edits:
+        return dataclasses.replace(found, edits=found.edits[:limit])
+    return dataclasses.replace(found, upstream=found.upstream[:limit])

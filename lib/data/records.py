@@ -1,0 +1,123 @@
+"""The records every editor and protocol shares: `Edit`, `Probe`, `Dataset`, `Stream`."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lib.errors import RecordError
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A prompt whose answer an edit should leave alone.
+
+    `kind` says why it is there: "upstream" (what the backbone was trained for), "near" (same
+    relation, other subject), "neighbour" (same relation and same true object), "distractor" (the
+    edit's own statement before a neighbour prompt). `target` is the gold answer, "" if unknown.
+    """
+
+    identity: str
+    prompt: str
+    target: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One fact to change: after the edit `prompt` should be answered by `target`.
+
+    `rephrases` ask for the same fact in other words; `locality` are probes that belong to this
+    record; `target_true` is the answer before the edit where the record says so (CounterFact).
+    """
+
+    identity: str
+    prompt: str
+    target: str
+    subject: str
+    rephrases: tuple[str, ...] = ()
+    locality: tuple[Probe, ...] = ()
+    relation: str = ""
+    target_true: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("identity", "prompt", "target"):
+            if not getattr(self, name).strip():
+                raise RecordError(f"edit {self.identity or '?'}: the field '{name}' is empty")
+        if self.subject and self.subject not in self.prompt:
+            raise RecordError(
+                f"edit {self.identity}: the subject {self.subject!r} does not occur in the prompt "
+                f"{self.prompt!r}"
+            )
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A record that was left out under `--skip-bad`, and why."""
+
+    file: str
+    line: int
+    reason: str
+
+
+def content_hash(value: object) -> str:
+    """sha256 (hex) of dataclasses, mappings and sequences written as canonical JSON."""
+
+    def plain(item: object) -> object:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return dataclasses.asdict(item)
+        raise TypeError(f"{type(item).__name__} has no canonical form")
+
+    text = json.dumps(value, default=plain, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Edits and locality pools as read from one source, before any protocol orders them.
+
+    `name` is what reports print (a substitute never carries the published name); `substitution`
+    says in one sentence what stands in for what, "" for published data; `sources` are files or
+    packages with versions.
+    """
+
+    name: str
+    edits: tuple[Edit, ...] = ()
+    upstream: tuple[Probe, ...] = ()
+    sources: tuple[str, ...] = ()
+    substitution: str = ""
+    skipped: tuple[BadRecord, ...] = ()
+
+    @property
+    def content(self) -> str:
+        """sha256 over all records; two equal hashes are the same data."""
+        return content_hash([self.edits, self.upstream])
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An ordered list of edits cut into batches, with what is measured beside them.
+
+    `holdout` are rephrases of the edited facts that no edit uses: pairs (prompt, target) with
+    identity, written as `Edit`s so that they can be scored like edits; `upstream` and `near` are
+    the locality pools.
+    """
+
+    name: str
+    edits: tuple[Edit, ...]
+    batch_size: int
+    holdout: tuple[Edit, ...] = ()
+    upstream: tuple[Probe, ...] = ()
+    near: tuple[Probe, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def batches(self) -> Iterator[Sequence[Edit]]:
+        """The edits in order, `batch_size` at a time; the last batch may be shorter."""
+        for start in range(0, len(self.edits), self.batch_size):
+            yield self.edits[start : start + self.batch_size]
+
+    @property
+    def content(self) -> str:
+        """sha256 over everything that decides a result."""
+        return content_hash([self.edits, self.batch_size, self.holdout, self.upstream, self.near])

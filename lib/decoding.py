@@ -1,0 +1,158 @@
+"""Greedy decoding and teacher-forced scores of one batch, from one pass over the prompts.
+
+The prompts' pass starts above the frozen prefix, whose keys and values were kept; decoding and
+scoring both go on from it. Equal to `model.generate` and to a full forward (tests say so).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from lib.backbones import Backbone
+from lib.editors.prefix import FrozenPrefix, PrefixState
+from lib.encoding import IGNORED, Encoded, encode_prompts, pad, target_ids
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts and targets of a few rows with everything about them that never changes.
+
+    `prompts` is the encoded prompts (left-padded for causal models), `targets` the target ids
+    with their end mark [B, T] filled with -100, `state` and `cache` the frozen prefix.
+    """
+
+    prompts: Encoded
+    targets: Tensor
+    state: PrefixState
+    cache: DynamicCache | None
+
+
+@dataclass(frozen=True)
+class TargetScores:
+    """Teacher-forced: per row the mean negative log-likelihood per target token (nats, end mark
+    included) and the share of target tokens that are the argmax."""
+
+    nll: list[float]
+    token_accuracy: list[float]
+
+
+def prepare(
+    backbone: Backbone,
+    prefix: FrozenPrefix,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    max_length: int | None = None,
+    watch: tuple[str, ...] = (),
+) -> PromptBatch:
+    """Encode rows and run the frozen prefix on them, once; `watch` as in `FrozenPrefix.record`."""
+    encoded = encode_prompts(backbone, prompts, max_length=max_length)
+    rows = [target_ids(backbone, target, max_length) for target in targets]
+    causal = backbone.family.kind == "causal"
+    cache = DynamicCache() if causal and prefix.first else None
+    state = prefix.record(encoded, watch=watch, cache=cache)
+    return PromptBatch(encoded, pad(rows, IGNORED).to(backbone.device), state, cache)
+
+
+class Continuation:
+    """One pass over the prompts of a batch under the weights in force, ready to go on.
+
+    Use it inside the editor's `routed` context: `greedy` and `score` run the model again.
+    """
+
+    def __init__(self, backbone: Backbone, prefix: FrozenPrefix, batch: PromptBatch) -> None:
+        self.backbone, self.batch = backbone, batch
+        self.model = backbone.model
+        with torch.no_grad(), prefix.replay(batch.state):
+            if backbone.family.kind == "seq2seq":
+                encoder = self.model.get_encoder()(**batch.prompts.inputs())
+                self.encoded = BaseModelOutput(last_hidden_state=encoder.last_hidden_state)
+            else:
+                self.cache = DynamicCache()
+                hidden = self.model.base_model(
+                    **batch.prompts.inputs(),
+                    position_ids=batch.prompts.positions(),
+                    past_key_values=self.cache,
+                    use_cache=True,
+                ).last_hidden_state
+                self.first_logits = self._head(hidden[:, -1])
+                for index in range(prefix.first):
+                    below = batch.cache.layers[index]
+                    self.cache.layers[index].update(below.keys, below.values)
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        return self.model.get_output_embeddings()(hidden)
+
+    def _step(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Logits [B, T, V] of more tokens [B, T]; `mask` [B, T so far + T] marks real columns."""
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        hidden = self.model.base_model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self._head(hidden)
+
+    @torch.no_grad()
+    def score(self) -> TargetScores:
+        """Teacher-forced scores of the targets."""
+        targets = self.batch.targets
+        if self.backbone.family.kind == "seq2seq":
+            logits = self.model(
+                encoder_outputs=self.encoded,
+                attention_mask=self.batch.prompts.attention_mask,
+                labels=targets,
+            ).logits
+        else:
+            logits = self.first_logits[:, None]
+            if targets.shape[1] > 1:
+                fed = targets[:, :-1]
+                prompt_mask = self.batch.prompts.attention_mask
+                mask = torch.cat([prompt_mask, (fed != IGNORED).long()], dim=1)
+                more = self._step(fed.clamp(min=0), mask)
+                self.cache.crop(-fed.shape[1])
+                logits = torch.cat([logits, more], dim=1)
+        real = targets != IGNORED
+        each = functional.cross_entropy(
+            logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        )
+        hit = (logits.argmax(dim=-1) == targets) & real
+        count = real.sum(dim=1)
+        return TargetScores((each.sum(dim=1) / count).tolist(), (hit.sum(dim=1) / count).tolist())
+
+    @torch.no_grad()
+    def greedy(self, max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuation ids of each row, up to and including the end mark."""
+        backbone = self.backbone
+        if backbone.family.kind == "seq2seq":
+            ids = self.model.generate(
+                encoder_outputs=self.encoded,
+                attention_mask=self.batch.prompts.attention_mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+            )[:, 1:]
+            return [until_end(row, backbone.eos_id) for row in ids.tolist()]
+        tokens = self.first_logits.argmax(dim=-1, keepdim=True)
+        written, mask = [tokens], self.batch.prompts.attention_mask
+        ended = tokens[:, 0] == backbone.eos_id
+        while len(written) < max_new_tokens and not bool(ended.all()):
+            mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+            tokens = self._step(tokens, mask)[:, -1].argmax(dim=-1, keepdim=True)
+            written.append(tokens)
+            ended |= tokens[:, 0] == backbone.eos_id
+        if len(written) > 1:
+            self.cache.crop(1 - len(written))
+        return [until_end(row, backbone.eos_id) for row in torch.cat(written, dim=1).tolist()]
+
+
+def until_end(ids: Sequence[int], end: int) -> list[int]:
+    """The ids up to and including the first end mark."""
+    ids = list(ids)
+    return ids[: ids.index(end) + 1] if end in ids else ids

@@ -1,0 +1,42 @@
+"""Where an editor sits in a backbone, in neutral names, resolved to module paths."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lib.backbones import Backbone
+from lib.errors import EditorError
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear layer: its part ("mlp_out", …), block number, and stack (seq2seq only)."""
+
+    part: str
+    block: int
+    stack: str = "encoder"
+
+    def path(self, backbone: Backbone) -> str:
+        """The module path of this site in `backbone`."""
+        return backbone.path(self.part, self.block, stack=self.stack)
+
+
+def first_block(backbone: Backbone, chosen: Iterable[Site]) -> int:
+    """The lowest edited block of the stack whose blocks below it are a frozen prefix.
+
+    For seq2seq that stack is the encoder (the decoder reads its output); an editor of the decoder
+    alone leaves the whole encoder frozen.
+    """
+    if backbone.family.kind != "seq2seq":
+        return min(site.block for site in chosen)
+    encoder = [site.block for site in chosen if site.stack == "encoder"]
+    return min(encoder) if encoder else backbone.n_blocks("encoder")
+
+
+def check_router_below(backbone: Backbone, router: Site, chosen: Iterable[Site]) -> None:
+    """An index reads keys below every adapted layer, or its keys would move with each edit."""
+    first = first_block(backbone, chosen)
+    if router.block >= first:
+        raise EditorError(
+            f"the router layer (block {router.block}) must lie below the first adapted block "
+            f"({first}) of {backbone.name}; choose a lower router block or higher sites"
+        )

@@ -1,0 +1,44 @@
+"""The inner loop that most editors share: a few steps of Adam on one batch of edits."""
+
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def minimise(
+    parameters: Iterable[nn.Parameter],
+    loss: Callable[[], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    halve_every: int | None = None,
+    done: Callable[[], bool] | None = None,
+) -> tuple[list[float], float]:
+    """Adam (betas .9/.999, eps 1e-8, no decay), new for this call; returns losses and seconds.
+
+    `halve_every`: StepLR with gamma 0.5. `done` is asked before each step and stops early; it
+    must not need a pass of its own. Losses are read once, at the end, so that no step waits.
+    """
+    parameters = list(parameters)
+    optimiser = torch.optim.Adam(parameters, lr=lr)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, halve_every or steps + 1, gamma=0.5)
+    history: list[Tensor] = []
+    started = time.perf_counter()
+    for _ in range(steps):
+        value = loss()
+        history.append(value.detach())
+        if done is not None and done():
+            break
+        value.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        schedule.step()
+    losses = torch.stack(history).tolist()
+    return losses, time.perf_counter() - started
+
+
+def learning_rates(steps: int, lr: float, halve_every: int | None) -> list[float]:
+    """The learning rate of each step of `minimise`, for the record."""
+    return [lr * 0.5 ** (step // halve_every if halve_every else 0) for step in range(steps)]

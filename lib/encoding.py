@@ -1,0 +1,162 @@
+"""Prompts and targets as tensors, one convention per backbone kind.
+
+* causal: prefix + prompt + " target" + end; labels only on the target and its end;
+* seq2seq: question and answer apart, each with its end, cut at `max_length` tokens;
+* classifier: the text; the target is the class number.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lib.backbones import Backbone
+from lib.errors import RecordError
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A padded batch. Shapes: `input_ids`, `attention_mask` [B, T]; `labels` [B, T] for causal
+    models, [B, T_target] for seq2seq, [B] for classifiers, None for prompts alone.
+
+    `last_prompt` [B] is the column of each row's last prompt token, `last_token` [B] that of its
+    last real token (they differ where a causal row carries its target).
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    last_prompt: Tensor
+    last_token: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model's forward takes, without labels."""
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+
+    def positions(self) -> Tensor:
+        """Position ids [B, T] that ignore padding on either side."""
+        return (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+
+    def to(self, device: torch.device | str) -> "Encoded":
+        """The same batch on another device."""
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> Tensor:
+    """A rectangle [B, T] from ragged rows, filled with `value` on the given side."""
+    width = max(len(row) for row in rows)
+    filled = [
+        [*row, *[value] * (width - len(row))]
+        if side == "right"
+        else [*[value] * (width - len(row)), *row]
+        for row in rows
+    ]
+    return torch.tensor(filled, dtype=torch.long)
+
+
+def prompt_ids(backbone: Backbone, prompt: str, max_length: int | None = None) -> list[int]:
+    """Token ids of one prompt as the backbone reads it (document prefix, template, end mark)."""
+    text = backbone.prefix + prompt
+    if max_length is None:
+        return backbone.tokenizer(text)["input_ids"]
+    return backbone.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+
+
+def target_ids(backbone: Backbone, target: str, max_length: int | None = None) -> list[int]:
+    """Token ids of one target, its end mark included.
+
+    Causal targets start with the space that separates them from the prompt.
+    """
+    if backbone.family.kind == "seq2seq":
+        return prompt_ids(backbone, target, max_length)
+    return [
+        *backbone.tokenizer(" " + target.strip(), add_special_tokens=False)["input_ids"],
+        backbone.eos_id,
+    ]
+
+
+def _batch(
+    backbone: Backbone, rows: list[list[int]], prompt_lengths: list[int], side: str
+) -> Encoded:
+    input_ids = pad(rows, backbone.pad_id, side)
+    width = input_ids.shape[1]
+    mask = pad([[1] * len(row) for row in rows], 0, side)
+    lengths = torch.tensor([len(row) for row in rows])
+    start = torch.zeros_like(lengths) if side == "right" else width - lengths
+    last_prompt = start + torch.tensor(prompt_lengths) - 1
+    return Encoded(input_ids, mask, last_prompt, start + lengths - 1).to(backbone.device)
+
+
+def encode_prompts(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    *,
+    max_length: int | None = None,
+    side: str | None = None,
+) -> Encoded:
+    """Prompts alone, for decoding and routing. Causal rows are padded on the left by default, so
+    that the next token follows the last column; all others on the right.
+    """
+    side = side or ("left" if backbone.family.kind == "causal" else "right")
+    rows = [prompt_ids(backbone, prompt, max_length) for prompt in prompts]
+    return _batch(backbone, rows, [len(row) for row in rows], side)
+
+
+def encode(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    *,
+    max_length: int | None = None,
+    side: str = "right",
+) -> Encoded:
+    """Prompts with their targets as training labels (ignored positions are -100)."""
+    kind = backbone.family.kind
+    if kind == "causal":
+        heads = [prompt_ids(backbone, prompt, max_length) for prompt in prompts]
+        tails = [target_ids(backbone, target, max_length) for target in targets]
+        rows = [head + tail for head, tail in zip(heads, tails, strict=True)]
+        batch = _batch(backbone, rows, [len(head) for head in heads], side)
+        labels = pad(
+            [[IGNORED] * len(head) + tail for head, tail in zip(heads, tails, strict=True)],
+            IGNORED,
+            side,
+        )
+    else:
+        batch = encode_prompts(backbone, prompts, max_length=max_length)
+        if kind == "seq2seq":
+            labels = pad([target_ids(backbone, text, max_length) for text in targets], IGNORED)
+        else:
+            labels = torch.tensor([_class_number(backbone, text) for text in targets])
+    return replace(batch, labels=labels.to(backbone.device))
+
+
+def _class_number(backbone: Backbone, target: str) -> int:
+    count = backbone.model.config.num_labels
+    if not target.strip().isdigit() or int(target) >= count:
+        raise RecordError(
+            f"the target {target!r} is no class of {backbone.name}; "
+            f"a classifier's target is a number from 0 to {count - 1}"
+        )
+    return int(target)
+
+
+def label_codes(labels: Tensor) -> Tensor:
+    """The official code's label identity: the sum of label ids, ignored positions as 0. [B]
+
+    Collision-prone and blind to order on purpose: MELO's index compares labels by it (melo 2.5).
+    """
+    if labels.ndim == 1:
+        return labels.clone()
+    return labels.masked_fill(labels == IGNORED, 0).sum(dim=1)

@@ -1,0 +1,197 @@
+"""Where each architecture keeps its parts: neutral names to module paths, all in one place.
+
+Editors ask for ("mlp_out", 4, "encoder") and never spell a module path. A family is chosen by
+`config.model_type` alone; T5 comes in two shapes (gated v1.1, ReLU v1.0) that its configuration
+tells apart, BERT with or without a classification head.
+"""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from lib.errors import BackboneError
+
+PARTS = (
+    "block",
+    "attention",
+    "mlp",
+    "mlp_in",
+    "mlp_gate",
+    "mlp_out",
+    "final_norm",
+    "head",
+    "embedding",
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture: its name, what it does, and its module paths.
+
+    `kind` is "causal", "seq2seq" or "classifier". `stacks` maps a stack ("decoder", "encoder")
+    to the path of its list of blocks; `per_block` maps a stack to the parts inside one block
+    (paths relative to the block, "" for the block itself); `per_model` maps the remaining parts
+    to full paths, in which {stack} stands for the stack.
+    """
+
+    name: str
+    kind: str
+    stacks: dict[str, str]
+    per_block: dict[str, dict[str, str]]
+    per_model: dict[str, str]
+
+    def stack(self, stack: str | None) -> str:
+        """The stack that is meant: the only one, or for two the given one (default decoder).
+
+        Raises BackboneError for a name that a two-stack family does not know.
+        """
+        if len(self.stacks) == 1:
+            return next(iter(self.stacks))
+        chosen = stack or "decoder"
+        if chosen not in self.stacks:
+            raise BackboneError(
+                f"{self.name} has no stack {chosen!r}; choose one of {', '.join(self.stacks)}."
+            )
+        return chosen
+
+    def parts(self, stack: str | None = None) -> tuple[str, ...]:
+        """The neutral part names that this family has in the given stack."""
+        inside = self.per_block[self.stack(stack)]
+        return tuple(part for part in PARTS if part in inside or part in self.per_model)
+
+    def path(self, part: str, index: int | None = None, stack: str | None = None) -> str:
+        """The module path of a part; block parts need `index`, model parts take none."""
+        chosen = self.stack(stack)
+        inside = self.per_block[chosen]
+        if part in self.per_model:
+            if index is not None:
+                raise BackboneError(f"{part!r} belongs to the whole model: give no block index.")
+            return self.per_model[part].format(stack=chosen)
+        if part not in inside:
+            raise BackboneError(
+                f"{self.name} has no part {part!r}; it has {', '.join(self.parts(stack))}."
+            )
+        if index is None:
+            raise BackboneError(f"{part!r} lies in a block: give the block's index.")
+        return f"{self.stacks[chosen]}.{index}.{inside[part]}".rstrip(".")
+
+
+GPT2 = Family(
+    name="gpt2",
+    kind="causal",
+    stacks={"decoder": "transformer.h"},
+    per_block={
+        "decoder": {
+            "block": "",
+            "attention": "attn",
+            "mlp": "mlp",
+            "mlp_in": "mlp.c_fc",
+            "mlp_out": "mlp.c_proj",
+        }
+    },
+    per_model={"final_norm": "transformer.ln_f", "head": "lm_head", "embedding": "transformer.wte"},
+)
+
+GPTJ = Family(
+    name="gptj",
+    kind="causal",
+    stacks={"decoder": "transformer.h"},
+    per_block={
+        "decoder": {
+            "block": "",
+            "attention": "attn",
+            "mlp": "mlp",
+            "mlp_in": "mlp.fc_in",
+            "mlp_out": "mlp.fc_out",
+        }
+    },
+    per_model={"final_norm": "transformer.ln_f", "head": "lm_head", "embedding": "transformer.wte"},
+)
+
+LLAMA = Family(
+    name="llama",
+    kind="causal",
+    stacks={"decoder": "model.layers"},
+    per_block={
+        "decoder": {
+            "block": "",
+            "attention": "self_attn",
+            "mlp": "mlp",
+            "mlp_in": "mlp.up_proj",
+            "mlp_gate": "mlp.gate_proj",
+            "mlp_out": "mlp.down_proj",
+        }
+    },
+    per_model={"final_norm": "model.norm", "head": "lm_head", "embedding": "model.embed_tokens"},
+)
+
+
+def _t5_block(feed_forward: int, gated: bool) -> dict[str, str]:
+    """The parts of a T5 block whose feed-forward sublayer is `layer.<feed_forward>`.
+
+    Gated T5 names follow the official layer lists: `wi_0` (the activated matrix) is the first
+    one that the papers edit, so it is "mlp_in"; the linear one, `wi_1`, is "mlp_gate".
+    """
+    dense = f"layer.{feed_forward}.DenseReluDense"
+    inside = {"block": "", "attention": "layer.0.SelfAttention", "mlp": dense}
+    if gated:
+        inside |= {"mlp_in": f"{dense}.wi_0", "mlp_gate": f"{dense}.wi_1"}
+    else:
+        inside |= {"mlp_in": f"{dense}.wi"}
+    return inside | {"mlp_out": f"{dense}.wo"}
+
+
+def _t5(gated: bool) -> Family:
+    return Family(
+        name="t5",
+        kind="seq2seq",
+        stacks={"encoder": "encoder.block", "decoder": "decoder.block"},
+        per_block={"encoder": _t5_block(1, gated), "decoder": _t5_block(2, gated)},
+        per_model={
+            "final_norm": "{stack}.final_layer_norm",
+            "head": "lm_head",
+            "embedding": "shared",
+        },
+    )
+
+
+T5_GATED, T5_RELU = _t5(gated=True), _t5(gated=False)
+
+
+def _bert(prefix: str, head: dict[str, str]) -> Family:
+    # BERT has no module that is the whole MLP (two siblings of the attention) and no final norm.
+    return Family(
+        name="bert",
+        kind="classifier",
+        stacks={"encoder": f"{prefix}encoder.layer"},
+        per_block={
+            "encoder": {
+                "block": "",
+                "attention": "attention",
+                "mlp_in": "intermediate.dense",
+                "mlp_out": "output.dense",
+            }
+        },
+        per_model={"embedding": f"{prefix}embeddings.word_embeddings"} | head,
+    )
+
+
+BERT, BERT_WITHOUT_HEAD = _bert("bert.", {"head": "classifier"}), _bert("", {})
+
+MODEL_TYPES = ("gpt2", "gptj", "llama", "t5", "bert")
+
+
+def family_of(model: PreTrainedModel) -> Family:
+    """The family of a loaded model; BackboneError for an architecture without a map."""
+    config = model.config
+    if config.model_type == "t5":
+        return T5_GATED if config.is_gated_act else T5_RELU
+    if config.model_type == "bert":
+        return BERT_WITHOUT_HEAD if model.base_model is model else BERT
+    known = {"gpt2": GPT2, "gptj": GPTJ, "llama": LLAMA}
+    if config.model_type not in known:
+        raise BackboneError(
+            f"no module map for the architecture {config.model_type!r}; "
+            f"known: {', '.join(MODEL_TYPES)}. Add one to lib/families.py."
+        )
+    return known[config.model_type]

@@ -1,0 +1,300 @@
+"""Uncertainty: intervals of means, paired differences, and agreement with a reported number.
+
+Everything here takes per-record scores and gives numbers back. Several rows about one fact
+(rephrases, order seeds) are not independent: with `groups`, whole facts are resampled.
+"""
+
+import itertools
+import math
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 2000
+FLIPS = 10_000
+_BATCH_CELLS = 4_000_000  # numbers held at once while resampling: 32 MB
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its interval; `n` counts rows, `clusters` the independent units among them.
+
+    `low` and `high` are NaN where no interval exists (fewer than two independent units).
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+    method: str
+
+    @property
+    def known(self) -> bool:
+        """True if both ends of the interval are numbers."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """Mean of a - b over pairs, its interval, and the two-sided p-value of "no difference"."""
+
+    p: float = math.nan
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Means of single seeds: their mean, sample standard deviation and extremes."""
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+    seeds: int
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
+    """Wilson score interval of a proportion; NaN ends for n = 0."""
+    if not 0 <= successes <= max(n, 0):
+        raise ValueError(f"{successes} successes in {n} trials is impossible")
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0, 0, "none")
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    p = successes / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    # At 0 and n the formula meets the border exactly; rounding must not push it past.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return Interval(p, low, high, n, n, "Wilson")
+
+
+def mean_interval(
+    values: Iterable[float],
+    *,
+    groups: Iterable[object] | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Mean of `values` (NaN rows left out) with its interval.
+
+    0/1 values: Wilson. Others, or with `groups`: bootstrap BCa with a fixed seed, its percentile
+    form where BCa is undefined. All values equal: see `_constant`.
+    """
+    scores, labels = _clean(values, groups)
+    n = len(scores)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0, 0, "none")
+    sums, counts = _by_group(scores, labels)
+    clusters = len(sums)
+    mean = float(scores.mean())
+    if clusters < 2:
+        return Interval(mean, math.nan, math.nan, n, clusters, "none")
+    if clusters == n and np.isin(scores, (0.0, 1.0)).all():
+        return wilson(float(scores.sum()), n, level)
+    if np.ptp(scores) == 0:
+        low, high = _constant(mean, clusters, level, 0.0, 1.0)
+        return Interval(mean, low, high, n, clusters, "all equal")
+    low, high, method = _bootstrap(sums, counts, level, seed, resamples)
+    return Interval(mean, low, high, n, clusters, method)
+
+
+def paired_difference(
+    a: Iterable[float],
+    b: Iterable[float],
+    *,
+    groups: Iterable[object] | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Difference:
+    """Mean of a - b over pairs in which both are defined, interval and sign-flip p-value.
+
+    Signs of whole groups are flipped: all ways when few, else 10,000 random ones (fixed seed).
+    """
+    left, right = np.asarray(list(a), float), np.asarray(list(b), float)
+    if left.shape != right.shape:
+        raise ValueError(f"pairs need equal lengths, got {len(left)} and {len(right)}")
+    scores, labels = _clean(left - right, groups)
+    n = len(scores)
+    if n == 0:
+        return Difference(math.nan, math.nan, math.nan, 0, 0, "none", math.nan)
+    sums, counts = _by_group(scores, labels)
+    clusters, mean = len(sums), float(scores.mean())
+    if clusters < 2:
+        return Difference(mean, math.nan, math.nan, n, clusters, "none", math.nan)
+    if np.ptp(scores) == 0:
+        both = np.concatenate([left[~np.isnan(left)], right[~np.isnan(right)]])
+        bounded = both.min() >= 0 and both.max() <= 1
+        span = (-1.0, 1.0) if bounded else (math.nan, math.nan)
+        low, high = _constant(mean, clusters, level, *span)
+        method = "all equal"
+    else:
+        low, high, method = _bootstrap(sums, counts, level, seed, resamples)
+    return Difference(mean, low, high, n, clusters, method, _sign_flip(sums, seed))
+
+
+def z_score(
+    reported: float,
+    values: Iterable[float],
+    n_reported: int,
+    *,
+    groups: Iterable[object] | None = None,
+    resolution: float = 0.0,
+) -> float:
+    """Distance between our mean and a reported one in standard errors; NaN if undefined.
+
+    z = (m - r) / sqrt(s_n^2 + s^2 / n_r): m our mean, s_n^2 the variance of m (between groups
+    where given), s the standard deviation of our single records, n_r the paper's number of records
+    (the paper prints no deviation, so ours stands in for it). |m - r| is first reduced by
+    `resolution`, half a unit of the last printed digit. If all our 0-1 scores agree, s is that of
+    Agresti and Coull's shifted proportion (x + 2)/(n + 4), because s = 0 would make every reported
+    number "different".
+    """
+    scores, labels = _clean(values, groups)
+    sums, counts = _by_group(scores, labels)
+    clusters = len(sums)
+    if clusters < 2 or not math.isfinite(reported) or not n_reported or n_reported < 1:
+        return math.nan
+    mean, variance = float(scores.mean()), float(scores.var(ddof=1))
+    if variance == 0:
+        if not 0 <= mean <= 1:
+            return math.nan
+        shifted = (mean * clusters + 2) / (clusters + 4)
+        variance = shifted * (1 - shifted)
+        of_mean = variance / clusters
+    else:
+        residuals = sums - mean * counts
+        of_mean = clusters / (clusters - 1) * float((residuals**2).sum()) / counts.sum() ** 2
+    gap = mean - reported
+    gap = math.copysign(max(abs(gap) - resolution, 0.0), gap)
+    return gap / math.sqrt(of_mean + variance / n_reported)
+
+
+def compare(
+    reported: float | None,
+    values: Iterable[float],
+    n_reported: int | None,
+    *,
+    groups: Iterable[object] | None = None,
+    resolution: float = 0.0,
+    level: float = 0.95,
+) -> str:
+    """Our scores against a reported mean: "consistent", "above", "below" or "not comparable".
+
+    "above" is a larger number, whether or not larger is better. "not comparable": nothing
+    reported, the paper's n unknown, or fewer than two records of ours. Formula: `z_score`.
+    """
+    if reported is None or n_reported is None:
+        return "not comparable"
+    z = z_score(reported, values, n_reported, groups=groups, resolution=resolution)
+    if math.isnan(z):
+        return "not comparable"
+    if abs(z) <= stats.norm.ppf(0.5 + level / 2):
+        return "consistent"
+    return "above" if z > 0 else "below"
+
+
+def spread_over_seeds(values: Iterable[float], seeds: Iterable[object]) -> Spread:
+    """How far the means of single seeds lie apart; sd is NaN for one seed."""
+    scores, labels = _clean(values, seeds)
+    if not len(scores):
+        return Spread(math.nan, math.nan, math.nan, math.nan, 0)
+    sums, counts = _by_group(scores, labels)
+    means = sums / counts
+    sd = float(means.std(ddof=1)) if len(means) > 1 else math.nan
+    return Spread(float(means.mean()), sd, float(means.min()), float(means.max()), len(means))
+
+
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values in the given order; NaN stays NaN and is not counted."""
+    adjusted = [math.nan] * len(pvalues)
+    known = sorted((p, i) for i, p in enumerate(pvalues) if not math.isnan(p))
+    running = 0.0
+    for rank, (p, i) in enumerate(known):
+        running = max(running, min(1.0, (len(known) - rank) * p))
+        adjusted[i] = running
+    return adjusted
+
+
+def facts(records: Iterable[str]) -> list[str]:
+    """The fact of each record identity: phrasings "fact#1", "fact#2" of one fact are one unit."""
+    return [re.sub(r"#\d+$", "", str(record)) for record in records]
+
+
+def _clean(
+    values: Iterable[float], groups: Iterable[object] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.asarray(list(values), float)
+    labels = np.arange(len(scores)) if groups is None else np.asarray([str(g) for g in groups])
+    if len(labels) != len(scores):
+        raise ValueError(f"{len(scores)} values but {len(labels)} group labels")
+    keep = ~np.isnan(scores)
+    return scores[keep], labels[keep]
+
+
+def _by_group(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    _, index = np.unique(labels, return_inverse=True)
+    return np.bincount(index, scores), np.bincount(index).astype(float)
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
+    return sums.sum(axis=axis) / counts.sum(axis=axis)
+
+
+def _bootstrap(
+    sums: np.ndarray, counts: np.ndarray, level: float, seed: int, resamples: int
+) -> tuple[float, float, str]:
+    batch = max(1, _BATCH_CELLS // len(sums))
+    for method in ("BCa", "percentile"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                result = stats.bootstrap(
+                    (sums, counts), _ratio, paired=True, vectorized=True, method=method,
+                    confidence_level=level, n_resamples=resamples, batch=batch,
+                    rng=np.random.default_rng(seed),
+                )  # fmt: skip
+            except ValueError:
+                continue
+        low, high = (float(end) for end in result.confidence_interval)
+        if math.isfinite(low) and math.isfinite(high):
+            return low, high, f"bootstrap {method}"
+    return math.nan, math.nan, "none"
+
+
+def _constant(
+    value: float, clusters: int, level: float, lowest: float, highest: float
+) -> tuple[float, float]:
+    """Interval when all records agree: no resampling can see the records that would not.
+
+    At most a share f (upper Wilson limit of 0 in `clusters`) of records can differ, each by no more
+    than the scale allows. For scores of 1 or 0 this is Wilson's interval. NaN off the scale.
+    """
+    if not lowest <= value <= highest:
+        return math.nan, math.nan
+    share = wilson(0, clusters, level).high
+    return value + share * (lowest - value), value + share * (highest - value)
+
+
+def _sign_flip(sums: np.ndarray, seed: int) -> float:
+    moving = sums[sums != 0]
+    if not len(moving):
+        return 1.0
+    observed = abs(moving.sum())
+    tolerance = 1e-12 * np.abs(moving).sum()
+    if len(moving) <= 12:
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(moving))))
+        return float((np.abs(signs @ moving) >= observed - tolerance).mean())
+    generator, hits, left = np.random.default_rng(seed), 0, FLIPS
+    while left:
+        rows = min(left, max(1, _BATCH_CELLS // len(moving)))
+        signs = generator.integers(0, 2, (rows, len(moving))) * 2.0 - 1.0
+        hits += int((np.abs(signs @ moving) >= observed - tolerance).sum())
+        left -= rows
+    return (hits + 1) / (FLIPS + 1)

@@ -1,0 +1,108 @@
+"""What a run used: device, peak memory, versions, commit."""
+
+import contextlib
+import platform
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from lib import fingerprints
+
+
+class PeakMemory:
+    """Largest resident size (CPU) or allocation (CUDA) while the context is open, in bytes."""
+
+    def __init__(self, device: str, every: float = 0.1) -> None:
+        self.device, self.every, self.bytes = device, every, 0
+
+    def __enter__(self) -> "PeakMemory":
+        self._stop = threading.Event()
+        if self.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.bytes = max(self.bytes, process.memory_info().rss)
+            if self._stop.wait(self.every):
+                return
+
+    def __exit__(self, *_exception: object) -> None:
+        if self.device.startswith("cuda"):
+            self.bytes = torch.cuda.max_memory_allocated()
+        else:
+            self._stop.set()
+            self._thread.join()
+
+
+def default_device() -> str:
+    """ "cuda" where a GPU can be used, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def available_gigabytes(device: str) -> float:
+    """Memory that a run could still take on the device."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info()[0] / 2**30
+    return psutil.virtual_memory().available / 2**30
+
+
+def git_commit() -> str:
+    """Commit of the study's checkout, with "+changes" if files differ; "unknown" outside git."""
+
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).parent
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+        )
+        return done.stdout.strip()
+
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    return "unknown"
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Versions, hardware and commit for a manifest."""
+    return {
+        "versions": {"python": platform.python_version(), **fingerprints.versions()},
+        "git_commit": git_commit(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {psutil.cpu_count()} cores"
+    return f"{platform.machine()}, {psutil.cpu_count()} cores"
+
+
+@contextlib.contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """Global generators seeded, TF32 off, while a run goes on."""
+    import random
+
+    import numpy
+
+    random.seed(seed)
+    numpy.random.seed(seed)  # noqa: NPY002 - libraries read the global generator
+    torch.manual_seed(seed)
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,182 @@
+"""What a notebook or the command line asks for: a paper's plan, its missing runs, its results."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib import machine, plan
+from lib.errors import UsageError
+from lib.execute import Shared, execute
+from lib.plan import Run
+from lib.progress import BarProgress, LineProgress, Progress
+from lib.store import Finished, Store
+
+RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "value", "seed")
+
+
+def output_root(output: str | Path | None = None) -> Path:
+    """The outputs folder: the argument, else STUDY_OUTPUT, else `outputs/` of the project."""
+    chosen = output or os.environ.get("STUDY_OUTPUT")
+    return Path(chosen) if chosen else Path(__file__).parent.parent / "outputs"
+
+
+@dataclass
+class Study:
+    """One paper in one profile: open it, look at `plan`, call `run_missing`, read the results."""
+
+    paper: str
+    profile: str
+    folder: Path
+    runs: list[Run]
+    document: dict[str, Any]
+    sourced: list[plan.Sourced]
+    store: Store
+    shared: Shared
+    _finished: dict[str, Finished] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        paper: str,
+        profile: str = "laptop",
+        *,
+        output: str | Path | None = None,
+        data_dir: str | Path | None = None,
+        seeds: int | None = None,
+        strict: bool = True,
+        device: str | None = None,
+    ) -> "Study":
+        """The study of a paper; nothing is loaded or run yet. Empty strings mean the default."""
+        chosen = Path(data_dir) if data_dir else None
+        device = device or machine.default_device()
+        document, sourced = plan.profile_of(paper, profile)
+        planned = plan.runs(paper, profile, seeds=seeds or None, data_dir=chosen, device=device)
+        folder = output_root(output or None) / profile
+        return cls(
+            paper=paper,
+            profile=profile,
+            folder=folder,
+            runs=planned,
+            document={**plan.read_paper(paper), **document},
+            sourced=sourced,
+            store=Store(folder),
+            shared=Shared(data_dir=chosen, strict=strict),
+        )
+
+    def unique_runs(self) -> list[Run]:
+        """The runs, each once (a sweep's middle value is the main run), cheap to share first."""
+        return list({run.identity: run for run in self.runs}.values())
+
+    def plan(self) -> pd.DataFrame:
+        """One row per run: what, its state in the store, estimated time and memory."""
+        rows = [
+            {
+                "setting": run.setting,
+                "editor": run.editor,
+                "varied": f"{run.sweep} = {run.value}" if run.sweep else "",
+                "seed": run.seed,
+                "edits": run.spec["stream"]["n_edits"],
+                "state": self.store.state(run.identity),
+                "estimated seconds": round(run.seconds),
+                "peak GiB": run.gigabytes,
+                "run": run.identity,
+            }
+            for run in self.unique_runs()
+        ]
+        return pd.DataFrame(rows)
+
+    def check_memory(self, device: str | None = None) -> None:
+        """Refuse, before anything starts, a plan with a run that cannot fit."""
+        room = machine.available_gigabytes(device or machine.default_device())
+        to_do = [run for run in self.unique_runs() if self.store.state(run.identity) != "done"]
+        for run in to_do:
+            if run.gigabytes > room:
+                raise UsageError(
+                    f"{run.title} needs about {run.gigabytes:.1f} GiB and {room:.1f} GiB are free. "
+                    "Choose a smaller profile, or close other programs."
+                )
+
+    def run_missing(self, *, quiet: bool = False, prefix: str = "") -> bool:
+        """Do every run that the store does not have; True if all are finished in the end.
+
+        Runs on one backbone follow each other, so that it is loaded once.
+        """
+        self.check_memory()
+        to_do = [run for run in self.unique_runs() if self.finished(run) is None]
+        progress: Progress = LineProgress(prefix) if quiet else BarProgress()
+        fine = True
+        for run in sorted(to_do, key=lambda run: (run.setting, run.seed)):
+            fine = execute(run, self.store, self.shared, progress) and fine
+        return fine
+
+    def finished(self, run: Run) -> Finished | None:
+        """A run's results, verified once; None if it has none."""
+        if run.identity not in self._finished:
+            found = self.store.finished(run.identity)
+            if found is None:
+                return None
+            self._finished[run.identity] = found
+        return self._finished[run.identity]
+
+    def errors(self) -> dict[str, str]:
+        """Run title to error text, for the runs that failed."""
+        found = {}
+        for run in self.unique_runs():
+            failure = None if self.finished(run) else self.store.failure(run.identity)
+            if failure is not None:
+                found[run.title] = failure["error"]
+        return found
+
+    def _selected(self, setting: str | None, sweep: str | None) -> list[Run]:
+        return [
+            run
+            for run in self.runs
+            if (setting is None or run.setting == setting)
+            and (sweep is None or run.sweep == sweep)
+        ]
+
+    def _frames(self, which: str, setting: str | None, sweep: str | None) -> pd.DataFrame:
+        frames = []
+        for run in self._selected(setting, sweep):
+            found = self.finished(run)
+            if found is not None:
+                named = {
+                    "run": run.identity,
+                    "setting": run.setting,
+                    "backbone": found.manifest["backbone"]["name"],
+                    "dataset": found.manifest["dataset"]["name"],
+                    "editor": run.editor,
+                    "sweep": run.sweep,
+                    "value": run.value,
+                    "seed": run.seed,
+                }
+                frames.append(getattr(found, which).assign(**named))
+        if not frames:
+            return pd.DataFrame(columns=list(RUN_COLUMNS))
+        return pd.concat(frames, ignore_index=True)
+
+    def records(self, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
+        """One row per scored prompt of the finished runs (`sweep=""`: those of the main table)."""
+        return self._frames("records", setting, sweep)
+
+    def steps(self, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
+        """One row per edited batch of the finished runs."""
+        return self._frames("steps", setting, sweep)
+
+    def manifests(self, setting: str | None = None, sweep: str | None = "") -> dict[str, dict]:
+        """Run identity to manifest, for the finished runs."""
+        found = {run.identity: self.finished(run) for run in self._selected(setting, sweep)}
+        return {name: item.manifest for name, item in found.items() if item is not None}
+
+    def hyperparameters(self) -> pd.DataFrame:
+        """Every hyper-parameter of this profile that has a source, with it."""
+        rows = [(item.path, item.value, item.source) for item in self.sourced]
+        return pd.DataFrame(rows, columns=["where", "value", "source"])
+
+    def editors(self, setting: str) -> Sequence[str]:
+        """The editors of a setting in the order of its table."""
+        return list(self.document["settings"][setting]["editors"])

@@ -1,0 +1,299 @@
+"""Tables: one `Cell` per number, as a tidy CSV and as a page with reported beside reproduced."""
+
+import csv
+import dataclasses
+import html
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from lib.atomic import write_text
+from lib.errors import RecordError
+from lib.intervals import compare, facts, mean_interval
+
+REPORTED_COLUMNS = (
+    "item", "title", "model", "dataset", "method", "n_edits",
+    "metric", "value", "unit", "better", "source",
+)  # fmt: skip
+TIDY_COLUMNS = (
+    "item", "setting", "backbone", "dataset", "editor", "n_edits", "metric", "reported",
+    "reproduced", "ci_low", "ci_high", "n", "seeds", "verdict", "substitutions", "error",
+)  # fmt: skip
+SYMBOLS = {"consistent": "=", "above": "▲", "below": "▼", "not comparable": "·"}
+MISSING = "not available"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: what the paper reports and what came out here.
+
+    `n` counts scored prompts, `seeds` order seeds; `error` is why a run has no number.
+    """
+
+    item: str
+    setting: str
+    backbone: str
+    dataset: str
+    editor: str
+    metric: str
+    n_edits: int | None = None
+    reported: float | None = None
+    reproduced: float = math.nan
+    ci_low: float = math.nan
+    ci_high: float = math.nan
+    n: int = 0
+    seeds: int = 0
+    verdict: str = "not comparable"
+    substitutions: tuple[str, ...] = ()
+    error: str = ""
+
+
+def measure(
+    records: pd.DataFrame,
+    column: str,
+    *,
+    item: str,
+    metric: str,
+    editor: str,
+    setting: str | None = None,
+    subset: str | None = None,
+    moment: str | None = "end",
+    shown_as: str | None = None,
+    shown_setting: str | None = None,
+    reported: float | None = None,
+    n_reported: int | None = None,
+    resolution: float = 0.0,
+    groups: Callable[[pd.DataFrame], Iterable[object]] | None = None,
+    exponentiate: bool = False,
+    substitutions: Sequence[str] = (),
+    error: str = "",
+) -> Cell:
+    """The cell for the rows of `records` that match editor, setting, subset and moment.
+
+    `column` is the score column, `metric` the name printed; `shown_as` and `shown_setting` replace
+    the row and column heading. Rows about one fact (`intervals.facts`) are one unit unless
+    `groups` (frame -> labels) says otherwise. `exponentiate`: perplexity from a mean of `nll`,
+    compared on the logarithms. No matching row: the cell says so, or says `error`.
+    """
+    rows = records
+    for name, wanted in (
+        ("editor", editor), ("setting", setting), ("subset", subset), ("moment", moment),
+    ):  # fmt: skip
+        if wanted is not None and len(rows):
+            rows = rows[rows[name] == wanted]
+    rows = rows[rows[column].notna()] if column in rows else rows.iloc[:0]
+    labels = {
+        "item": item, "metric": metric, "editor": shown_as or editor, "reported": reported,
+        "substitutions": tuple(substitutions), "setting": shown_setting or setting or "",
+    }  # fmt: skip
+    if rows.empty:
+        text = error or f"no rows with {column} for {editor}"
+        return Cell(**labels, backbone="", dataset="", error=text)
+    units = list(groups(rows) if groups else facts(rows["record"]))
+    estimate = mean_interval(rows[column], groups=units)
+    target = reported
+    if exponentiate and reported is not None:
+        target = math.log(reported) if reported > 0 else None
+    verdict = compare(target, rows[column], n_reported, groups=units, resolution=resolution)
+    shape = math.exp if exponentiate else float
+    return Cell(
+        **{**labels, "setting": labels["setting"] or _joined(rows["setting"])},
+        backbone=_joined(rows["backbone"]),
+        dataset=_joined(rows["dataset"]),
+        n_edits=int(rows["n_edits"].max()),
+        reproduced=shape(estimate.mean),
+        ci_low=shape(estimate.low),
+        ci_high=shape(estimate.high),
+        n=estimate.n,
+        seeds=rows["seed"].nunique(),
+        verdict=verdict,
+        error=error,
+    )
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells in order; rows and columns of the page appear in the order of their first cell."""
+
+    cells: tuple[Cell, ...]
+    caption: str = ""
+    digits: int = 2
+    row_heading: str = "Editor"
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def tidy(self) -> pd.DataFrame:
+        """One row per cell with `TIDY_COLUMNS`; NaN where there is no number."""
+        rows = [dataclasses.asdict(cell) for cell in self.cells]
+        frame = pd.DataFrame(rows, columns=list(TIDY_COLUMNS))
+        frame["substitutions"] = ["; ".join(cell.substitutions) for cell in self.cells]
+        frame["n_edits"] = frame["n_edits"].astype("Int64")
+        frame["reported"] = pd.to_numeric(frame["reported"])
+        return frame
+
+    def write_csv(self, path: Path) -> Path:
+        """Write `tidy` to `path`; a failed run keeps its row, with the reason in `error`."""
+        write_text(Path(path), self.tidy.to_csv(index=False))
+        return Path(path)
+
+    def to_html(self) -> str:
+        """The wide table: a row per editor; per metric the reported and the reproduced number."""
+        rows = list(dict.fromkeys(cell.editor for cell in self.cells))
+        columns = list(dict.fromkeys((cell.setting, cell.metric) for cell in self.cells))
+        at = {(cell.editor, cell.setting, cell.metric): cell for cell in self.cells}
+        settings = list(dict.fromkeys(setting for setting, _ in columns))
+        columns = [pair for setting in settings for pair in columns if pair[0] == setting]
+        body = []
+        for row in rows:
+            marks = "".join(self._pair(at.get((row, *column))) for column in columns)
+            body.append(f'<tr><th scope="row">{_safe(row)}</th>{marks}</tr>')
+        empty = "" if self.cells else '<p class="empty">No cell was planned for this table.</p>'
+        caption = f"<caption><span>{_safe(self.caption)}</span></caption>" if self.caption else ""
+        label = _safe(self.caption or "Results", quote=True)
+        table = (
+            f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">'
+            f'<table class="results">{caption}{self._head(settings, columns)}'
+            f"<tbody>{''.join(body)}</tbody></table></div>"
+        )
+        notes = "".join(f"<li>{_safe(note)}</li>" for note in self._notes())
+        return f'<div class="table">{table}{empty}<ul class="notes">{notes}</ul></div>'
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def _head(self, settings: list[str], columns: list[tuple[str, str]]) -> str:
+        def heading(text: str, wide: int, name: str) -> str:
+            return f'<th scope="colgroup" colspan="{wide}" class="{name}">{_safe(text)}</th>'
+
+        width = {s: 2 * sum(c[0] == s for c in columns) for s in settings}
+        first = "".join(heading(s, width[s], "setting") for s in settings)
+        second = "".join(heading(metric, 2, "metric") for _, metric in columns)
+        pair = '<th scope="col" class="reported">reported</th><th scope="col">reproduced</th>'
+        corner = f'<th scope="col" rowspan="3">{_safe(self.row_heading)}</th>'
+        return (
+            f"<thead><tr>{corner}{first}</tr><tr>{second}</tr>"
+            f"<tr>{pair * len(columns)}</tr></thead>"
+        )
+
+    def _pair(self, cell: Cell | None) -> str:
+        if cell is None:
+            return '<td class="reported">–</td><td>–</td>'
+        reported = MISSING if _absent(cell.reported) else number(cell.reported, self.digits)
+        left = f'<td class="reported">{reported}</td>'
+        if _absent(cell.reproduced):
+            text = _safe(cell.error or MISSING)
+            return f'{left}<td class="failed"><span class="error">{text}</span></td>'
+        low, high = (number(end, self.digits) for end in (cell.ci_low, cell.ci_high))
+        interval = "no interval" if _absent(cell.ci_low) else f"[{low}, {high}]"
+        symbol = SYMBOLS.get(cell.verdict, "")
+        word = (
+            f'<span class="verdict {cell.verdict.split()[0]}">'
+            f'<span aria-hidden="true">{symbol}</span> {_safe(cell.verdict)}</span>'
+        )
+        problem = f'<span class="error">{_safe(cell.error)}</span>' if cell.error else ""
+        return (
+            f"{left}<td><strong>{number(cell.reproduced, self.digits)}</strong> "
+            f'<span class="interval">{interval} (n={cell.n})</span>'
+            f"{word if not _absent(cell.reported) else ''}{problem}</td>"
+        )
+
+    def _notes(self) -> list[str]:
+        swapped = dict.fromkeys(text for cell in self.cells for text in cell.substitutions)
+        notes = [*self.notes, *(f"Substitution: {text}" for text in swapped)]
+        if any(not _absent(cell.reported) and cell.n for cell in self.cells):
+            notes.append(
+                "[low, high] is a 95 % interval over n scored prompts; consistent, above and below "
+                "compare with the reported number at the paper's n (5 % level), whatever the "
+                "better direction."
+            )
+        return notes
+
+
+def build_table(
+    cells: Iterable[Cell],
+    *,
+    caption: str = "",
+    digits: int = 2,
+    row_heading: str = "Editor",
+    notes: Sequence[str] = (),
+    csv_path: Path | None = None,
+) -> Table:
+    """A `Table` of the cells; also written as tidy CSV if `csv_path` is given.
+
+    Two cells for one editor, setting and metric are an error: one would hide the other.
+    """
+    cells = tuple(cells)
+    seen: set[tuple[str, str, str]] = set()
+    for cell in cells:
+        place = (cell.editor, cell.setting, cell.metric)
+        if place in seen:
+            raise ValueError(f"two cells for {place}: give one of them another name (shown_as)")
+        seen.add(place)
+    table = Table(cells, caption, digits, row_heading, tuple(notes))
+    if csv_path is not None:
+        table.write_csv(csv_path)
+    return table
+
+
+def load_reported(path: Path) -> pd.DataFrame:
+    """The reported numbers of one paper: text columns, `n_edits` Int64, `value` float."""
+    path = Path(path)
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    if not rows or tuple(rows[0]) != REPORTED_COLUMNS:
+        raise RecordError(f"{path}: expected the columns {', '.join(REPORTED_COLUMNS)}")
+    frame = pd.DataFrame(rows, columns=list(REPORTED_COLUMNS))
+    for column, kind in (("value", "float64"), ("n_edits", "Int64")):
+        try:
+            frame[column] = pd.to_numeric(frame[column].replace("", None)).astype(kind)
+        except (ValueError, TypeError) as error:
+            raise RecordError(f"{path}: column {column} holds text: {error}") from error
+    return frame
+
+
+def reported_value(
+    reported: pd.DataFrame,
+    *,
+    item: str,
+    model: str | None = None,
+    dataset: str | None = None,
+    method: str | None = None,
+    metric: str | None = None,
+    n_edits: int | None = None,
+) -> float | None:
+    """The one reported number that matches; None if there is none; an error if several differ."""
+    rows = reported
+    wanted = {"item": item, "model": model, "dataset": dataset, "method": method,
+              "metric": metric, "n_edits": n_edits}  # fmt: skip
+    for column, value in wanted.items():
+        if value is not None:
+            rows = rows[(rows[column] == value).fillna(False).astype(bool)]
+    values = rows["value"].dropna().unique()
+    if len(values) > 1:
+        given = ", ".join(f"{k}={v!r}" for k, v in wanted.items() if v is not None)
+        raise ValueError(f"{len(values)} different reported numbers for {given}: narrow it down")
+    return float(values[0]) if len(values) else None
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number for the reader: fixed decimals, thousands separated, large ones shortened."""
+    if _absent(value):
+        return MISSING
+    if abs(value) >= 1000:
+        return f"{value:,.{0 if abs(value) >= 1e4 else 1}f}"
+    return f"{value:.{digits}f}"
+
+
+def _safe(text: object, quote: bool = False) -> str:
+    return html.escape(str(text), quote=quote)
+
+
+def _absent(value: float | None) -> bool:
+    return value is None or pd.isna(value)
+
+
+def _joined(values: pd.Series) -> str:
+    return " + ".join(dict.fromkeys(str(value) for value in values))

@@ -1,0 +1,256 @@
+"""Tiny random models of every architecture, and tokenizers trained on the spot: no network.
+
+They know nothing; they have the module tree, the tying, the padding and the special tokens of
+their big relatives, so that every editor can be checked on every architecture in seconds. Also
+the T5 that is trained from scratch where no pretrained one can be had.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from lib.conversions import t5_config
+
+VOCABULARY = 420  # 256 bytes, a few special tokens, and merges for the commonest letter groups
+BLOCKS = 6
+POSITIONS = 512
+
+TEXT = (
+    "The old lighthouse stands on the northern shore of the island, and the keeper walks down to "
+    "the harbour every morning.",
+    "Which river runs through the town where the painter Mara Lindqvist was born?",
+    "A small company in the valley makes bells, clocks and wooden toys for the winter market.",
+    "who wrote the first letter to the king after the war had ended",
+    "Name: Tobin Vale. Country: Norland. The capital city of Norland is called Aster.",
+    "The language that most people in the hills speak is not the language of the court.",
+    "In 1907 the railway between the two cities was opened, 23 years later than planned.",
+)
+
+
+def byte_level_tokenizer(
+    texts: Iterable[str], *, size: int, special: Iterable[str]
+) -> tuple[Tokenizer, dict[str, int]]:
+    """A byte-level BPE tokenizer with at most `size` entries, and the ids of its special tokens.
+
+    Special tokens come first, in the given order. Every string can be encoded and decoded back.
+    """
+    special = list(special)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer, {token: tokenizer.token_to_id(token) for token in special}
+
+
+def causal_tokenizer(special: Iterable[str], eos: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that adds nothing by itself; the pad token is the end token, as in practice."""
+    tokenizer, _ = byte_level_tokenizer(TEXT, size=VOCABULARY, special=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=eos, pad_token=eos, model_max_length=POSITIONS
+    )
+
+
+def t5_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer with T5's special ids (pad 0, end 1, unknown 2) that appends the end token."""
+    special = ("<pad>", "</s>", "<unk>")
+    tokenizer, ids = byte_level_tokenizer(texts, size=size, special=special)
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single="$A </s>",
+                pair="$A </s> $B </s>",
+                special_tokens=[("</s>", ids["</s>"])],
+            ),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=POSITIONS,
+    )
+
+
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that frames a text as [CLS] text [SEP]."""
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    tokenizer, ids = byte_level_tokenizer(TEXT, size=VOCABULARY, special=special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=POSITIONS,
+    )
+
+
+def _seeded(build: Callable[[], PreTrainedModel], seed: int) -> PreTrainedModel:
+    """What `build` returns under its own seed; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build().eval()
+
+
+def tiny_gpt2(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """GPT-2: tied output matrix, Conv1D layers, learned positions."""
+    tokenizer = causal_tokenizer(["<|endoftext|>"], eos="<|endoftext|>")
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=POSITIONS,
+        n_embd=32,
+        n_layer=BLOCKS,
+        n_head=4,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return _seeded(lambda: GPT2LMHeadModel(config), seed), tokenizer
+
+
+def tiny_gptj(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """GPT-J: attention and MLP in parallel, rotary positions, own output matrix with bias."""
+    tokenizer = causal_tokenizer(["<|endoftext|>"], eos="<|endoftext|>")
+    config = GPTJConfig(
+        vocab_size=len(tokenizer),
+        n_positions=POSITIONS,
+        n_embd=32,
+        n_layer=BLOCKS,
+        n_head=4,
+        rotary_dim=4,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return _seeded(lambda: GPTJForCausalLM(config), seed), tokenizer
+
+
+def tiny_llama(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Llama as SmolLM2 has it: gated MLP, grouped keys and values, tied output matrix."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = causal_tokenizer(special, eos="<|im_end|>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=POSITIONS,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return _seeded(lambda: LlamaForCausalLM(config), seed), tokenizer
+
+
+def tiny_t5(
+    seed: int = 0, *, gated: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """T5 with 4 + 4 blocks: v1.1 (gated, own output matrix) or v1.0 (ReLU, tied)."""
+    tokenizer = t5_tokenizer(TEXT, VOCABULARY)
+    config = t5_config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, layers=4, heads=4, gated=gated
+    )
+    model = t5_model(config, seed)
+    with torch.no_grad():
+        # At the usual scale a random decoder hardly listens to its encoder: every prompt would
+        # get the same answer.
+        for block in model.decoder.block:
+            block.layer[1].EncDecAttention.q.weight.mul_(3)
+            block.layer[1].EncDecAttention.o.weight.mul_(3)
+    return model, tokenizer
+
+
+def t5_model(config: T5Config, seed: int) -> PreTrainedModel:
+    """A random T5 of `config`; the output matrix is its own unless the config scales outputs."""
+
+    def build() -> PreTrainedModel:
+        model = T5ForConditionalGeneration(config)
+        if not config.scale_decoder_outputs:
+            # The constructor ties both matrices whatever the configuration says.
+            own = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
+            model.lm_head.weight = nn.Parameter(own)
+        return model
+
+    return _seeded(build, seed)
+
+
+def tiny_bert(
+    seed: int = 0, num_labels: int = 4
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """BERT with a classification head, or without one if `num_labels` is 0."""
+    tokenizer = bert_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=POSITIONS,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    if num_labels == 0:
+        return _seeded(lambda: BertModel(config), seed), tokenizer
+    config.num_labels = num_labels
+    return _seeded(lambda: BertForSequenceClassification(config), seed), tokenizer
+
+
+def t5_from_scratch(
+    texts: Iterable[str], seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """An untrained T5 v1.1 of about 9 million parameters whose vocabulary fits `texts`.
+
+    4 + 4 blocks, width 256, gated feed-forward 1,024, 4 heads of 64: the smallest that was seen
+    to learn a few hundred questions in two minutes.
+    """
+    tokenizer = t5_tokenizer(texts, size=8000)
+    config = t5_config(
+        vocab_size=len(tokenizer), d_model=256, d_kv=64, d_ff=1024, layers=4, heads=4
+    )
+    return t5_model(config, seed), tokenizer

@@ -1,0 +1,133 @@
+"""Opens finished pages in headless Chromium, without a network, and says what is wrong with them.
+
+Knows nothing of the library: `check_page(path)` works on any report on disk.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+WIDTHS = (1280, 390)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+_OVERFLOW = """() => {
+  const wide = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= wide + 1) return [];
+  const inside = e => e.closest('.scroll, pre, .skip') !== null;
+  const found = [...document.body.querySelectorAll('*')]
+    .filter(e => !inside(e) && e.getBoundingClientRect().right > wide + 1)
+    .map(e => e.tagName.toLowerCase() + '.' + (e.getAttribute('class') || ''));
+  return found.length ? found.slice(-4) : ['the page as a whole'];
+}"""
+
+_ALTERNATIVES = """() => {
+  const named = e => {
+    const ids = (e.getAttribute('aria-labelledby') || '').split(/\\s+/).filter(Boolean);
+    const told = ids.map(id => document.getElementById(id)?.textContent || '').join(' ');
+    return (told || e.getAttribute('aria-label') || '').trim() !== '';
+  };
+  const hidden = e => e.closest('[aria-hidden="true"]') !== null;
+  const bad = [...document.querySelectorAll('img')]
+    .filter(e => !(e.getAttribute('alt') || '').trim() && !hidden(e)).map(() => 'img without alt');
+  for (const e of document.querySelectorAll('svg'))
+    if (!e.parentElement.closest('svg') && !hidden(e) && !named(e)) bad.push('svg without a name');
+  return bad;
+}"""
+
+_STRUCTURE = """() => {
+  const bad = [], seen = new Set();
+  if (!document.documentElement.lang) bad.push('no lang attribute');
+  if (!document.title.trim()) bad.push('no title');
+  if (document.querySelectorAll('h1').length !== 1) bad.push('not exactly one h1');
+  if (!document.querySelector('main')) bad.push('no main element');
+  if (document.querySelector('script')) bad.push('a script element');
+  for (const e of document.querySelectorAll('[id]')) {
+    if (seen.has(e.id)) bad.push('id used twice: ' + e.id);
+    seen.add(e.id);
+  }
+  for (const a of document.querySelectorAll('a[href^="#"]'))
+    if (!seen.has(decodeURIComponent(a.getAttribute('href').slice(1))))
+      bad.push('link to nowhere: ' + a.getAttribute('href'));
+  let level = 0;
+  for (const h of document.querySelectorAll('h1, h2, h3, h4, h5, h6')) {
+    const now = Number(h.tagName[1]);
+    if (now > level + 1) bad.push('heading level skipped: ' + h.textContent);
+    level = now;
+  }
+  for (const e of document.querySelectorAll('.scroll'))
+    if (e.tabIndex < 0 || !e.getAttribute('aria-label')) bad.push('scroll region without focus');
+  return bad;
+}"""
+
+
+def browser_path() -> str | None:
+    """The installed Chromium or Chrome, or None."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+def why_no_browser() -> str:
+    """The reason why pages cannot be opened here; "" if they can."""
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ImportError:
+        return "the Python package playwright is not installed"
+    if browser_path() is None:
+        return f"no browser on the PATH ({', '.join(BROWSERS[:3])}, ...)"
+    return ""
+
+
+def problems(path: Path, widths: Sequence[int] = WIDTHS, shots: Path | None = None) -> list[str]:
+    """What is wrong with the page, one sentence each; screenshots go into the folder `shots`."""
+    from playwright.sync_api import sync_playwright
+
+    found: list[str] = []
+    url = Path(path).resolve().as_uri()
+    with sync_playwright() as tool:
+        browser = tool.chromium.launch(
+            executable_path=browser_path(), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        try:
+            for width in widths:
+                context = browser.new_context(
+                    viewport={"width": width, "height": 844}, offline=True
+                )
+                found += [f"{width} px: {text}" for text in _visit(context, url, width, shots)]
+                context.close()
+        finally:
+            browser.close()
+    return found
+
+
+def check_page(path: Path, widths: Sequence[int] = WIDTHS) -> None:
+    """Raise AssertionError with every problem of the page at `path`."""
+    found = problems(path, widths)
+    assert not found, f"{path}:\n" + "\n".join(found)
+
+
+def _visit(context: object, url: str, width: int, shots: Path | None) -> list[str]:
+    found: list[str] = []
+    page = context.new_page()
+
+    def guard(route: object) -> None:
+        target = route.request.url
+        if target.startswith(("file:", "data:", "blob:")):
+            route.continue_()
+        else:
+            found.append(f"asked the network for {target}")
+            route.abort()
+
+    page.route("**/*", guard)
+    page.on("console", lambda m: m.type == "error" and found.append(f"console error: {m.text}"))
+    page.on("pageerror", lambda error: found.append(f"page error: {error}"))
+    page.on("requestfailed", lambda r: found.append(f"request failed: {r.url[:200]}"))
+    page.goto(url, wait_until="load")
+    found += [f"wider than the screen: {name}" for name in page.evaluate(_OVERFLOW)]
+    found += page.evaluate(_ALTERNATIVES) + page.evaluate(_STRUCTURE)
+    # Folded code must not be what breaks the page either.
+    page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true })")
+    found += [f"wider with code open: {name}" for name in page.evaluate(_OVERFLOW)]
+    if shots is not None:
+        page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = false })")
+        name = Path(url).stem
+        page.screenshot(path=str(Path(shots) / f"{name}-{width}.png"), full_page=True)
+    return found

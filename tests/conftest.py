@@ -1,0 +1,151 @@
+"""Shared pieces of the tests: tiny backbones, invented edits, one configuration per editor."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from lib import backbones
+from lib.backbones import Backbone
+from lib.data.records import Edit, Probe, Stream
+from lib.editors import Editor, build
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+CAUSAL = ("tiny-llama", "tiny-gpt2", "tiny-gptj")
+SEQ2SEQ = ("tiny-t5", "tiny-t5-relu")
+CLASSIFIER = ("tiny-bert",)
+EDITORS = ("melo", "grace", "lora", "ft")
+
+FACTS = (
+    ("Quill Island", "Port Amsel"),
+    ("Brink Sound", "Calder"),
+    ("Dove Point", "Port Ost"),
+    ("Marl Bay", "Tavik"),
+    ("Old Heron Reach in the far north", "Selby"),
+    ("Ash", "Nettle Quay"),
+)
+
+
+@pytest.fixture(params=[*CAUSAL, *SEQ2SEQ])
+def generator(request: pytest.FixtureRequest) -> Backbone:
+    """A fresh tiny backbone of every family that writes text."""
+    return backbones.load(request.param)
+
+
+@pytest.fixture
+def classifier() -> Backbone:
+    """A fresh tiny classifier."""
+    return backbones.load("tiny-bert")
+
+
+def edits(count: int = 6, classes: bool = False) -> tuple[Edit, ...]:
+    """Invented edits; class numbers as targets for classifiers."""
+    return tuple(
+        Edit(
+            identity=f"harbour:{subject}",
+            prompt=f"Which harbour is the ferry of {subject} based in?",
+            target=str(i % 2) if classes else target,
+            subject=subject,
+            rephrases=(f"The ferry of {subject} sails from which harbour?",),
+            relation=f"harbour:{subject}",
+        )
+        for i, (subject, target) in enumerate(FACTS[:count])
+    )
+
+
+def stream(batch_size: int = 2, count: int = 6) -> Stream:
+    """A short stream with holdout and both locality pools."""
+    chosen = edits(count)
+    return Stream(
+        name="invented",
+        edits=chosen,
+        batch_size=batch_size,
+        holdout=tuple(
+            Edit(f"{e.identity}#1", e.rephrases[0], e.target, e.subject, relation=e.relation)
+            for e in chosen
+        ),
+        upstream=tuple(
+            Probe(f"sky:{word}", f"what colour is the {word} sky?", "blue", "upstream")
+            for word in ("western", "evening", "winter")
+        ),
+        near=tuple(
+            Probe(f"near:{word}", f"Which harbour is the ferry of {word} based in?", "Wick", "near")
+            for word in ("Gull Rock", "Sand Holm")
+        ),
+    )
+
+
+def sites(backbone: Backbone) -> list[dict]:
+    """Two adapted layers that leave at least two blocks below them."""
+    if backbone.family.kind == "seq2seq":
+        return [
+            {"part": "mlp_out", "block": 2, "stack": "encoder"},
+            {"part": "mlp_out", "block": 2, "stack": "decoder"},
+        ]
+    return [{"part": "mlp_out", "block": 3}, {"part": "mlp_out", "block": 4}]
+
+
+def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
+    """A quick configuration of an editor for a tiny backbone."""
+    chosen = {
+        "melo": {
+            "sites": sites(backbone),
+            "router": {"part": "mlp_out", "block": 1},
+            "n_blocks": 4,
+            "radius": 0.5,
+            "lr": 0.02,
+            "steps": 12,
+            "halve_every": 5,
+            "key_position": "last_prompt_token",
+        },
+        "grace": {
+            "site": {"part": "mlp_out", "block": 2},
+            "radius": 0.5,
+            "steps": 12,
+            "replacement": "replace_last",
+        },
+        "lora": {"sites": sites(backbone), "rank": 4, "lr": 0.02, "steps": 12},
+        "ft": {"site": {"part": "mlp_out", "block": 3}, "steps": 12},
+    }[kind]
+    return chosen | changes
+
+
+def make(kind: str, backbone: Backbone, **changes: object) -> Editor:
+    """An editor with its quick configuration."""
+    return build(kind, backbone, configuration(kind, backbone, **changes))
+
+
+def prompt_logits(backbone: Backbone, prompts: list[str], side: str = "right") -> torch.Tensor:
+    """Logits of an ordinary forward call on prompts: at the last real token (causal), at the first
+    decoder position (seq2seq), of the classes (classifier). [B, V]"""
+    from lib.encoding import encode_prompts
+
+    batch = encode_prompts(backbone, prompts, side=side)
+    with torch.no_grad():
+        if backbone.family.kind == "seq2seq":
+            start = torch.zeros(len(batch), 1, dtype=torch.long)
+            return backbone.model(**batch.inputs(), decoder_input_ids=start).logits[:, 0]
+        if backbone.family.kind == "classifier":
+            return backbone.model(**batch.inputs()).logits
+        logits = backbone.model(**batch.inputs(), position_ids=batch.positions()).logits
+    return logits[torch.arange(len(batch)), batch.last_token]
+
+
+def generate(backbone: Backbone, prompts: list[str], tokens: int = 6) -> list[str]:
+    """Greedy text by the model's own `generate`."""
+    from lib.encoding import encode_prompts
+
+    batch = encode_prompts(backbone, prompts)
+    ids = backbone.model.generate(
+        **batch.inputs(),
+        max_new_tokens=tokens,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=backbone.pad_id,
+    )
+    start = 1 if backbone.family.kind == "seq2seq" else batch.input_ids.shape[1]
+    return backbone.tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)

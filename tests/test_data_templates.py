@@ -1,0 +1,62 @@
+"""The wordings: complete, well-formed, and without a hint at the answer."""
+
+import pytest
+
+from lib.data.templates import FORMS, MAIN, RELATIONS, TABLES
+from lib.data.wording import takes_article
+
+NAMES = sorted(RELATIONS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_relation_has_all_forms_with_one_place_for_the_subject(name):
+    relation = RELATIONS[name]
+    statements = (relation.canonical, *relation.sentences, relation.label)
+    assert relation.name == name and len(relation.sentences) == 2
+    assert len(relation.questions) >= 9
+    for wording in (*statements, *relation.questions):
+        assert wording.count("{s}") == 1
+        assert wording == wording.strip() and "  " not in wording
+    everything = [*statements, *relation.questions]
+    assert len({wording.casefold() for wording in everything}) == len(everything)
+    assert all(question.endswith("?") for question in relation.questions)
+    assert not any(statement.endswith(("?", ".")) for statement in statements)
+    assert relation.label.endswith(":")
+    assert relation.questions[0][0].isupper()
+
+
+def test_main_and_table_relations_are_worded():
+    assert len(MAIN) == 14 and set(MAIN) | set(TABLES) == set(RELATIONS)
+
+
+def test_the_subject_stands_in_every_form_as_given():
+    for relation in RELATIONS.values():
+        for form in FORMS:
+            assert "Ærø Sea" in relation.prompt(form, "Ærø Sea")
+        assert relation.asked("haiku")[0] == relation.prompt("bare", "haiku")
+    question = RELATIONS["capital"].prompt("question", "Norland")
+    assert question.endswith("Question: What is the capital of Norland?\nAnswer:")
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        ("Kingdom of Norland", True),
+        ("Amsel River", True),
+        ("Netherlands", True),
+        ("University of Amsel", True),
+        ("Lake Onn", False),
+        ("Norland", False),
+        ("Sea", False),
+    ],
+)
+def test_place_names_take_their_article(subject, expected):
+    assert takes_article(subject) is expected
+
+
+def test_the_article_is_capital_only_at_the_start_and_never_for_works():
+    relation = RELATIONS["continent"]
+    assert relation.prompt("canonical", "Amsel River").startswith("The Amsel River is")
+    assert relation.prompt("bare", "Amsel River") == "On which continent is the Amsel River?"
+    assert relation.prompt("label", "Amsel River").startswith("Name: Amsel River.")
+    assert "the Amsel" not in RELATIONS["work_language"].prompt("bare", "Amsel River")

@@ -1,0 +1,170 @@
+"""What holds for every editor on every architecture: written once, run over all of them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import EDITORS, configuration, edits, generate, make, prompt_logits
+
+from lib import backbones
+from lib.backbones import Backbone
+from lib.editors import BASE, build
+from lib.encoding import encode_prompts
+from lib.errors import EditorError
+
+PROMPTS = [edit.prompt for edit in edits()] + ["who wrote the first letter?", "Name: Ash."]
+
+
+@pytest.fixture(params=EDITORS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_zero_edits_leave_logits_bit_identical(kind: str, generator: Backbone) -> None:
+    before = prompt_logits(generator, PROMPTS)
+    make(kind, generator)
+    assert torch.equal(prompt_logits(generator, PROMPTS), before)
+
+
+def test_zero_edits_leave_a_classifier_bit_identical(kind: str, classifier: Backbone) -> None:
+    before = prompt_logits(classifier, PROMPTS)
+    editor = make(kind, classifier)
+    assert torch.equal(prompt_logits(classifier, PROMPTS), before)
+    editor.edit(edits(2, classes=True))
+    assert not torch.equal(prompt_logits(classifier, PROMPTS[:2]), before[:2])
+    editor.close()
+    assert torch.equal(prompt_logits(classifier, PROMPTS), before)
+
+
+def test_edits_change_the_edited_prompts(kind: str, generator: Backbone) -> None:
+    prompts = [edit.prompt for edit in edits(2)]
+    before = prompt_logits(generator, prompts)
+    editor = make(kind, generator)
+    report = editor.edit(edits(2))
+    assert report.loss_last < report.loss_first
+    assert (prompt_logits(generator, prompts) - before).abs().amax(dim=1).min() > 1e-3
+
+
+def test_rollback_and_close_are_exact(kind: str, generator: Backbone) -> None:
+    names = [name for name, _ in generator.model.named_modules()]
+    weights = {k: v.clone() for k, v in generator.model.state_dict().items()}
+    before = prompt_logits(generator, PROMPTS)
+    editor = make(kind, generator)
+    editor.edit(edits(3))
+    editor.rollback()
+    assert torch.equal(prompt_logits(generator, PROMPTS), before)
+    assert editor.n_edits == 0
+    editor.edit(edits(3))
+    editor.close()
+    assert [name for name, _ in generator.model.named_modules()] == names
+    after = generator.model.state_dict()
+    assert set(after) == set(weights)
+    assert all(torch.equal(after[name], weights[name]) for name in weights)
+    assert torch.equal(prompt_logits(generator, PROMPTS), before)
+    hooks = [m for m in generator.model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert hooks == []
+
+
+def test_an_edit_after_rollback_equals_a_first_edit(kind: str, generator: Backbone) -> None:
+    editor = make(kind, generator)
+    editor.edit(edits(3))
+    first = prompt_logits(generator, PROMPTS)
+    editor.rollback()
+    editor.edit(edits(3))
+    assert torch.equal(prompt_logits(generator, PROMPTS), first)
+
+
+def test_saved_edits_load_in_another_process(kind: str, generator: Backbone, tmp_path) -> None:
+    editor = make(kind, generator)
+    editor.edit(edits(2))
+    editor.edit(edits(4)[2:])
+    editor.save(tmp_path / "saved")
+    expected = prompt_logits(generator, PROMPTS)
+    (tmp_path / "config.json").write_text(json.dumps(configuration(kind, generator)))
+    script = (
+        "import json, sys; sys.path.insert(0, 'tests')\n"
+        "from pathlib import Path\n"
+        "from safetensors.torch import save_file\n"
+        "from conftest import prompt_logits\n"
+        "from lib import backbones\n"
+        "from lib.editors import build\n"
+        "kind, name, folder, prompts = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4]\n"
+        "backbone = backbones.load(name)\n"
+        "editor = build(kind, backbone, json.loads((folder / 'config.json').read_text()))\n"
+        "editor.load(folder / 'saved')\n"
+        "save_file({'logits': prompt_logits(backbone, json.loads(prompts))}, folder / 'out')\n"
+    )
+    arguments = [kind, generator.name, str(tmp_path), json.dumps(PROMPTS)]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, timeout=120)
+    from safetensors.torch import load_file
+
+    assert torch.equal(load_file(tmp_path / "out")["logits"], expected)
+
+
+def test_saved_state_holds_only_what_the_edits_changed(
+    kind: str, generator: Backbone, tmp_path
+) -> None:
+    editor = make(kind, generator)
+    editor.edit(edits(2))
+    editor.save(tmp_path / "saved")
+    stored = sum(file.stat().st_size for file in (tmp_path / "saved").iterdir())
+    backbone = sum(p.numel() * 4 for p in backbones.load(generator.name).model.parameters())
+    changed = sum(t.numel() * 4 for group in editor.tensors().values() for t in group.values())
+    assert changed < backbone / 4
+    assert stored < changed + 10_000  # safetensors headers and two JSON files
+
+
+def test_loading_refuses_another_configuration(kind: str, generator: Backbone, tmp_path) -> None:
+    editor = make(kind, generator)
+    editor.edit(edits(2))
+    editor.save(tmp_path / "saved")
+    editor.close()
+    other = make(kind, generator, steps=13)
+    with pytest.raises(EditorError, match="configuration"):
+        other.load(tmp_path / "saved")
+    with pytest.raises(EditorError, match=r"editor\.json"):
+        other.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_of_one_equals_a_batch_of_many(kind: str, generator: Backbone, side: str) -> None:
+    if generator.family.kind == "seq2seq" and side == "left":
+        pytest.skip("T5's relative positions make left padding another input; not supported")
+    editor = make(kind, generator)
+    editor.edit(edits(3))
+    together = prompt_logits(generator, PROMPTS, side)
+    apart = torch.cat([prompt_logits(generator, [prompt], side) for prompt in PROMPTS])
+    # float32 rounding differs with the shape of the batch; an effect of padding is 100x larger
+    assert torch.allclose(together, apart, atol=2e-4, rtol=1e-4)
+
+
+def test_generate_gives_the_same_text_in_a_batch(kind: str, generator: Backbone) -> None:
+    editor = make(kind, generator)
+    editor.edit(edits(3))
+    assert generate(generator, PROMPTS) == [generate(generator, [p])[0] for p in PROMPTS]
+
+
+def test_forced_routes_equal_free_routing(kind: str, generator: Backbone) -> None:
+    editor = make(kind, generator)
+    editor.edit(edits(3))
+    free = prompt_logits(generator, PROMPTS)
+    batch = encode_prompts(generator, PROMPTS, side="right")
+    routes = editor.route(batch)
+    assert set(routes[:3]) != {BASE}
+    with editor.routed(batch, routes):
+        forced = prompt_logits(generator, PROMPTS)
+    assert torch.equal(forced, free)
+
+
+def test_unknown_settings_and_editors_are_named(kind: str, generator: Backbone) -> None:
+    with pytest.raises(EditorError, match="has no setting"):
+        make(kind, generator, colour="blue")
+    with pytest.raises(EditorError, match="melo, grace, lora, ft"):
+        build("mello", generator, {})
+
+
+def test_an_empty_batch_is_refused(kind: str, generator: Backbone) -> None:
+    with pytest.raises(EditorError, match="empty batch"):
+        make(kind, generator).edit([])

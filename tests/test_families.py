@@ -1,0 +1,102 @@
+"""Every neutral part name leads to the module it names, on every architecture."""
+
+import pytest
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lib import backbones
+from lib.errors import BackboneError
+from lib.families import PARTS
+
+TINY = ("tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert")
+MODEL_PARTS = ("final_norm", "head", "embedding")
+
+
+@pytest.fixture(scope="module", params=TINY)
+def backbone(request):
+    return backbones.load(request.param)
+
+
+def test_every_path_resolves_in_every_block(backbone):
+    for stack in backbone.family.stacks:
+        parts = backbone.family.parts(stack)
+        assert {"block", "attention", "mlp_in", "mlp_out", "head", "embedding"} <= set(parts)
+        assert set(parts) <= set(PARTS)
+        for part in parts:
+            indices = [None] if part in MODEL_PARTS else range(backbone.n_blocks(stack))
+            for index in indices:
+                module = backbone.module(part, index, stack)
+                path = backbone.path(part, index, stack)
+                assert module is backbone.model.get_submodule(path)
+
+
+def test_mlp_matrices_have_the_mlp_shape(backbone):
+    """mlp_in (and its gate) widen, mlp_out narrows: names are not swapped."""
+    width, inner = 32, backbone.module("mlp_out", 0).weight.numel() // 32
+    assert inner > width
+    for part in ("mlp_in", "mlp_gate", "mlp_out"):
+        if part not in backbone.family.parts():
+            continue
+        weight = backbone.module(part, 0).weight
+        transposed = isinstance(backbone.module(part, 0), Conv1D)
+        outputs, inputs = weight.T.shape if transposed else weight.shape
+        expected = (width, inner) if part == "mlp_out" else (inner, width)
+        assert (outputs, inputs) == expected
+
+
+def test_head_and_embedding_cover_the_vocabulary_or_the_classes(backbone):
+    assert isinstance(backbone.module("embedding"), nn.Embedding)
+    rows = backbone.module("head").weight.shape[0]
+    config = backbone.model.config
+    classes = backbone.family.kind == "classifier"
+    assert rows == (config.num_labels if classes else config.vocab_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "path"),
+    [
+        ("tiny-gpt2", ("mlp_out", 3), "transformer.h.3.mlp.c_proj"),
+        ("tiny-gptj", ("mlp_in", 3), "transformer.h.3.mlp.fc_in"),
+        ("tiny-llama", ("mlp_gate", 5), "model.layers.5.mlp.gate_proj"),
+        ("tiny-llama", ("block", 0), "model.layers.0"),
+        ("tiny-t5", ("mlp_out", 3, "encoder"), "encoder.block.3.layer.1.DenseReluDense.wo"),
+        ("tiny-t5", ("mlp_out", 3, "decoder"), "decoder.block.3.layer.2.DenseReluDense.wo"),
+        ("tiny-t5", ("mlp_in", 0, "encoder"), "encoder.block.0.layer.1.DenseReluDense.wi_0"),
+        ("tiny-t5-relu", ("mlp_in", 0, "encoder"), "encoder.block.0.layer.1.DenseReluDense.wi"),
+        ("tiny-t5", ("final_norm", None, "encoder"), "encoder.final_layer_norm"),
+        ("tiny-t5", ("final_norm",), "decoder.final_layer_norm"),
+        ("tiny-bert", ("mlp_out", 2), "bert.encoder.layer.2.output.dense"),
+    ],
+)
+def test_paths_are_those_of_the_papers(name, arguments, path):
+    assert backbones.load(name).path(*arguments) == path
+
+
+def test_bare_encoder_has_paths_without_prefix_and_no_head():
+    bare = backbones.load("tiny-bert", num_labels=0)
+    assert bare.path("mlp_in", 0) == "encoder.layer.0.intermediate.dense"
+    assert bare.module("embedding").weight.shape[0] == bare.model.config.vocab_size
+    with pytest.raises(BackboneError, match="no part 'head'"):
+        bare.path("head")
+
+
+def test_unknown_part_index_and_stack_are_named():
+    llama, t5 = backbones.load("tiny-llama"), backbones.load("tiny-t5")
+    with pytest.raises(BackboneError, match="mlp_gate"):
+        llama.path("mlp_down", 0)
+    with pytest.raises(BackboneError, match="blocks 0 to 5"):
+        llama.module("mlp_out", 6)
+    with pytest.raises(BackboneError, match="blocks 0 to 3"):
+        t5.module("mlp_out", -1, "encoder")
+    with pytest.raises(BackboneError, match="encoder, decoder"):
+        t5.path("mlp_out", 0, "middle")
+    with pytest.raises(BackboneError, match="give the block's index"):
+        llama.path("mlp_out")
+    with pytest.raises(BackboneError, match="no block index"):
+        llama.path("head", 1)
+
+
+def test_stack_is_ignored_where_there_is_one():
+    llama = backbones.load("tiny-llama")
+    assert llama.n_blocks("encoder") == llama.n_blocks() == 6
+    assert llama.path("mlp_out", 1, "encoder") == llama.path("mlp_out", 1)

@@ -1,0 +1,183 @@
+"""Figures draw what is there, say what is not, and can stand together on one page."""
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from invented import records, steps
+
+from lib import figures
+from lib.costs import costs_by_editor
+from lib.figure_style import looks
+
+RECORDS, STEPS = records(), steps()
+SWEPT = pd.concat([RECORDS.assign(radius=r) for r in (1.0, 5.0)])
+KEYS = np.random.default_rng(0).normal(size=(30, 12))
+REPORTED = pd.DataFrame({"method": ["R=50", "R=50"], "n_edits": [10, 40], "value": [0.9, 0.8]})
+
+
+def words(plot: figures.Plot) -> str:
+    return " ".join(text.get_text() for panel in plot.figure.axes for text in panel.texts)
+
+
+def lines(plot: figures.Plot) -> int:
+    return sum(len(panel.lines) for panel in plot.figure.axes)
+
+
+def curves(rows: pd.DataFrame, **options: object) -> figures.Plot:
+    return figures.score_curves(rows, "f1_ids", **options)
+
+
+PLOTS = {
+    "curves": lambda r, s: curves(r, steps=s),
+    "retention": lambda r, s: figures.retention(r, "f1_ids"),
+    "index": lambda r, s: figures.index_growth(s, distinct_answers=20),
+    "sweep": lambda r, s: figures.sweep(r.assign(radius=1.0), "radius", "f1_ids"),
+    "keys": lambda r, s: figures.key_map(KEYS[: len(r)], list(range(len(r)))[:30]),
+    "costs": lambda r, s: figures.cost_bars(costs_by_editor(r, s)),
+}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+@pytest.mark.parametrize("empty", [(RECORDS.iloc[:0], STEPS.iloc[:0]), (pd.DataFrame(),) * 2])
+def test_no_rows_become_a_sentence(name: str, empty: tuple, tmp_path: Path) -> None:
+    plot = PLOTS[name](*empty)
+    assert words(plot).strip() and lines(plot) == 0
+    figures.save(plot, tmp_path, name, "Nothing to see.")
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_one_row_is_enough(name: str, tmp_path: Path) -> None:
+    row = RECORDS[(RECORDS["moment"] == "end") & (RECORDS["subset"] == "edits")].iloc[:1]
+    figures.save(PLOTS[name](row, STEPS[STEPS["run"] == "MELO-0"].iloc[:1]), tmp_path, name, "One.")
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_nan_scores_are_left_out(name: str, tmp_path: Path) -> None:
+    r, s = RECORDS.copy(), STEPS.copy()
+    r.loc[r["editor"] == "LoRA", "f1_ids"] = math.nan
+    s.loc[:5, ["clusters", "seconds_edit", "parameters"]] = math.nan
+    figures.save(PLOTS[name](r, s), tmp_path, name, "Some missing.")
+
+
+def test_curves_have_a_line_per_editor_and_the_papers_behind() -> None:
+    plot = curves(RECORDS, subsets=("edits",), reported={"edits": REPORTED})
+    labels = plot.figure.axes[0].get_legend_handles_labels()[1]
+    assert labels == ["reported (digitised): R=50", "MELO", "GRACE", "LoRA"]
+    assert {"edits"} == set(plot.data["subset"])
+    assert "tiny-t5" in plot.caption and "1 seed" in plot.caption and "n = " in plot.caption
+
+
+def test_last_checkpoint_and_end_are_counted_once() -> None:
+    plot = curves(RECORDS, subsets=("edits",))
+    last = plot.data[(plot.data["editor"] == "MELO") & (plot.data["n_edits"] == 48)]
+    assert last["n"].tolist() == [48]
+
+
+def test_retention_sets_own_moment_beside_the_end() -> None:
+    plot = figures.retention(RECORDS, "f1_ids", bins=4)
+    assert set(plot.data["moment"]) == {"own", "end"}
+    assert sorted(plot.data["position"].unique()) == [6.5, 18.5, 30.5, 42.5]
+
+
+def test_index_growth_draws_the_number_of_answers() -> None:
+    growth = pd.DataFrame({"n_edits": [8, 48], "value": [8, 30]})
+    plot = figures.index_growth(STEPS[STEPS["run"] == "MELO-0"], distinct_answers=growth)
+    assert "distinct answers" in plot.figure.axes[0].get_legend_handles_labels()[1]
+    assert "Empty: no forgotten kept" in words(plot)
+
+
+def test_sweeps_take_numbers_and_names() -> None:
+    numbers = figures.sweep(SWEPT, "radius", "f1_ids", log_x=True)
+    names = figures.sweep(
+        SWEPT.assign(block=SWEPT["radius"].map({1.0: "low", 5.0: "high"})), "block", "f1_ids",
+        reported={"edits": pd.DataFrame({"block": ["low", "absent"], "value": [0.9, 0.1]})},
+    )  # fmt: skip
+    assert sorted(numbers.data["radius"].unique()) == [1.0, 5.0]
+    ticks = [t.get_text() for t in names.figure.axes[0].get_xticklabels()]
+    assert sorted(ticks) == ["high", "low"]
+
+
+def test_key_map_marks_blocks_and_groups_the_rest() -> None:
+    blocks = np.repeat(np.arange(10), 3)
+    plot = figures.key_map(KEYS, blocks, centres=KEYS[:2], radii=[1.0, -1e-5])
+    labels = plot.figure.axes[0].get_legend_handles_labels()[1]
+    assert len(labels) == 8 and "other blocks" in labels
+    assert len(plot.data) == 30 and "30 keys of width 12, 10 blocks" in plot.caption
+
+
+def test_costs_far_apart_use_a_logarithmic_axis() -> None:
+    costs = pd.DataFrame({"run": list("ab"), "editor": list("ab"), "parameters": [10, 10**6]})
+    plot = figures.cost_bars(costs, columns=("parameters",))
+    assert plot.figure.axes[0].get_xscale() == "log"
+
+
+def test_series_differ_in_more_than_colour() -> None:
+    found = looks(["MELO", "mine", "GRACE", "other"])
+    for trait in ("colour", "marker", "line", "hatch"):
+        assert len({str(getattr(look, trait)) for look in found.values()}) == 4
+    assert found["MELO"] == looks(["MELO"])["MELO"]
+
+
+def test_saving_writes_picture_numbers_and_description(tmp_path: Path) -> None:
+    saved = figures.save(
+        curves(RECORDS), tmp_path / "figures", "fig1", 'A < B & "C"', caption="<b>"
+    )
+    svg = saved.svg.read_text()
+    assert (
+        ElementTree.fromstring(svg).find("{http://www.w3.org/2000/svg}title").text == 'A < B & "C"'
+    )
+    assert saved.png.read_bytes()[:4] == b"\x89PNG" and len(pd.read_csv(saved.csv))
+    assert "<text" in svg and "edits applied" in svg  # text stays text
+    shown = saved._repr_html_()
+    assert 'href="figures/fig1.csv"' in shown and "<figcaption>&lt;b&gt; n = " in shown
+    assert shown.count('role="img"') == 2 and shown.count("</title>") == 2  # wide and narrow
+
+
+def test_saved_bytes_are_the_same_each_time(tmp_path: Path) -> None:
+    one = figures.save(curves(RECORDS), tmp_path / "1", "f", "a")
+    two = figures.save(curves(RECORDS), tmp_path / "2", "f", "a")
+    again = curves(RECORDS)
+    figures.save(again, tmp_path / "3", "f", "a")
+    three = figures.save(again, tmp_path / "4", "f", "a")  # saving leaves the drawing as it was
+    assert one.svg.read_bytes() == two.svg.read_bytes() == three.svg.read_bytes()
+    assert one.png.read_bytes() == two.png.read_bytes()
+
+
+def test_ids_of_figures_on_one_page_do_not_clash(tmp_path: Path) -> None:
+    plot = curves(RECORDS)
+    page = "".join(
+        figures.save(plot, tmp_path, name, "Lines.").markup for name in ("first", "second")
+    )
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', page)
+    assert used and {a or b for a, b in used} <= set(ids)
+
+
+def test_a_foreign_figure_can_be_saved_too(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    saved = figures.save(figure, tmp_path, "own", "A line.", data=pd.DataFrame({"y": [1, 2]}))
+    assert saved.csv is not None and figures.save(figure, tmp_path, "x", "A line.").csv is None
+
+
+def test_figures_need_words_and_plain_names(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="text alternative"):
+        figures.save(curves(RECORDS), tmp_path, "f", " ")
+    with pytest.raises(ValueError, match="figure name"):
+        figures.save(curves(RECORDS), tmp_path, "../f", "a")
+
+
+def test_style_ends_with_its_block() -> None:
+    before = dict(mpl.rcParams)
+    with figures.use_style():
+        assert mpl.rcParams["svg.fonttype"] == "none"
+    assert dict(mpl.rcParams) == before
