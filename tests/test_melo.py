@@ -1,0 +1,312 @@
+"""The parity checks of the study's notes on MELO (section 11), numbered as there."""
+
+import math
+
+import pytest
+import torch
+from conftest import configuration, edits, generate, make, prompt_logits, stream
+from peft import LoraConfig, PeftModel
+
+from lib import backbones, plan, streams
+from lib.backbones import Backbone
+from lib.data.records import Dataset, Edit
+from lib.editors.keys import key_columns
+from lib.editors.training import learning_rates
+from lib.encoding import IGNORED, encode, encode_prompts
+from lib.errors import EditorError
+from lib.forward import batch_loss
+
+PROMPTS = [edit.prompt for edit in edits(4)]
+
+
+@pytest.fixture
+def t5() -> Backbone:
+    return backbones.load("tiny-t5")
+
+
+def test_02_rows_without_a_block_are_bit_identical_in_a_mixed_batch(generator: Backbone) -> None:
+    before = prompt_logits(generator, PROMPTS[:3])
+    editor = make("melo", generator)
+    for batch in stream().batches():
+        editor.edit(batch)
+    encoded = encode_prompts(generator, PROMPTS[:3], side="right")
+    with editor.routed(encoded, ["block 0", "base", "block 2"]):
+        mixed = prompt_logits(generator, PROMPTS[:3])
+    assert torch.equal(mixed[1], before[1])
+    assert not torch.equal(mixed[0], before[0])
+    assert not torch.equal(mixed[2], before[2])
+
+
+def test_03_the_first_loss_is_the_unedited_loss(generator: Backbone) -> None:
+    encoded = encode(generator, PROMPTS, [edit.target for edit in edits(4)])
+    with torch.no_grad():
+        labels = encoded.labels
+        theirs = generator.model(**encoded.inputs(), labels=labels).loss.item()
+        ours = batch_loss(generator, encoded).item()
+    report = make("melo", generator).edit(edits(4))
+    # Position ids only differ from Hugging Face's defaults at padding, which carries no label.
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert report.loss_first == pytest.approx(theirs, rel=1e-6)
+
+
+def test_04_other_blocks_stay_bit_identical(generator: Backbone) -> None:
+    editor = make("melo", generator)
+    editor.edit(edits(2))
+    before = {block: editor.lora.read(block) for block in range(4)}
+    editor.edit(edits(4)[2:])
+    for block in (0, 2, 3):
+        after = editor.lora.read(block)
+        assert all(torch.equal(after[name], before[block][name]) for name in after)
+    assert all(v.eq(0).all() for k, v in editor.lora.read(2).items() if k.endswith(".B"))
+    assert any(v.ne(0).any() for k, v in editor.lora.read(1).items() if k.endswith(".B"))
+
+
+def test_05_initialisation_reads_its_fan_in_from_the_rank(t5: Backbone) -> None:
+    editor = make("melo", t5, n_blocks=20, rank_per_block=2)
+    rank = 40
+    drawn = torch.cat([v.flatten() for k, v in editor.lora.read(slice(0, 20)).items() if "A" in k[-1]])
+    assert drawn.abs().max() <= 1 / math.sqrt(rank)
+    assert drawn.abs().max() > 0.95 / math.sqrt(rank)
+    assert drawn.std().item() == pytest.approx(1 / math.sqrt(3 * rank), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2", "tiny-t5"])
+def test_06_the_update_is_the_capacity_times_b_a(name: str) -> None:
+    backbone = backbones.load(name)
+    outputs = {}
+    for capacity in (4, 8):
+        editor = make("melo", backbone, n_blocks=capacity)
+        generator = torch.Generator().manual_seed(1)
+        block = {k: torch.randn(v.shape, generator=generator) for k, v in editor.lora.read(1).items()}
+        editor.lora.write(1, block)
+        site, layer = next(iter(editor.lora.layers.items()))
+        x = torch.randn(1, 5, block[f"{site}.A"].shape[1], generator=generator)
+        with editor.lora.gated(editor.lora.one_block_gate([1], editor.scale)), torch.no_grad():
+            change = layer(x) - layer.base_layer(x)
+        a, b = block[f"{site}.A"].double(), block[f"{site}.B"].double()
+        expected = capacity * x.double() @ a.T @ b.T
+        assert torch.allclose(change.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+        outputs[capacity] = change
+        editor.close()
+    assert torch.allclose(outputs[8], 2 * outputs[4], rtol=1e-4, atol=1e-3)
+
+
+def test_10_the_last_token_key_ignores_padding_and_the_released_one_does_not(t5: Backbone) -> None:
+    short, long = "Where is Ash?", "Where is Ash, and why does nobody there ever speak of the ferry?"
+    for position, moved in (("last_token", False), ("last_prompt_token", False), ("last_column", True)):
+        editor = make("melo", t5, key_position=position)
+        alone = editor.keys_of(encode_prompts(t5, [short]))[0]
+        padded = editor.keys_of(encode_prompts(t5, [short, long]))[0]
+        gap = (alone - padded).abs().max().item()
+        assert gap > 1e-2 if moved else gap < 1e-5
+        editor.close()
+
+
+def test_10_the_causal_released_key_sees_the_target() -> None:
+    backbone = backbones.load("tiny-llama")
+    prompt, one, other = ["The ferry of Ash sails from"], ["Wick"], ["Nettle Quay"]
+    for position, sees in (("last_column", True), ("last_token", True), ("last_prompt_token", False)):
+        editor = make("melo", backbone, key_position=position)
+        first = editor.keys_of(encode(backbone, prompt, one))
+        second = editor.keys_of(encode(backbone, prompt, other))
+        assert editor.keys_see_target is sees
+        assert ((first - second).abs().max() > 1e-3) == sees
+        editor.close()
+
+
+def test_11_the_released_t5_small_has_four_sites_and_t5_large_eight() -> None:
+    settings = plan.profile_of("melo", "paper")[0]["settings"]
+    small = settings["zsre-t5"]["editors"]["MELO"]["config"]["sites"]
+    large = settings["zsre-t5-large"]["editors"]["MELO"]["config"]["sites"]
+    assert (len(small), len(large)) == (4, 8)
+    assert {site["part"] for site in small} == {"mlp_out"}
+
+
+def test_11_a_site_that_names_nothing_is_an_error(t5: Backbone) -> None:
+    with pytest.raises(Exception, match="block"):
+        make("melo", t5, sites=[{"part": "mlp_out", "block": 9, "stack": "encoder"}])
+
+
+def test_12_learning_rates_halve_on_schedule() -> None:
+    assert learning_rates(50, 1.0, 20) == [1.0] * 20 + [0.5] * 20 + [0.25] * 10
+    assert learning_rates(50, 1.0, 30) == [1.0] * 30 + [0.5] * 20
+
+
+def test_12_the_optimiser_follows_that_schedule(t5: Backbone, monkeypatch) -> None:
+    seen = []
+    step = torch.optim.Adam.step
+
+    def spy(self, *arguments, **keywords):
+        seen.append(self.param_groups[0]["lr"])
+        return step(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    make("melo", t5, lr=0.02, steps=12, halve_every=5).edit(edits(2))
+    assert seen == learning_rates(12, 0.02, 5)
+
+
+def test_13_a_full_database_refuses_before_it_changes_anything(t5: Backbone) -> None:
+    editor = make("melo", t5, n_blocks=2)
+    editor.edit(edits(2))
+    editor.edit(edits(4)[2:])
+    before, points = editor.lora.read(slice(0, 2)), len(editor.index.keys)
+    with pytest.raises(EditorError, match="2 blocks"):
+        editor.edit(edits(6)[4:])
+    assert len(editor.index.keys) == points
+    after = editor.lora.read(slice(0, 2))
+    assert all(torch.equal(after[name], before[name]) for name in after)
+
+
+def test_16_the_intended_holdout_shares_no_prompt_with_the_edits() -> None:
+    records = tuple(
+        Edit(f"f{i}", f"Where is {i}?", f"answer {i}", "", tuple(f"Wording {j} of {i}?" for j in range(7)))
+        for i in range(12)
+    )
+    chosen = streams.balanced_stream(Dataset("d", records), n_edits=20, batch_size=5, seed=3)
+    assert len(chosen.edits) == 20
+    prompts = {edit.prompt for edit in chosen.edits}
+    assert prompts.isdisjoint(edit.prompt for edit in chosen.holdout)
+    # 7 rephrases: the question and 3 of them are edits, 4 are held out
+    assert len(chosen.holdout) == 5 * 4
+    assert {edit.target for edit in chosen.holdout} == {edit.target for edit in chosen.edits}
+
+
+def test_16_an_answer_is_used_once() -> None:
+    records = tuple(
+        Edit(f"f{i}", f"Where is {i}?", "same" if i < 5 else f"answer {i}", "", ("a?", "b?"))
+        for i in range(9)
+    )
+    chosen = streams.balanced_stream(Dataset("d", records), n_edits=8, batch_size=4, seed=0)
+    facts = {edit.relation for edit in chosen.edits}
+    assert len(facts & {f"f{i}" for i in range(5)}) <= 1
+
+
+@pytest.mark.parametrize("name", ["tiny-t5", "tiny-llama"])
+def test_18_equals_one_peft_adapter_per_block(name: str) -> None:
+    backbone = backbones.load(name)
+    editor = make("melo", backbone, n_blocks=3, rank_per_block=2)
+    for batch in stream().batches():
+        editor.edit(batch)
+    blocks = [editor.lora.read(block) for block in range(3)]
+    routes = ["block 0", "base", "block 2", "block 1"]
+    encoded = encode_prompts(backbone, PROMPTS, side="right")
+    with editor.routed(encoded, routes):
+        ours = prompt_logits(backbone, PROMPTS)
+        texts = generate(backbone, PROMPTS)
+    paths = list(editor.lora.layers)
+    editor.close()
+    # r = p and alpha = R give PEFT's scaling R / p = N_b.
+    config = LoraConfig(r=2, lora_alpha=6, target_modules=paths, lora_dropout=0.0)
+    peft = PeftModel(backbone.model, config, adapter_name="block 0")
+    for block in (1, 2):
+        peft.add_adapter(f"block {block}", config)
+    for block, tensors in enumerate(blocks):
+        for path in paths:
+            layer = backbone.model.get_submodule(path)
+            layer.lora_A[f"block {block}"].weight.data = tensors[f"{path}.A"]
+            layer.lora_B[f"block {block}"].weight.data = tensors[f"{path}.B"]
+    peft.eval()
+    names = [route.replace("base", "__base__") for route in routes]
+    with torch.no_grad():
+        if backbone.family.kind == "seq2seq":
+            start = torch.zeros(4, 1, dtype=torch.long)
+            out = peft(**encoded.inputs(), decoder_input_ids=start, adapter_names=names)
+            theirs = out.logits[:, 0]
+            ids = peft.generate(
+                **encoded.inputs(), adapter_names=names, max_new_tokens=6, do_sample=False
+            )
+            assert backbone.tokenizer.batch_decode(ids[:, 1:], skip_special_tokens=True) == texts
+        else:
+            theirs = peft(**encoded.inputs(), adapter_names=names).logits
+            theirs = theirs[torch.arange(4), encoded.last_token]
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_19_the_frozen_prefix_gives_the_same_losses(generator: Backbone, monkeypatch) -> None:
+    import contextlib
+
+    from lib.editors.prefix import FrozenPrefix
+
+    with_prefix = make("melo", generator, seed=3)
+    fast = with_prefix.edit(edits(3))
+    fast_block = with_prefix.lora.read(0)
+    with_prefix.close()
+    monkeypatch.setattr(FrozenPrefix, "replay", lambda self, state: contextlib.nullcontext())
+    slow_editor = make("melo", generator, seed=3)
+    slow = slow_editor.edit(edits(3))
+    assert fast.loss_first == pytest.approx(slow.loss_first, abs=1e-6)
+    assert fast.loss_last == pytest.approx(slow.loss_last, abs=1e-6)
+    for name, tensor in slow_editor.lora.read(0).items():
+        assert torch.allclose(fast_block[name], tensor, atol=1e-6)
+
+
+def test_20_the_same_seed_gives_the_same_run(generator: Backbone) -> None:
+    seen = []
+    for _ in range(2):
+        editor = make("melo", generator)
+        reports = [editor.edit(batch) for batch in stream().batches()]
+        routes = editor.route(encode_prompts(generator, PROMPTS))
+        seen.append(([r.loss_last for r in reports], routes, editor.index.keys.tolist()))
+        editor.close()
+    assert seen[0] == seen[1]
+
+
+def test_a_cached_block_equals_a_trained_one(t5: Backbone, tmp_path) -> None:
+    from lib.editors import build
+
+    first = build("melo", t5, configuration("melo", t5), blocks_cache=tmp_path)
+    trained = first.edit(edits(2))
+    block = first.lora.read(0)
+    first.close()
+    # Another radius and key position: the block does not depend on the index.
+    other = configuration("melo", t5, radius=9.0, key_position="last_column")
+    second = build("melo", t5, other, blocks_cache=tmp_path)
+    reused = second.edit(edits(2))
+    assert reused.seconds == trained.seconds
+    assert reused.loss_last == trained.loss_last
+    assert all(torch.equal(second.lora.read(0)[name], block[name]) for name in block)
+    second.close()
+    third = build("melo", t5, configuration("melo", t5, lr=0.01), blocks_cache=tmp_path)
+    assert third.edit(edits(2)).loss_last != trained.loss_last
+
+
+def test_an_edit_can_be_overwritten_only_when_the_conflict_policy_is_fixed(t5: Backbone) -> None:
+    old = edits(1)[0]
+    new = Edit(old.identity, old.prompt, "Wick", old.subject)
+    encoded = encode_prompts(t5, [old.prompt])
+    for policy, served in (("as_released", "base"), ("fixed", "block 1")):
+        editor = make("melo", t5, conflict_policy=policy)
+        editor.edit([old])
+        assert editor.route(encoded) == ["block 0"]
+        editor.edit([new])
+        assert editor.route(encoded) == [served]
+        editor.close()
+
+
+def test_a_router_above_the_sites_is_refused(t5: Backbone) -> None:
+    with pytest.raises(EditorError, match="must lie below"):
+        make("melo", t5, router={"part": "mlp_out", "block": 3})
+
+
+def test_key_columns() -> None:
+    backbone = backbones.load("tiny-llama")
+    batch = encode(backbone, ["Ash", "The ferry of Ash"], ["Wick", "Port Ost"])
+    assert key_columns(batch, "last_column").tolist() == [batch.input_ids.shape[1] - 1] * 2
+    prompt = batch.labels.ne(IGNORED).float().argmax(dim=1) - 1
+    assert key_columns(batch, "last_prompt_token").tolist() == prompt.tolist()
+    assert key_columns(batch, "last_token").tolist() == (batch.attention_mask.sum(1) - 1).tolist()
+
+
+def test_per_step_routing_asks_again_at_every_token() -> None:
+    backbone = backbones.load("tiny-llama")
+    calls = []
+    for per_step in (False, True):
+        editor = make("melo", backbone, route_per_step=per_step, key_position="last_column")
+        editor.edit(edits(2))
+        seen = []
+        editor._router.on_keys = lambda keys, seen=seen: seen.append(len(keys))
+        backbone.model.generation_config.eos_token_id = None
+        generate(backbone, PROMPTS[:2], tokens=5)
+        calls.append(len(seen))
+        editor.close()
+    assert calls == [1, 5]

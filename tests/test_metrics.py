@@ -1,0 +1,62 @@
+"""Scores against the worked examples of the parity checks."""
+
+import math
+
+import pytest
+
+from lib import metrics
+
+
+def test_f1_on_id_sets_as_released() -> None:
+    gold = [[5, 6, 1], [20, 21, 22, 1]]
+    predicted = [[0, 5, 6, 1, 0], [0, 9, 8, 7, 1]]
+    scores = [metrics.f1_ids_released(p, g, 0) for p, g in zip(predicted, gold, strict=True)]
+    assert metrics.released_batch_mean(scores) == 0.625
+
+
+def test_one_row_without_overlap_zeroes_the_released_batch_only() -> None:
+    gold = [[5, 6, 1], [20, 21, 22, 1]]
+    predicted = [[0, 5, 6, 1, 0], [0, 9, 8, 7, 2]]
+    scores = [metrics.f1_ids_released(p, g, 0) for p, g in zip(predicted, gold, strict=True)]
+    assert metrics.released_batch_mean(scores) == 0.0
+    fixed = [metrics.f1_ids(p, g, {0}) for p, g in zip(predicted, gold, strict=True)]
+    assert metrics.mean_of_rows([fixed]) == 0.5
+
+
+def test_a_batch_of_one_row_is_zero_as_released() -> None:
+    assert metrics.released_batch_mean([1.0]) == 0.0
+
+
+def test_the_corrected_f1_counts_repeats_and_ignores_end_marks() -> None:
+    assert metrics.f1_ids([7, 7, 1], [7, 8, 1], {1}) == 0.5
+    assert metrics.f1_ids([9, 1], [8, 1], {1}) == 0.0
+    assert metrics.f1_ids_released([9, 1], [8, 1], 0) == 0.5  # the end mark alone
+
+
+def test_short_batches_count_full_as_released() -> None:
+    batches = [[1.0] * 50, [0.0]]
+    assert metrics.mean_of_batches(batches) == 0.5
+    assert metrics.mean_of_rows(batches) == pytest.approx(50 / 51)
+
+
+def test_nan_batches_are_ignored() -> None:
+    assert metrics.mean_of_batches([[1.0, 0.5], [math.nan]]) == 0.75
+
+
+def test_perplexity_of_uniform_predictions_is_the_vocabulary_size() -> None:
+    rows = [(math.log(50) * count, count) for count in (3, 7, 1)]
+    assert metrics.ppl_of_batches([rows[:2], rows[2:]]) == pytest.approx(50)
+    assert metrics.ppl_of_rows(rows) == pytest.approx(50)
+
+
+def test_the_two_perplexities_differ_on_rows_of_different_length() -> None:
+    rows = [(9.0, 9), (6.0, 2)]
+    assert metrics.ppl_of_batches([rows]) == pytest.approx(math.exp(15 / 11))
+    assert metrics.ppl_of_rows(rows) == pytest.approx((math.exp(1) + math.exp(3)) / 2)
+
+
+def test_exact_match_and_agreement() -> None:
+    assert metrics.exact_match(" Port Amsel", "Port Amsel") == 1.0
+    assert metrics.exact_match("Port amsel", "Port Amsel") == 0.0
+    assert metrics.agreement([1, 2], (1, 2)) == 1.0
+    assert metrics.agreement([1], (1, 2)) == 0.0
