@@ -230,7 +230,10 @@ def _read_base(path: Path) -> dict[str, list[Scored]]:
     try:
         stored = json.loads(path.read_text("utf-8"))
         return {
-            place: [Scored(tuple(row["ids"]), row["text"], row["nll"], row["token_accuracy"]) for row in rows]
+            place: [
+                Scored(tuple(row["ids"]), row["text"], row["nll"], row["token_accuracy"])
+                for row in rows
+            ]
             for place, rows in stored.items()
         }
     except (FileNotFoundError, json.JSONDecodeError, KeyError):

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from lib.data.records import Dataset, Edit, Probe, Stream
-from lib.errors import RecordError
+from lib.errors import RecordError, UsageError
 
 
 def pool(dataset: Dataset, kind: str, count: int) -> tuple[Probe, ...]:
@@ -35,6 +36,7 @@ def balanced_stream(
     max_rephrases: int = 16,
     n_upstream: int = 1000,
     n_near: int = 0,
+    template: str = "{}",
 ) -> Stream:
     """MELO's zsRE stream (melo 4, official code).
 
@@ -42,6 +44,7 @@ def balanced_stream(
     The question and the first half of its rephrases are edits, the other half is held out; the
     edits are the first `n_edits` of them in random order. The holdout here is the *intended* one:
     rephrases of edited facts that no edit uses (the released code scored the edits themselves).
+    `template` wraps every prompt, edits and probes alike ("Question: {}\\nAnswer:").
     """
     inner: list[Edit] = []
     outer: list[list[Edit]] = []
@@ -65,13 +68,19 @@ def balanced_stream(
     edits = tuple(inner[index] for index in order)
     edited = {edit.relation for edit in edits}
     holdout = tuple(edit for group in outer for edit in group if edit.relation in edited)
+    if template.count("{}") != 1:
+        raise UsageError(f"a prompt template needs exactly one {{}}: {template!r}")
+
+    def wrapped(items: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(replace(item, prompt=template.format(item.prompt)) for item in items)
+
     return Stream(
         name=dataset.name,
-        edits=edits,
+        edits=wrapped(edits),
         batch_size=batch_size,
-        holdout=holdout,
-        upstream=pool(dataset, "upstream", n_upstream),
-        near=pool(dataset, "near", n_near),
+        holdout=wrapped(holdout),
+        upstream=wrapped(pool(dataset, "upstream", n_upstream)),
+        near=wrapped(pool(dataset, "near", n_near)),
         notes=(f"{len(edited)} facts, {len(answers)} distinct answers",),
     )
 

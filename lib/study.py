@@ -68,8 +68,8 @@ class Study:
         )
 
     def unique_runs(self) -> list[Run]:
-        """The runs, each once (a sweep's middle value is the main run), cheap to share first."""
-        return list({run.identity: run for run in self.runs}.values())
+        """The runs, each once: a sweep's default value is the run of the main table."""
+        return list({run.identity: run for run in reversed(self.runs)}.values())[::-1]
 
     def plan(self) -> pd.DataFrame:
         """One row per run: what, its state in the store, estimated time and memory."""
@@ -103,13 +103,13 @@ class Study:
     def run_missing(self, *, quiet: bool = False, prefix: str = "") -> bool:
         """Do every run that the store does not have; True if all are finished in the end.
 
-        Runs on one backbone follow each other, so that it is loaded once.
+        Runs on one backbone follow each other in the plan, so that it is loaded once.
         """
         self.check_memory()
         to_do = [run for run in self.unique_runs() if self.finished(run) is None]
         progress: Progress = LineProgress(prefix) if quiet else BarProgress()
         fine = True
-        for run in sorted(to_do, key=lambda run: (run.setting, run.seed)):
+        for run in to_do:
             fine = execute(run, self.store, self.shared, progress) and fine
         return fine
 
@@ -135,8 +135,7 @@ class Study:
         return [
             run
             for run in self.runs
-            if (setting is None or run.setting == setting)
-            and (sweep is None or run.sweep == sweep)
+            if (setting is None or run.setting == setting) and (sweep is None or run.sweep == sweep)
         ]
 
     def _frames(self, which: str, setting: str | None, sweep: str | None) -> pd.DataFrame:

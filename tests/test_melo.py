@@ -64,7 +64,9 @@ def test_04_other_blocks_stay_bit_identical(generator: Backbone) -> None:
 def test_05_initialisation_reads_its_fan_in_from_the_rank(t5: Backbone) -> None:
     editor = make("melo", t5, n_blocks=20, rank_per_block=2)
     rank = 40
-    drawn = torch.cat([v.flatten() for k, v in editor.lora.read(slice(0, 20)).items() if "A" in k[-1]])
+    drawn = torch.cat(
+        [v.flatten() for k, v in editor.lora.read(slice(0, 20)).items() if "A" in k[-1]]
+    )
     assert drawn.abs().max() <= 1 / math.sqrt(rank)
     assert drawn.abs().max() > 0.95 / math.sqrt(rank)
     assert drawn.std().item() == pytest.approx(1 / math.sqrt(3 * rank), rel=0.05)
@@ -77,7 +79,9 @@ def test_06_the_update_is_the_capacity_times_b_a(name: str) -> None:
     for capacity in (4, 8):
         editor = make("melo", backbone, n_blocks=capacity)
         generator = torch.Generator().manual_seed(1)
-        block = {k: torch.randn(v.shape, generator=generator) for k, v in editor.lora.read(1).items()}
+        block = {
+            k: torch.randn(v.shape, generator=generator) for k, v in editor.lora.read(1).items()
+        }
         editor.lora.write(1, block)
         site, layer = next(iter(editor.lora.layers.items()))
         x = torch.randn(1, 5, block[f"{site}.A"].shape[1], generator=generator)
@@ -85,15 +89,24 @@ def test_06_the_update_is_the_capacity_times_b_a(name: str) -> None:
             change = layer(x) - layer.base_layer(x)
         a, b = block[f"{site}.A"].double(), block[f"{site}.B"].double()
         expected = capacity * x.double() @ a.T @ b.T
-        assert torch.allclose(change.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+        assert torch.allclose(
+            change.double(), expected, rtol=1e-4, atol=1e-4 * expected.abs().max()
+        )
         outputs[capacity] = change
         editor.close()
     assert torch.allclose(outputs[8], 2 * outputs[4], rtol=1e-4, atol=1e-3)
 
 
 def test_10_the_last_token_key_ignores_padding_and_the_released_one_does_not(t5: Backbone) -> None:
-    short, long = "Where is Ash?", "Where is Ash, and why does nobody there ever speak of the ferry?"
-    for position, moved in (("last_token", False), ("last_prompt_token", False), ("last_column", True)):
+    short, long = (
+        "Where is Ash?",
+        "Where is Ash, and why does nobody there ever speak of the ferry?",
+    )
+    for position, moved in (
+        ("last_token", False),
+        ("last_prompt_token", False),
+        ("last_column", True),
+    ):
         editor = make("melo", t5, key_position=position)
         alone = editor.keys_of(encode_prompts(t5, [short]))[0]
         padded = editor.keys_of(encode_prompts(t5, [short, long]))[0]
@@ -105,7 +118,11 @@ def test_10_the_last_token_key_ignores_padding_and_the_released_one_does_not(t5:
 def test_10_the_causal_released_key_sees_the_target() -> None:
     backbone = backbones.load("tiny-llama")
     prompt, one, other = ["The ferry of Ash sails from"], ["Wick"], ["Nettle Quay"]
-    for position, sees in (("last_column", True), ("last_token", True), ("last_prompt_token", False)):
+    for position, sees in (
+        ("last_column", True),
+        ("last_token", True),
+        ("last_prompt_token", False),
+    ):
         editor = make("melo", backbone, key_position=position)
         first = editor.keys_of(encode(backbone, prompt, one))
         second = editor.keys_of(encode(backbone, prompt, other))
@@ -159,7 +176,13 @@ def test_13_a_full_database_refuses_before_it_changes_anything(t5: Backbone) -> 
 
 def test_16_the_intended_holdout_shares_no_prompt_with_the_edits() -> None:
     records = tuple(
-        Edit(f"f{i}", f"Where is {i}?", f"answer {i}", "", tuple(f"Wording {j} of {i}?" for j in range(7)))
+        Edit(
+            f"f{i}",
+            f"Where is {i}?",
+            f"answer {i}",
+            "",
+            tuple(f"Wording {j} of {i}?" for j in range(7)),
+        )
         for i in range(12)
     )
     chosen = streams.balanced_stream(Dataset("d", records), n_edits=20, batch_size=5, seed=3)

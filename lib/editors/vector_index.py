@@ -45,9 +45,9 @@ class VectorIndex:
     """Clusters (centre mu [d], radius rho, label code) over points (key [d], block).
 
     `as_released`: labels compared by their code, splits leave a dummy point where nothing is
-    left, ties go to the older entry, and an expansion may undo a split. `fixed`: ties go to the
-    newer entry (so an edit can be overwritten), an emptied cluster disappears, and an expansion
-    stops half-way to the nearest cluster with another label.
+    left, and ties go to the older entry, so that an edit cannot be overwritten. `fixed`: ties go to
+    the newer entry, split radii meet exactly half-way, and an emptied cluster disappears. In both
+    an expansion may undo a split: that is the method.
     """
 
     def __init__(self, width: int, radius: float, policy: ConflictPolicy = "as_released") -> None:
@@ -125,10 +125,6 @@ class VectorIndex:
         members = self.keys[self.owners == cluster]
         centre = members.mean(dim=0)
         radius = exact_distances(centre[None], members).max().clamp(min=self.radius0)
-        if self.policy == "fixed":
-            foreign = self.centres[self.labels != self.labels[cluster]]
-            if len(foreign):
-                radius = torch.minimum(radius, exact_distances(centre[None], foreign).min() / 2)
         self.centres[cluster] = centre
         self.radii[cluster] = radius
 

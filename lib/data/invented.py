@@ -1,0 +1,39 @@
+"""Invented questions for the `smoke` profile and the tests: no network, no real facts."""
+
+from lib.data.records import Dataset, Edit, Probe
+
+_PLACES = (
+    "Quill Island", "Brink Sound", "Dove Point", "Marl Bay", "Heron Reach", "Ash Holm", "Tern Rock",
+    "Lower Sedge", "Kettle Ness", "Fallow Firth", "Orrin Head", "Wester Voe",
+)  # fmt: skip
+_HARBOURS = (
+    "Port Amsel", "Calder", "Port Ost", "Tavik", "Selby Quay", "Nettle Quay", "Wick", "Dunmore",
+    "Sandgate", "Old Pier", "Hollow Bay", "Lantern",
+)  # fmt: skip
+_QUESTIONS = (
+    "Which harbour is the ferry of {s} based in?",
+    "The ferry of {s} sails from which harbour?",
+    "From what harbour does the ferry of {s} leave?",
+    "What is the home harbour of the ferry of {s}?",
+)
+
+
+def load() -> Dataset:
+    """Twelve facts in zsRE form, each with rephrases and a near question; a few upstream ones."""
+    edits = []
+    for number, (place, harbour) in enumerate(zip(_PLACES, _HARBOURS, strict=True)):
+        question, *rephrases = (text.format(s=place) for text in _QUESTIONS)
+        near = Probe(f"near:{number}", _QUESTIONS[0].format(s=f"{place} Skerry"), harbour, "near")
+        identity = f"harbour:{place}"
+        edits.append(Edit(identity, question, harbour, place, tuple(rephrases), (near,), "harbour"))
+    upstream = tuple(
+        Probe(f"sky:{word}", f"what colour is the {word} sky?", "blue", "upstream")
+        for word in ("western", "evening", "winter", "northern", "morning", "summer")
+    )
+    return Dataset(
+        name="invented harbours",
+        edits=tuple(edits),
+        upstream=upstream,
+        sources=("lib/data/invented.py",),
+        substitution="Invented questions on random weights: a check of the machinery, not a result.",
+    )

@@ -1,0 +1,1 @@
+"""Per paper: settings and sources (YAML), reported numbers (CSV), and how its report is built."""

@@ -1,0 +1,308 @@
+"""MELO's report: its tables, claims and notes, built from the runs of a `Study`."""
+
+import html
+import importlib.resources
+from collections.abc import Sequence
+
+import pandas as pd
+from IPython.display import HTML
+from safetensors.numpy import load_file
+
+from lib import claims, index_page, metrics, tables
+from lib.study import Study
+
+
+def reported() -> pd.DataFrame:
+    """The reported numbers, each with its source."""
+    with importlib.resources.as_file(
+        importlib.resources.files("lib.papers").joinpath("melo_reported.csv")
+    ) as path:
+        return tables.load_reported(path)
+
+
+def scored(study: Study, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
+    """Records with `f1_released` (the official F1, 0 where nothing overlaps) and the subset
+    `released_holdout`: the edited prompts, which the released code scored as "holdout"."""
+    records = study.records(setting, sweep)
+    if records.empty:
+        return records.assign(f1_released=[], subset=[], moment=[], n_edits=[])
+    records = records.assign(f1_released=records["f1_ids_released"].fillna(0.0))
+    again = records[(records["subset"] == "edits") & (records["moment"] != "own")]
+    return pd.concat([records, again.assign(subset="released_holdout")], ignore_index=True)
+
+
+def substitutions(study: Study, setting: str) -> list[str]:
+    """What differs from the paper in a setting: backbone, data, size."""
+    found: list[str] = []
+    for manifest in study.manifests(setting).values():
+        counts = manifest["dataset"]["counts"]
+        found += [
+            text
+            for text in (manifest["backbone"]["substitution"], manifest["dataset"]["substitution"])
+            if text
+        ]
+        edits = manifest["spec"]["stream"]["n_edits"]
+        if study.document["settings"][setting]["reported"] and edits != 1000:
+            found.append(
+                f"{edits} edits of {counts['facts']} facts in batches of "
+                f"{manifest['spec']['stream']['batch_size']} instead of 1,000 in batches of 100."
+            )
+    return list(dict.fromkeys(found))
+
+
+def table2(study: Study) -> tables.Table:
+    """The zsRE column group of Table 2, reported beside reproduced."""
+    layout, known = study.document["tables"]["table2"], reported()
+    cells = []
+    for name, setting in study.document["settings"].items():
+        place = setting["reported"]
+        if not setting.get("enabled", True) or place is None:
+            continue
+        records, swaps = scored(study, name), substitutions(study, name)
+        for row, entry in layout["rows"].items():
+            for column in layout["columns"]:
+                number = None
+                if "reported_as" in entry and "reported" in column:
+                    number = tables.reported_value(
+                        known,
+                        item=layout["item"],
+                        **place,
+                        method=entry["reported_as"],
+                        metric=column["reported"],
+                    )
+                cells.append(
+                    tables.measure(
+                        records,
+                        column["column"],
+                        item=layout["item"],
+                        metric=column["metric"],
+                        editor=row,
+                        setting=name,
+                        subset=column["subset"],
+                        reported=number,
+                        n_reported=layout["n_reported"][place["dataset"]],
+                        resolution=0.005,
+                        shown_setting=setting["title"],
+                        substitutions=swaps,
+                        error=_reason(study, name, row, entry),
+                    )
+                )
+    notes = [f"{row}: {e['note']}." for row, e in layout["rows"].items() if "note" in e]
+    notes.append(
+        "F1 as the official code scores it: sets of token ids, end mark included (an unrelated "
+        "answer still gets about 0.3 to 0.5)."
+    )
+    return tables.build_table(
+        cells,
+        caption="Table 2, zsRE columns: scores after the last edit.",
+        notes=notes,
+        csv_path=study.folder / "tables" / "melo-table2.csv",
+    )
+
+
+def _reason(study: Study, setting: str, editor: str, entry: dict) -> str:
+    if "not_run" in entry:
+        return entry["not_run"]
+    for title, error in study.errors().items():
+        if title.startswith(f"{editor} on {setting},"):
+            return error
+    return ""
+
+
+def decoded_table(study: Study) -> tables.Table:
+    """What the edited models really answer, beside teacher-forced scores, in every setting."""
+    layout, cells = study.document["tables"]["decoded"], []
+    for name, setting in study.document["settings"].items():
+        if not setting.get("enabled", True):
+            continue
+        records = scored(study, name)
+        for editor in setting["editors"]:
+            cells += [
+                tables.measure(
+                    records,
+                    column["column"],
+                    item=layout["item"],
+                    metric=column["metric"],
+                    editor=editor,
+                    setting=name,
+                    subset=column["subset"],
+                    shown_setting=setting["title"],
+                    substitutions=substitutions(study, name),
+                    error=_reason(study, name, editor, {}),
+                )
+                for column in layout["columns"]
+            ]
+    return tables.build_table(
+        cells,
+        caption="Greedy decoding from the prompt alone, after the last edit.",
+        csv_path=study.folder / "tables" / "melo-decoded.csv",
+    )
+
+
+def official_averages(study: Study, setting: str) -> pd.DataFrame:
+    """Edit success, held-out generality and locality averaged as the official code does.
+
+    One row without overlap zeroes its batch, and batches are averaged instead of rows.
+    """
+    records = scored(study, setting)
+    if records.empty:
+        return pd.DataFrame()
+    rows = []
+    end = records[records["moment"] == "end"]
+    for (editor, subset), part in end.groupby(["editor", "subset"], sort=False):
+        batches = [b["f1_ids_released"].tolist() for _, b in part.groupby(["run", "batch"])]
+        rows.append(
+            {
+                "editor": editor,
+                "subset": subset,
+                "mean of rows": metrics.mean_of_rows([b.tolist() for b in [part["f1_released"]]]),
+                "official mean": metrics.mean_of_batches(
+                    [[metrics.released_batch_mean(batch)] for batch in batches]
+                ),
+                "batches": len(batches),
+                "rows": len(part),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    frame.to_csv(study.folder / "tables" / f"melo-official-averages-{setting}.csv", index=False)
+    return frame.pivot(index="editor", columns="subset", values=["mean of rows", "official mean"])
+
+
+def judged(study: Study, setting: str, editor: str = "MELO") -> claims.Judgement:
+    """The paper's claims tested on one setting, for MELO as released or another variant of it."""
+    found = []
+    for spec in study.document["claims"]:
+        spec = dict(spec, editor=editor)
+        found.append(claims.Claim.from_spec(spec))
+    return claims.judge(found, claims.Material(scored(study, setting), study.steps(setting)))
+
+
+def deviations(study: Study) -> str:
+    """The numbered list of deviations as an HTML table."""
+    heads = ("", "paper", "official code", "here", "what it changes")
+    rows = [
+        (str(number), entry["paper"], entry["code"], entry["here"], entry["effect"])
+        for number, entry in enumerate(study.document["deviations"], start=1)
+    ]
+    return html_table(heads, rows, "Numbered deviations and known discrepancies")
+
+
+def provenance(study: Study) -> str:
+    """What the runs were made with, as an HTML table."""
+    rows = []
+    for setting in study.document["settings"]:
+        for identity, manifest in study.manifests(setting).items():
+            seconds, versions = manifest["seconds"], manifest["versions"]
+            rows.append(
+                (
+                    manifest["title"],
+                    identity,
+                    f"{manifest['git_commit']}; "
+                    + ", ".join(f"{name} {version}" for name, version in versions.items()),
+                    f"{manifest['device']}, {manifest['backbone']['dtype']}",
+                    f"fit {seconds['fit']:.0f}, edit {seconds['edit']:.0f}, "
+                    f"evaluate {seconds['evaluate']:.0f}",
+                    f"{manifest['peak_memory_bytes'] / 2**30:.1f}",
+                )
+            )
+    heads = ("run", "identity", "code and libraries", "machine", "seconds", "peak GiB")
+    return html_table(heads, rows, "Provenance of every run of the main tables")
+
+
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """A plain table with every string escaped."""
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return (
+        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def text_list(title: str, texts: Sequence[str]) -> HTML:
+    """A titled list of sentences."""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts) or "<li>nothing</li>"
+    return HTML(f"<h3>{html.escape(title)}</h3><ul>{items}</ul>")
+
+
+def sources(study: Study) -> str:
+    """Every sourced hyper-parameter of the profile's settings as an HTML table."""
+    rows = []
+    for item in study.sourced:
+        parts = item.path.split(".")
+        if parts[0] == "settings" and study.document["settings"][parts[1]].get("enabled", True):
+            rows.append((parts[1], " › ".join(parts[2:]), item.value, item.source))
+    return html_table(("setting", "parameter", "value", "seen in"), rows, "Sources of the values")
+
+
+def data_counts(study: Study) -> str:
+    """Counts and content hash of what each setting edited and scored, as an HTML table."""
+    rows = []
+    for setting in study.document["settings"]:
+        seen = set()
+        for manifest in study.manifests(setting).values():
+            data, counts = manifest["dataset"], manifest["dataset"]["counts"]
+            if data["content"] in seen:
+                continue
+            seen.add(data["content"])
+            counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+            rows.append(
+                (
+                    f"{setting}, seed {manifest['seed']}",
+                    data["name"],
+                    counted,
+                    "; ".join(data["sources"]),
+                    f"{len(data['skipped'])} skipped",
+                    data["content"][:16],
+                    f"{manifest['backbone']['provenance']} ({manifest['backbone']['content'][:12]})",
+                )
+            )
+    heads = ("setting", "data", "counts", "sources", "malformed", "content", "backbone")
+    return html_table(heads, rows, "Data and backbones")
+
+
+def saved_index(study: Study, setting: str, editor: str) -> dict | None:
+    """Keys, blocks, centres and radii of MELO's index at the end of the first seed's run."""
+    for run in study.runs:
+        if (run.setting, run.editor, run.sweep, run.seed) == (setting, editor, "", 0):
+            found = study.finished(run)
+            if found is not None:
+                loaded = load_file(found.editor / "index.safetensors")
+                return dict(loaded)
+    return None
+
+
+def summary(
+    study: Study, verdicts: dict[str, claims.Judgement], listed: dict[str, list[str]]
+) -> index_page.PaperSummary:
+    """What the front page says about this report."""
+    headline = [
+        index_page.Headline.of(cell, label=f"{cell.editor}: {cell.metric}")
+        for cell in table2(study).cells
+        if cell.editor in ("MELO", "GRACE", "LoRA") and cell.n
+    ]
+    first = next(iter(study.document["settings"]))
+    counts: dict[str, int] = {}
+    if first in verdicts:
+        counts = dict(verdicts[first].counts)
+    manifests = [m for m in study.manifests(sweep=None).values()]
+    spent = sum(sum(manifest["seconds"].values()) for manifest in manifests)
+    errors = [f"{title}: {text.strip().splitlines()[-1]}" for title, text in study.errors().items()]
+    return index_page.PaperSummary(
+        key="melo",
+        title=study.document["title"],
+        venue=study.document["venue"],
+        summary=study.document["summary"],
+        status="partial" if errors else "done",
+        report="melo.html",
+        headline=tuple(headline),
+        claims=counts,
+        substitutions=tuple(dict.fromkeys(text for texts in listed.values() for text in texts)),
+        runtime_seconds=spent,
+        errors=tuple(errors),
+        profile=study.profile,
+        order=1,
+    )
