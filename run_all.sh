@@ -25,6 +25,8 @@ else
     echo "making .venv from requirements.txt (once; a few minutes) ..." >&2
     "$base" -m venv --clear .venv
     "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt >&2
+    # notebooks opened in Jupyter import `lib` from anywhere
+    "$python" -c 'import pathlib, site; pathlib.Path(site.getsitepackages()[0], "model_editing_study.pth").write_text(str(pathlib.Path.cwd()))'
     echo "$wanted" > "$stamp"
   fi
 fi

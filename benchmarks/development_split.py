@@ -1,4 +1,4 @@
-"""How the laptop profile's radius, layers and learning rates were chosen: a grid on held-back facts.
+"""How the laptop profile's radius and learning rates were chosen: a grid on held-back facts.
 
     python benchmarks/development_split.py zsre-t5
     python benchmarks/development_split.py zsre-causal --only LoRA

@@ -10,8 +10,8 @@ from lib.errors import StudyError, UsageError
 from lib.plan import PAPERS, PROFILES
 from lib.progress import clock
 
-DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders one HTML
-report per paper and an index page into OUTPUT/PROFILE/."""
+DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders
+one HTML report per paper and an index page into OUTPUT/PROFILE/."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Does one run: loads what it needs, resumes or starts, edits and scores, leaves it in the store."""
+"""Does one run: loads what it needs, resumes or starts, edits and scores, fills the store."""
 
 import json
 import time

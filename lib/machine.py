@@ -98,7 +98,7 @@ def deterministic(seed: int) -> Iterator[None]:
     import numpy
 
     random.seed(seed)
-    numpy.random.seed(seed)  # noqa: NPY002 - libraries read the global generator
+    numpy.random.seed(seed)
     torch.manual_seed(seed)
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -23,7 +23,7 @@ def clock(seconds: float) -> str:
 
 
 class LineProgress:
-    """For terminals and logs: rewrites its line on a terminal, adds lines now and then elsewhere."""
+    """For terminals and logs: rewrites its line on a terminal, else adds one now and then."""
 
     def __init__(self, prefix: str = "", every: float = 20.0) -> None:
         self.prefix, self.every = prefix, every

@@ -176,7 +176,7 @@ class Store:
             return Work(folder)
 
     def finish(self, run: str, work: Work, manifest: dict[str, Any], save_editor: Any) -> None:
-        """Turn a work folder into a finished run, atomically; `save_editor(path)` adds the edits."""
+        """Turn a work folder into a finished run, whole; `save_editor(path)` adds the edits."""
         records, steps = work.frames()
         with atomic.folder(self.root / run) as scratch:
             records.to_parquet(scratch / "records.parquet", index=False)

@@ -35,5 +35,5 @@ def load() -> Dataset:
         edits=tuple(edits),
         upstream=upstream,
         sources=("lib/data/invented.py",),
-        substitution="Invented questions on random weights: a check of the machinery, not a result.",
+        substitution="Invented questions on random weights: this checks the machinery.",
     )

@@ -249,6 +249,7 @@ def data_counts(study: Study) -> str:
                 continue
             seen.add(data["content"])
             counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+            model = manifest["backbone"]
             rows.append(
                 (
                     f"{setting}, seed {manifest['seed']}",
@@ -257,7 +258,7 @@ def data_counts(study: Study) -> str:
                     "; ".join(data["sources"]),
                     f"{len(data['skipped'])} skipped",
                     data["content"][:16],
-                    f"{manifest['backbone']['provenance']} ({manifest['backbone']['content'][:12]})",
+                    f"{model['provenance']} ({model['content'][:12]})",
                 )
             )
     heads = ("setting", "data", "counts", "sources", "malformed", "content", "backbone")

@@ -1,0 +1,114 @@
+"""The shared pass over prompts equals `generate` and a full forward pass."""
+
+import pytest
+import torch
+from conftest import edits, generate, make, stream
+from torch.nn import functional
+
+from lib import decoding
+from lib.backbones import Backbone
+from lib.editors.prefix import FrozenPrefix
+from lib.encoding import IGNORED, encode
+from lib.forward import target_logits
+from lib.metrics import f1_ids
+from lib.protocol import Evaluator, Protocol, run_sequence
+
+PROMPTS = [edit.prompt for edit in edits()]
+TARGETS = [edit.target for edit in edits()]
+
+
+def continuation(backbone: Backbone, first: int) -> decoding.Continuation:
+    prefix = FrozenPrefix(backbone, first)
+    return decoding.Continuation(
+        backbone, prefix, decoding.prepare(backbone, prefix, PROMPTS, TARGETS)
+    )
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_greedy_equals_generate(generator: Backbone, first: int) -> None:
+    ids = continuation(generator, first).greedy(6)
+    texts = generator.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert texts == generate(generator, PROMPTS, tokens=6)
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_scores_equal_a_full_forward_pass(generator: Backbone, first: int) -> None:
+    scores = continuation(generator, first).score()
+    batch = encode(generator, PROMPTS, TARGETS)
+    with torch.no_grad():
+        logits, labels, rows = target_logits(generator, batch)
+    each = functional.cross_entropy(logits, labels, reduction="none")
+    for row in range(len(PROMPTS)):
+        mine = rows == row
+        assert scores.nll[row] == pytest.approx(each[mine].mean().item(), rel=1e-4)
+        hits = (logits[mine].argmax(-1) == labels[mine]).float().mean().item()
+        assert scores.token_accuracy[row] == pytest.approx(hits)
+
+
+def test_decoding_after_scoring_is_unchanged(generator: Backbone) -> None:
+    onward = continuation(generator, 2)
+    first = onward.greedy(6)
+    onward.score()
+    assert onward.greedy(6) == first
+
+
+def test_label_positions_equal_hugging_faces_logits(generator: Backbone) -> None:
+    batch = encode(generator, PROMPTS, TARGETS)
+    with torch.no_grad():
+        ours, labels, _ = target_logits(generator, batch)
+        if generator.family.kind == "seq2seq":
+            full = generator.model(**batch.inputs(), labels=batch.labels).logits
+            expected = full[batch.labels != IGNORED]
+        else:
+            full = generator.model(**batch.inputs(), position_ids=batch.positions()).logits
+            expected = full[:, :-1][batch.labels[:, 1:] != IGNORED]
+    assert torch.allclose(ours, expected, atol=1e-5)
+    assert len(labels) == sum(len(decoding.target_ids(generator, t)) for t in TARGETS)
+
+
+@pytest.mark.parametrize("kind", ["melo", "grace", "lora", "ft"])
+def test_a_decoded_match_is_all_tokens_right_when_forced(kind: str, generator: Backbone) -> None:
+    """Greedy decoding gives the target exactly if every teacher-forced argmax is right; an
+    evaluator that mixed up rows, routes or caches would break this."""
+    editor = make(kind, generator, steps=40)
+    records: list[dict] = []
+    protocol = Protocol(checkpoint_every=1, max_new_tokens=24, evaluation_batch=3)
+    run_sequence(
+        editor,
+        stream(),
+        protocol,
+        Evaluator(editor, stream(), protocol),
+        write_record=records.append,
+        write_step=lambda step: None,
+        after_batch=lambda done: None,
+    )
+    special = {generator.pad_id, generator.eos_id}
+    assert any(record["token_accuracy"] == 1.0 for record in records) or kind == "grace"
+    for record in records:
+        gold = decoding.target_ids(generator, record["target"])
+        perfect = record["token_accuracy"] == 1.0
+        assert perfect == (record["exact_match"] == 1.0 and record["f1_ids"] == 1.0)
+        assert f1_ids(gold, gold, special) == 1.0
+
+
+def test_an_unchanged_route_is_not_computed_again(generator: Backbone, monkeypatch) -> None:
+    editor = make("melo", generator)
+    computed = []
+    plain = Evaluator._compute
+    monkeypatch.setattr(
+        Evaluator, "_compute", lambda self, *a: computed.append(a[1]) or plain(self, *a)
+    )
+    protocol = Protocol(checkpoint_every=1, max_new_tokens=4, evaluation_batch=3)
+    evaluator = Evaluator(editor, stream(), protocol)
+    run_sequence(
+        editor,
+        stream(),
+        protocol,
+        evaluator,
+        write_record=lambda record: None,
+        write_step=lambda step: None,
+        after_batch=lambda done: None,
+    )
+    # 3 edit batches, 2 holdout, 1 upstream, 1 near: each once unedited, then once per new routing
+    assert len(computed) <= 7 + 3 + 2 * 3 + 2 * 3
+    assert len(computed) == len(set(map(id, computed)))

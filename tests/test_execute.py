@@ -1,0 +1,217 @@
+"""Runs and the store: identity, resuming after a kill, damage, failures, sharing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lib import plan
+from lib.errors import UsageError
+from lib.execute import Shared, execute
+from lib.progress import LineProgress
+from lib.store import Store
+from lib.study import Study
+
+SCORES = ["subset", "moment", "n_edits", "record", "prediction", "route", "nll", "f1_ids"]
+
+
+def smoke_runs(setting: str = "zsre-t5") -> dict[str, plan.Run]:
+    runs = plan.runs("melo", "smoke", device="cpu")
+    return {run.editor: run for run in runs if run.setting == setting and not run.sweep}
+
+
+def results(store: Store, run: plan.Run) -> pd.DataFrame:
+    found = store.finished(run.identity)
+    assert found is not None
+    return found.records[SCORES]
+
+
+RUNNER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_execute import smoke_runs
+from lib.execute import Shared, execute
+from lib.progress import LineProgress
+from lib.store import Store
+import lib.protocol, torch
+torch.set_num_threads(1)
+run = smoke_runs(sys.argv[2])[sys.argv[3]]
+slow = lib.execute.Evaluator.records
+def records(self, *a, **k):
+    for record in slow(self, *a, **k):
+        time.sleep(float(sys.argv[4]))
+        yield record
+lib.execute.Evaluator.records = records
+print("ready", flush=True)
+fine = execute(run, Store(Path(sys.argv[1])), Shared(checkpoint_seconds=0.0), LineProgress())
+sys.exit(0 if fine else 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "editor"),
+    [("zsre-t5", "MELO"), ("zsre-causal", "GRACE"), ("zsre-causal", "LoRA"), ("zsre-t5", "FT")],
+)
+def test_killed_and_resumed_equals_unbroken(setting: str, editor: str, tmp_path: Path) -> None:
+    run = smoke_runs(setting)[editor]
+    assert execute(run, Store(tmp_path / "whole"), Shared(), LineProgress())
+    expected = results(Store(tmp_path / "whole"), run)
+    rng, kills = random.Random(f"{setting}{editor}"), 0
+    for attempt in range(12):
+        pause = "0.004" if attempt < 3 else "0"
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER, str(tmp_path / "broken"), setting, editor, pause],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        process.stdout.readline()
+        if attempt < 3:
+            time.sleep(rng.uniform(0.2, 1.2))
+            process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+        process.stdout.close()
+        kills += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+    assert kills >= 1
+    pd.testing.assert_frame_equal(results(Store(tmp_path / "broken"), run), expected)
+
+
+def test_a_resumed_run_starts_at_its_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    """Deterministic counterpart of the kill: stop after the first batch, then go on."""
+    import lib.execute
+
+    run, store = smoke_runs()["MELO"], Store(tmp_path)
+    plain, calls = lib.execute.run_sequence, []
+
+    def stopping(editor, *arguments, after_batch, start_batch, **keywords):
+        calls.append(start_batch)
+
+        def stop(done: int) -> None:
+            after_batch(done)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+
+        return plain(editor, *arguments, after_batch=stop, start_batch=start_batch, **keywords)
+
+    monkeypatch.setattr(lib.execute, "run_sequence", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, store, Shared(checkpoint_seconds=0.0), LineProgress())
+    assert store.state(run.identity) == "started"
+    assert execute(run, store, Shared(checkpoint_seconds=0.0), LineProgress())
+    assert calls == [0, 1]
+    other = Store(tmp_path / "whole")
+    assert execute(run, other, Shared(), LineProgress())
+    pd.testing.assert_frame_equal(results(store, run), results(other, run))
+
+
+def test_finished_runs_are_reused(tmp_path: Path, monkeypatch) -> None:
+    run, store = smoke_runs()["FT"], Store(tmp_path)
+    assert execute(run, store, Shared(), LineProgress())
+    import lib.execute
+
+    monkeypatch.setattr(lib.execute, "_execute", lambda *a: pytest.fail("it ran again"))
+    assert execute(run, store, Shared(), LineProgress())
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "manifest"])
+def test_a_damaged_run_is_computed_again(damage: str, tmp_path: Path) -> None:
+    run, store = smoke_runs()["FT"], Store(tmp_path)
+    execute(run, store, Shared(), LineProgress())
+    before = results(store, run)
+    folder = store.root / run.identity
+    if damage == "truncate":
+        data = (folder / "records.parquet").read_bytes()
+        (folder / "records.parquet").write_bytes(data[: len(data) // 2])
+    elif damage == "delete":
+        (folder / "steps.parquet").unlink()
+    else:
+        (folder / "manifest.json").write_text("{")
+    assert store.finished(run.identity) is None
+    assert execute(run, store, Shared(), LineProgress())
+    pd.testing.assert_frame_equal(results(store, run), before)
+
+
+def test_a_failed_run_is_noted_and_tried_again(tmp_path: Path, monkeypatch) -> None:
+    import lib.execute
+
+    run, store = smoke_runs()["FT"], Store(tmp_path)
+    build = lib.execute.build
+
+    def broken(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lib.execute, "build", broken)
+    assert not execute(run, store, Shared(), LineProgress())
+    assert store.state(run.identity) == "failed"
+    assert "No space left" in store.failure(run.identity)["error"]
+    monkeypatch.setattr(lib.execute, "build", build)
+    assert execute(run, store, Shared(), LineProgress())
+    assert store.failure(run.identity) is None
+
+
+def test_two_processes_share_a_store(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUNNER, str(tmp_path), "zsre-t5", "FT", "0.002"]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=90) for process in processes] == [0, 0]
+    run = smoke_runs()["FT"]
+    assert len(list((tmp_path / "runs").glob(f"{run.identity}/manifest.json"))) == 1
+    results(Store(tmp_path), run)
+
+
+def test_the_manifest_says_what_was_run(tmp_path: Path) -> None:
+    run, store = smoke_runs()["MELO"], Store(tmp_path)
+    execute(run, store, Shared(), LineProgress())
+    manifest = store.finished(run.identity).manifest
+    assert manifest["spec"] == json.loads(json.dumps(run.spec))
+    assert manifest["peak_memory_bytes"] > 2**20
+    assert set(manifest["seconds"]) == {"fit", "edit", "evaluate"}
+    assert {"torch", "transformers", "peft", "python"} <= set(manifest["versions"])
+    assert manifest["dataset"]["counts"]["edits"] == 8
+    assert manifest["backbone"]["content"]
+
+
+def test_what_decides_a_result_decides_the_identity() -> None:
+    runs = plan.runs("melo", "smoke", device="cpu")
+    main = {r.identity for r in runs if not r.sweep}
+    assert len(main) == len([r for r in runs if not r.sweep])
+    other_seed = plan.runs("melo", "smoke", seeds=2, device="cpu")
+    assert len({r.identity for r in other_seed}) == 2 * len({r.identity for r in runs})
+    elsewhere = plan.runs("melo", "smoke", device="cuda")
+    assert {r.identity for r in elsewhere}.isdisjoint(r.identity for r in runs)
+    # a sweep's default value is the run of the main table
+    swept = [r for r in runs if r.sweep == "radius" and r.value == "0.5"]
+    assert swept[0].identity in main
+
+
+@pytest.mark.parametrize("profile", plan.PROFILES)
+def test_every_profile_plans(profile: str, tmp_path: Path) -> None:
+    study = Study.open("melo", profile, output=tmp_path)
+    table = study.plan()
+    assert (table["state"] == "to do").all()
+    assert (table["estimated seconds"] >= 0).all() and (table["peak GiB"] > 0).all()
+    assert table["run"].is_unique
+
+
+def test_a_plan_that_cannot_fit_is_refused(tmp_path: Path, monkeypatch) -> None:
+    from lib import machine
+
+    study = Study.open("melo", "laptop", output=tmp_path)
+    monkeypatch.setattr(machine, "available_gigabytes", lambda device: 0.25)
+    with pytest.raises(UsageError, match=r"0\.2 GiB are free|0\.3 GiB are free"):
+        study.run_missing()
+
+
+def test_every_sourced_value_of_the_paper_profile_has_a_source() -> None:
+    _, sourced = plan.profile_of("melo", "paper")
+    assert len(sourced) > 25
+    assert all(item.source.strip() for item in sourced)
