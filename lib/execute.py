@@ -33,6 +33,7 @@ class Shared:
     _backbone: tuple[str, Backbone] | None = None
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _passes: dict[Any, PromptBatch] = field(default_factory=dict)
+    _outputs: dict[Any, list[Scored]] = field(default_factory=dict)
 
     def dataset(self, name: str, limit: int | None) -> Dataset:
         """A dataset, read once."""
@@ -54,7 +55,7 @@ class Shared:
         """The setting's backbone; tuned on its upstream slice where the setting says so."""
         key = content_hash([spec["backbone"], spec["tune"], spec["dataset"], spec["device"]])
         if self._backbone is None or self._backbone[0] != key:
-            self._backbone, self._passes = None, {}
+            self._backbone, self._passes, self._outputs = None, {}, {}
             pairs = self._tuning_pairs(spec)
             loaded = backbones.load(
                 spec["backbone"], dtype=torch.float32, device=spec["device"], tune_on=pairs
@@ -74,7 +75,7 @@ class Shared:
 
     def forget(self) -> None:
         """Drop the backbone: after a failure its state is not trusted."""
-        self._backbone, self._passes = None, {}
+        self._backbone, self._passes, self._outputs = None, {}, {}
 
 
 def _with_upstream(dataset: Dataset, questions: Dataset) -> Dataset:
@@ -130,7 +131,14 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
         try:
             base_file = _base_file(store, backbone, stream, protocol, spec["config"])
             base = _read_base(base_file)
-            evaluator = Evaluator(editor, stream, protocol, base=base, passes=shared._passes)
+            evaluator = Evaluator(
+                editor,
+                stream,
+                protocol,
+                base=base,
+                passes=shared._passes,
+                outputs=shared._outputs,
+            )
             progress.start(run.title, len(stream.edits), 0)
             clock = _sequence(work, editor, stream, protocol, evaluator, progress, shared)
             if not base_file.exists():

@@ -144,13 +144,17 @@ def _setting_runs(
     source: dict[str, Any],
     device: str,
 ) -> Iterator[Run]:
-    variants = [(label, "", "", entry) for label, entry in setting["editors"].items()]
+    editors, protocol = setting["editors"], setting["protocol"]
+    variants = [(label, "", "", entry, protocol) for label, entry in editors.items()]
     for sweep, axis in setting.get("sweeps", {}).items():
         for label in axis["editors"]:
             for value in axis["values"]:
-                changed = _with(setting["editors"][label], axis["parameter"], value)
-                variants.append((label, sweep, str(value), changed))
-    for label, sweep, value, entry in variants:
+                changed = _with(editors[label], axis["parameter"], value)
+                # Sweeps are read at the end only; their default value is the main table's run.
+                same = changed == editors[label]
+                scored = protocol if same else {**protocol, "checkpoint_every": 0}
+                variants.append((label, sweep, str(value), changed, scored))
+    for label, sweep, value, entry, scored in variants:
         cost = {**setting["cost"], **entry.get("cost", {})}
         stream = merged(setting["stream"], {"seed": seed})
         spec = {
@@ -160,7 +164,7 @@ def _setting_runs(
             "stream": stream,
             "editor": entry["kind"],
             "config": merged(entry["config"], {"seed": seed}),
-            "protocol": setting["protocol"],
+            "protocol": scored,
             "device": device,
             "code": fingerprints.code("lib.protocol", "lib.streams", module_of(entry["kind"])),
             "versions": fingerprints.versions(),

@@ -57,7 +57,8 @@ class Evaluator:
 
     Keys and frozen-prefix states of all rows are computed once (`passes` may share them between
     runs on one backbone); rows without an edit get the backbone's own scores (`base`), which are
-    what a forward pass would give, bit for bit.
+    what a forward pass would give, bit for bit. `outputs` shares scores between runs that apply
+    the same weights to the same rows (`Editor.weights_of`).
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class Evaluator:
         *,
         base: dict[str, list[Scored]] | None = None,
         passes: dict[Any, decoding.PromptBatch] | None = None,
+        outputs: dict[Any, list[Scored]] | None = None,
     ) -> None:
         self.editor, self.protocol = editor, protocol
         self.backbone: Backbone = editor.backbone
         self.base = {} if base is None else base
         self.passes = {} if passes is None else passes
+        self.outputs = {} if outputs is None else outputs
         self.rows = {subset: list(_row_batches(stream, subset, protocol)) for subset in SUBSETS}
         self._keys: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._latest: dict[tuple[str, int], tuple[tuple, list[Scored]]] = {}
@@ -118,10 +121,13 @@ class Evaluator:
         editor, rows = self.editor, self.rows[subset][number]
         prompts, targets = tuple(r.prompt for r in rows), tuple(r.target for r in rows)
         length, first = editor.config.max_length, editor.prefix.first
-        key = (self.backbone.content, first, editor.watch, length, prompts, targets)
-        if key not in self.passes:
+        key = (self.backbone.content, first, length, prompts, targets)
+        known = self.passes.get(key)
+        if known is None or not set(editor.watch) <= set(known.state.watched):
+            seen = tuple(known.state.watched) if known else ()
+            watch = tuple(dict.fromkeys((*editor.watch, *seen)))
             self.passes[key] = decoding.prepare(
-                self.backbone, editor.prefix, prompts, targets, length, editor.watch
+                self.backbone, editor.prefix, prompts, targets, length, watch
             )
         return self.passes[key]
 
@@ -163,9 +169,22 @@ class Evaluator:
         place, routes = (subset, number), (decode, score)
         known = self._latest.get(place)
         if known is None or known[0] != routes:
-            known = routes, self._compute(self._prepared(subset, number), decode, score)
+            known = routes, self._shared(subset, number, decode, score)
             self._latest[place] = known
         return known[1]
+
+    def _shared(
+        self, subset: str, number: int, decode: tuple[str, ...], score: tuple[str, ...]
+    ) -> list[Scored]:
+        weights = [self.editor.weights_of(route) for route in (*decode, *score)]
+        if None in weights:
+            return self._compute(self._prepared(subset, number), decode, score)
+        rows = tuple((row.prompt, row.target) for row in self.rows[subset][number])
+        length, new = self.editor.config.max_length, self.protocol.max_new_tokens
+        key = (self.backbone.content, length, new, rows, tuple(weights))
+        if key not in self.outputs:
+            self.outputs[key] = self._compute(self._prepared(subset, number), decode, score)
+        return self.outputs[key]
 
     def _compute(
         self, batch: decoding.PromptBatch, decode: tuple[str, ...], score: tuple[str, ...]

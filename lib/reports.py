@@ -22,6 +22,7 @@ def render_paper(study: Study, options: argparse.Namespace) -> bool:
         "data_dir": str(options.data_dir.resolve()) if options.data_dir else "",
         "seeds": options.seeds or 0,
         "skip_bad": options.skip_bad,
+        "retry_failed": False,  # the command line tried them just now
     }
     summary = study.folder / f"{study.paper}.summary.json"
     summary.unlink(missing_ok=True)

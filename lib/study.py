@@ -69,7 +69,10 @@ class Study:
 
     def unique_runs(self) -> list[Run]:
         """The runs, each once: a sweep's default value is the run of the main table."""
-        return list({run.identity: run for run in reversed(self.runs)}.values())[::-1]
+        found: dict[str, Run] = {}
+        for run in self.runs:
+            found.setdefault(run.identity, run)
+        return list(found.values())
 
     def plan(self) -> pd.DataFrame:
         """One row per run: what, its state in the store, estimated time and memory."""
@@ -100,13 +103,19 @@ class Study:
                     "Choose a smaller profile, or close other programs."
                 )
 
-    def run_missing(self, *, quiet: bool = False, prefix: str = "") -> bool:
+    def run_missing(
+        self, *, quiet: bool = False, prefix: str = "", retry_failed: bool = True
+    ) -> bool:
         """Do every run that the store does not have; True if all are finished in the end.
 
-        Runs on one backbone follow each other in the plan, so that it is loaded once.
+        Runs on one backbone follow each other in the plan, so that it is loaded once. A run that
+        failed before is tried again unless `retry_failed` is False.
         """
-        self.check_memory()
         to_do = [run for run in self.unique_runs() if self.finished(run) is None]
+        if not retry_failed:
+            to_do = [run for run in to_do if self.store.failure(run.identity) is None]
+        if to_do:
+            self.check_memory()
         progress: Progress = LineProgress(prefix) if quiet else BarProgress()
         fine = True
         for run in to_do:

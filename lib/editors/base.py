@@ -126,6 +126,11 @@ class Editor(ABC):
         """The routes of a batch as the index stands now."""
         return self.routes_of(self.keys_of(batch))
 
+    def weights_of(self, route: str) -> str | None:
+        """Content identity of what a route applies, if other runs that apply the same may share
+        its outputs; None where a route means something else in every run."""
+        return BASE if route == BASE else None
+
     @contextlib.contextmanager
     def routed(self, batch: Encoded, routes: Sequence[str]) -> Iterator[None]:
         """Passes inside the context apply the given routes instead of finding their own."""

@@ -101,6 +101,7 @@ class Melo(Editor):
     def _fresh_index(self) -> None:
         width = self._key_width()
         self.index = VectorIndex(width, self.config.radius, self.config.conflict_policy)
+        self.block_keys: list[str] = []
 
     def _key_width(self) -> int:
         layer = self.model.get_submodule(self.router_path)
@@ -134,6 +135,10 @@ class Melo(Editor):
         with self._router.off(), self.lora.gated(self.lora.one_block_gate(blocks, self.scale)):
             yield
 
+    def weights_of(self, route: str) -> str | None:
+        """See `Editor.weights_of`: a block is what its batch and its initial slice made of it."""
+        return route if route == BASE else self.block_keys[int(route.split()[1])]
+
     def _set_gate(self, keys: Tensor) -> None:
         self.lora.gate = self.lora.one_block_gate(self.index.route(keys), self.scale)
 
@@ -166,7 +171,9 @@ class Melo(Editor):
         return [int.from_bytes(hashlib.sha256(row).digest()[:7], "big") for row in exact]
 
     def _train(self, block: int, encoded: Encoded) -> tuple[list[float], float]:
-        cached = self._cached_block(block, encoded)
+        key = self._block_key(block, encoded)
+        self.block_keys.append(key)
+        cached = self.blocks_cache / key if self.blocks_cache else None
         if cached is not None and cached.exists():
             self.lora.write(block, load_file(cached / "block.safetensors"))
             record = json.loads((cached / "block.json").read_text("utf-8"))
@@ -194,9 +201,8 @@ class Melo(Editor):
                 (scratch / "block.json").write_text(json.dumps(record), "utf-8")
         return losses, seconds
 
-    def _cached_block(self, block: int, encoded: Encoded) -> Path | None:
-        if self.blocks_cache is None:
-            return None
+    def _block_key(self, block: int, encoded: Encoded) -> str:
+        """Hash of everything that decides what a block becomes."""
         config = self.config
         key = content_hash(
             {
@@ -212,7 +218,7 @@ class Melo(Editor):
                 "rows": [encoded.input_ids.tolist(), encoded.labels.tolist()],
             }
         )
-        return self.blocks_cache / key[:24]
+        return key[:24]
 
     # -- state -------------------------------------------------------------------------------
 
@@ -241,6 +247,11 @@ class Melo(Editor):
         """See `Editor.restore`."""
         self.lora.load_adapter_state(tensors["adapter_model"])
         self.index.restore(tensors["index"])
+        self.block_keys = list(extra["block_keys"])
+
+    def extra(self) -> dict[str, Any]:
+        """Content keys of the trained blocks."""
+        return {"block_keys": self.block_keys}
 
     def counts(self, used: int | None = None) -> dict[str, float]:
         """Clusters, conflicts, forgotten keys, parameters of used blocks, stored key floats."""

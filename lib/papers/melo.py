@@ -1,14 +1,11 @@
 """MELO's report: its tables, claims and notes, built from the runs of a `Study`."""
 
-import html
 import importlib.resources
-from collections.abc import Sequence
 
 import pandas as pd
-from IPython.display import HTML
 from safetensors.numpy import load_file
 
-from lib import claims, index_page, metrics, tables
+from lib import claims, figures, index_page, metrics, tables
 from lib.study import Study
 
 
@@ -177,94 +174,6 @@ def judged(study: Study, setting: str, editor: str = "MELO") -> claims.Judgement
     return claims.judge(found, claims.Material(scored(study, setting), study.steps(setting)))
 
 
-def deviations(study: Study) -> str:
-    """The numbered list of deviations as an HTML table."""
-    heads = ("", "paper", "official code", "here", "what it changes")
-    rows = [
-        (str(number), entry["paper"], entry["code"], entry["here"], entry["effect"])
-        for number, entry in enumerate(study.document["deviations"], start=1)
-    ]
-    return html_table(heads, rows, "Numbered deviations and known discrepancies")
-
-
-def provenance(study: Study) -> str:
-    """What the runs were made with, as an HTML table."""
-    rows = []
-    for setting in study.document["settings"]:
-        for identity, manifest in study.manifests(setting).items():
-            seconds, versions = manifest["seconds"], manifest["versions"]
-            rows.append(
-                (
-                    manifest["title"],
-                    identity,
-                    f"{manifest['git_commit']}; "
-                    + ", ".join(f"{name} {version}" for name, version in versions.items()),
-                    f"{manifest['device']}, {manifest['backbone']['dtype']}",
-                    f"fit {seconds['fit']:.0f}, edit {seconds['edit']:.0f}, "
-                    f"evaluate {seconds['evaluate']:.0f}",
-                    f"{manifest['peak_memory_bytes'] / 2**30:.1f}",
-                )
-            )
-    heads = ("run", "identity", "code and libraries", "machine", "seconds", "peak GiB")
-    return html_table(heads, rows, "Provenance of every run of the main tables")
-
-
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    """A plain table with every string escaped."""
-    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return (
-        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
-    )
-
-
-def text_list(title: str, texts: Sequence[str]) -> HTML:
-    """A titled list of sentences."""
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts) or "<li>nothing</li>"
-    return HTML(f"<h3>{html.escape(title)}</h3><ul>{items}</ul>")
-
-
-def sources(study: Study) -> str:
-    """Every sourced hyper-parameter of the profile's settings as an HTML table."""
-    rows = []
-    for item in study.sourced:
-        parts = item.path.split(".")
-        if parts[0] == "settings" and study.document["settings"][parts[1]].get("enabled", True):
-            rows.append((parts[1], " › ".join(parts[2:]), item.value, item.source))
-    return html_table(("setting", "parameter", "value", "seen in"), rows, "Sources of the values")
-
-
-def data_counts(study: Study) -> str:
-    """Counts and content hash of what each setting edited and scored, as an HTML table."""
-    rows = []
-    for setting in study.document["settings"]:
-        seen = set()
-        for manifest in study.manifests(setting).values():
-            data, counts = manifest["dataset"], manifest["dataset"]["counts"]
-            if data["content"] in seen:
-                continue
-            seen.add(data["content"])
-            counted = ", ".join(f"{name} {count}" for name, count in counts.items())
-            model = manifest["backbone"]
-            rows.append(
-                (
-                    f"{setting}, seed {manifest['seed']}",
-                    data["name"],
-                    counted,
-                    "; ".join(data["sources"]),
-                    f"{len(data['skipped'])} skipped",
-                    data["content"][:16],
-                    f"{model['provenance']} ({model['content'][:12]})",
-                )
-            )
-    heads = ("setting", "data", "counts", "sources", "malformed", "content", "backbone")
-    return html_table(heads, rows, "Data and backbones")
-
-
 def saved_index(study: Study, setting: str, editor: str) -> dict | None:
     """Keys, blocks, centres and radii of MELO's index at the end of the first seed's run."""
     for run in study.runs:
@@ -307,3 +216,13 @@ def summary(
         profile=study.profile,
         order=1,
     )
+
+
+def sweep_plot(records: pd.DataFrame, title: str) -> figures.Plot:
+    """Decoded edits and rephrases, and unchanged near answers, against a swept setting."""
+    # Near questions are right if they stay as they were, edits if they become what was asked.
+    kept = records["subset"].isin(["near", "upstream"])
+    share = records["exact_match"].where(~kept, records["agreement"])
+    rows = records.assign(swept=records["value"].astype(float), share=share)
+    subsets = ("edits", "holdout", "near")
+    return figures.sweep(rows, "swept", "share", subsets=subsets, xlabel=title, ylabel="share")

@@ -1,0 +1,104 @@
+"""What every report's notebook shows besides its own tables: lists, provenance, figures."""
+
+import html
+from collections.abc import Sequence
+
+from IPython.display import HTML, display
+
+from lib import figures
+from lib.study import Study
+
+
+def deviations(study: Study) -> str:
+    """The numbered list of deviations as an HTML table."""
+    heads = ("", "paper", "official code", "here", "what it changes")
+    rows = [
+        (str(number), entry["paper"], entry["code"], entry["here"], entry["effect"])
+        for number, entry in enumerate(study.document["deviations"], start=1)
+    ]
+    return html_table(heads, rows, "Numbered deviations and known discrepancies")
+
+
+def provenance(study: Study) -> str:
+    """What the runs were made with, as an HTML table."""
+    rows = []
+    for setting in study.document["settings"]:
+        for identity, manifest in study.manifests(setting).items():
+            seconds, versions = manifest["seconds"], manifest["versions"]
+            rows.append(
+                (
+                    manifest["title"],
+                    identity,
+                    f"{manifest['git_commit']}; "
+                    + ", ".join(f"{name} {version}" for name, version in versions.items()),
+                    f"{manifest['device']}, {manifest['backbone']['dtype']}",
+                    f"fit {seconds['fit']:.0f}, edit {seconds['edit']:.0f}, "
+                    f"evaluate {seconds['evaluate']:.0f}",
+                    f"{manifest['peak_memory_bytes'] / 2**30:.1f}",
+                )
+            )
+    heads = ("run", "identity", "code and libraries", "machine", "seconds", "peak GiB")
+    return html_table(heads, rows, "Provenance of every run of the main tables")
+
+
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """A plain table with every string escaped."""
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return (
+        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def text_list(title: str, texts: Sequence[str]) -> HTML:
+    """A titled list of sentences."""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts) or "<li>nothing</li>"
+    return HTML(f"<h3>{html.escape(title)}</h3><ul>{items}</ul>")
+
+
+def sources(study: Study) -> str:
+    """Every sourced hyper-parameter of the profile's settings as an HTML table."""
+    rows = []
+    for item in study.sourced:
+        parts = item.path.split(".")
+        if parts[0] == "settings" and study.document["settings"][parts[1]].get("enabled", True):
+            rows.append((parts[1], " › ".join(parts[2:]), item.value, item.source))
+    return html_table(("setting", "parameter", "value", "seen in"), rows, "Sources of the values")
+
+
+def data_counts(study: Study) -> str:
+    """Counts and content hash of what each setting edited and scored, as an HTML table."""
+    rows = []
+    for setting in study.document["settings"]:
+        seen = set()
+        for manifest in study.manifests(setting).values():
+            data, counts = manifest["dataset"], manifest["dataset"]["counts"]
+            if data["content"] in seen:
+                continue
+            seen.add(data["content"])
+            counted = ", ".join(f"{name} {count}" for name, count in counts.items())
+            model = manifest["backbone"]
+            rows.append(
+                (
+                    f"{setting}, seed {manifest['seed']}",
+                    data["name"],
+                    counted,
+                    "; ".join(data["sources"]),
+                    f"{len(data['skipped'])} skipped",
+                    data["content"][:16],
+                    f"{model['provenance']} ({model['content'][:12]})",
+                )
+            )
+    heads = ("setting", "data", "counts", "sources", "malformed", "content", "backbone")
+    return html_table(heads, rows, "Data and backbones")
+
+
+def draw(study: Study, setting: str, name: str, plot: figures.Plot, text: str) -> None:
+    """Save a figure of one setting and show it; `text` is caption and text alternative."""
+    caption = f"{text}, {setting}."
+    place = study.folder / "figures"
+    display(figures.save(plot, place, f"{study.paper}-{name}-{setting}", text, caption=caption))
