@@ -30,9 +30,9 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
         "FT": {"lr": [1e-3, 3e-3, 1e-2]},
     },
     "zsre-causal": {
-        "MELO intended": {"lr": [2e-3, 5e-3], "radius": [20.0, 30.0, 40.0]},
-        "GRACE": {"radius": [3.0, 10.0, 25.0]},
-        "LoRA": {"lr": [1e-3, 2e-3, 5e-3]},
+        "MELO intended": {"radius": [20.0, 30.0, 40.0], "lr": [2e-3, 5e-3]},
+        "GRACE": {"radius": [3.0, 10.0]},
+        "LoRA": {"lr": [1e-3, 5e-3]},
         "FT": {"lr": [3e-4, 1e-3]},
     },
 }
@@ -50,7 +50,7 @@ def main() -> None:
     spec = next(iter(chosen.values())).spec
     backbone, dataset = shared.backbone(spec), shared.dataset(spec["dataset"]["name"], 2 * FIRST)
     dataset = dataclasses.replace(
-        dataset, edits=dataset.edits[FIRST:], upstream=shared.source(spec).upstream
+        dataset, edits=dataset.edits[FIRST:], upstream=shared.edits_of(spec).upstream
     )
     stream, base, passes = stream_of(spec, dataset), {}, {}
     protocol = Protocol(**{**spec["protocol"], "checkpoint_every": 0})

@@ -60,7 +60,7 @@ FULL = Size(
     repeats=3,
     training_rows=8,
     training_steps=10,
-    new_tokens=6,
+    new_tokens=4,
     index_queries=50,
 )
 TINY = Size(

@@ -100,10 +100,7 @@ def _environment(options: argparse.Namespace) -> None:
     """Settings that the library and the notebooks' kernels read from the environment."""
     if options.assets:
         os.environ["STUDY_ASSETS"] = str(options.assets.resolve())
-    if options.profile == "paper":
-        if options.data_dir is None:
-            os.environ.setdefault("STUDY_DATA_SOURCE", "hub")
-    else:
+    if options.profile != "paper":
         # No package backbone needs the hub; a forgotten hub name should fail at once.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

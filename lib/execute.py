@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lib import atomic, backbones, data, machine, streams
+from lib import atomic, backbones, data, fingerprints, machine, streams
 from lib.backbones import Backbone
 from lib.data.records import Dataset, Stream, content_hash
 from lib.decoding import PromptBatch
@@ -29,6 +29,7 @@ class Shared:
 
     data_dir: Path | None = None
     strict: bool = True
+    source: str = "embedded"
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     _backbone: tuple[str, Backbone] | None = None
     _datasets: dict[str, Dataset] = field(default_factory=dict)
@@ -39,12 +40,13 @@ class Shared:
         """A dataset, read once."""
         key = f"{name}/{limit}"
         if key not in self._datasets:
+            source = None if self.data_dir else self.source
             self._datasets[key] = data.load(
-                name, data_dir=self.data_dir, strict=self.strict, limit=limit
+                name, data_dir=self.data_dir, strict=self.strict, limit=limit, source=source
             )
         return self._datasets[key]
 
-    def source(self, spec: dict[str, Any]) -> Dataset:
+    def edits_of(self, spec: dict[str, Any]) -> Dataset:
         """Edits of the setting's dataset with its upstream pool filled in."""
         dataset = self.dataset(spec["dataset"]["name"], spec["stream"].get("limit"))
         if not dataset.upstream:
@@ -66,7 +68,7 @@ class Shared:
     def _tuning_pairs(self, spec: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
         if not spec["tune"]:
             return None
-        dataset = self.source(spec)
+        dataset = self.edits_of(spec)
         probes = [
             *streams.pool(dataset, "upstream", spec["tune"]["upstream"]),
             *streams.pool(dataset, "near", spec["tune"]["near"]),
@@ -120,7 +122,7 @@ def execute(run: Run, store: Store, shared: Shared, progress: Progress) -> bool:
 def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None:
     spec = run.spec
     with machine.PeakMemory(spec["device"]) as memory, machine.deterministic(run.seed):
-        dataset = shared.source(spec)
+        dataset = shared.edits_of(spec)
         backbone = shared.backbone(spec)
         stream = stream_of(spec, dataset)
         protocol = Protocol(**spec["protocol"])
@@ -139,10 +141,11 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
                 passes=shared._passes,
                 outputs=shared._outputs,
             )
-            progress.start(run.title, len(stream.edits), 0)
-            clock = _sequence(work, editor, stream, protocol, evaluator, progress, shared)
+            evaluator.score_unedited()
             if not base_file.exists():
                 _write_base(base_file, evaluator.base)
+            progress.start(run.title, len(stream.edits), 0)
+            clock = _sequence(work, editor, stream, protocol, evaluator, progress, shared)
             manifest = {
                 "title": run.title,
                 "spec": spec,
@@ -227,8 +230,8 @@ def _base_file(
             "protocol": asdict(protocol),
             "max_length": config.get("max_length"),
             "device": str(backbone.device),
-            "torch": torch.__version__,
-            "version": 1,
+            "code": fingerprints.code("lib.protocol"),
+            "versions": fingerprints.versions(),
         }
     )
     return store.root / "shared" / f"base-{key[:24]}.json"

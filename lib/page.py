@@ -11,7 +11,7 @@ from lib.study import Study
 
 def deviations(study: Study) -> str:
     """The numbered list of deviations as an HTML table."""
-    heads = ("", "paper", "official code", "here", "what it changes")
+    heads = ("", "paper or configuration", "official code", "here", "what it changes")
     rows = [
         (str(number), entry["paper"], entry["code"], entry["here"], entry["effect"])
         for number, entry in enumerate(study.document["deviations"], start=1)
@@ -102,3 +102,13 @@ def draw(study: Study, setting: str, name: str, plot: figures.Plot, text: str) -
     caption = f"{text}, {setting}."
     place = study.folder / "figures"
     display(figures.save(plot, place, f"{study.paper}-{name}-{setting}", text, caption=caption))
+
+
+def departures(study: Study, setting: str) -> str:
+    """What the profile changes against the paper's settings, as an HTML table."""
+    rows = [
+        (" › ".join(name.split(".")), before, now)
+        for name, before, now in study.departures(setting)
+    ]
+    caption = f"{study.document['settings'][setting]['title']}: what this profile changes"
+    return html_table(("where", "paper profile", "here"), rows, caption)

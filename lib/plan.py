@@ -105,21 +105,22 @@ def runs(
     seeds: int | None = None,
     data_dir: Path | None = None,
     device: str = "cpu",
+    source: str = "embedded",
 ) -> list[Run]:
     """All runs of a paper in one profile, main table first; equal runs appear once per use."""
     document, _ = profile_of(paper, profile)
-    source = _data_source(document["datasets"], data_dir)
+    described = _data_source(document["datasets"], data_dir, source)
     planned = []
     for name, setting in document["settings"].items():
         if setting.get("enabled", True):
             for seed in range(seeds or setting["seeds"]):
-                planned += _setting_runs(paper, name, setting, seed, source, device)
+                planned += _setting_runs(paper, name, setting, seed, described, device)
     return planned
 
 
-def _data_source(datasets: list[str], data_dir: Path | None) -> dict[str, Any]:
+def _data_source(datasets: list[str], data_dir: Path | None, source: str) -> dict[str, Any]:
     if data_dir is None:
-        return {"source": "packages", "code": fingerprints.code("lib.data")}
+        return {"source": source, "code": fingerprints.code("lib.data")}
     folder = data_dir.resolve()
     if not folder.is_dir():
         raise UsageError(f"--data-dir {data_dir}: there is no such folder")

@@ -55,7 +55,8 @@ def balanced_stream(
         if not record.rephrases or record.target in answers:
             continue
         answers.add(record.target)
-        kept = record.rephrases[: min(len(record.rephrases), max_rephrases)]
+        others = [text for text in dict.fromkeys(record.rephrases) if text != record.prompt]
+        kept = others[:max_rephrases]
         half = len(kept) // 2
         inner += [_wording(record, i, text) for i, text in enumerate((record.prompt, *kept[:half]))]
         outer.append([_wording(record, half + 1 + i, text) for i, text in enumerate(kept[half:])])
@@ -67,7 +68,13 @@ def balanced_stream(
     order = torch.randperm(n_edits, generator=torch.Generator().manual_seed(seed)).tolist()
     edits = tuple(inner[index] for index in order)
     edited = {edit.relation for edit in edits}
-    holdout = tuple(edit for group in outer for edit in group if edit.relation in edited)
+    taken = {edit.prompt for edit in edits}
+    holdout = tuple(
+        edit
+        for group in outer
+        for edit in group
+        if edit.relation in edited and edit.prompt not in taken
+    )
     if template.count("{}") != 1:
         raise UsageError(f"a prompt template needs exactly one {{}}: {template!r}")
 

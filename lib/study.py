@@ -1,7 +1,7 @@
 """What a notebook or the command line asks for: a paper's plan, its missing runs, its results."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Study:
     folder: Path
     runs: list[Run]
     document: dict[str, Any]
+    original: dict[str, Any]
     sourced: list[plan.Sourced]
     store: Store
     shared: Shared
@@ -54,7 +55,10 @@ class Study:
         chosen = Path(data_dir) if data_dir else None
         device = device or machine.default_device()
         document, sourced = plan.profile_of(paper, profile)
-        planned = plan.runs(paper, profile, seeds=seeds or None, data_dir=chosen, device=device)
+        source = "hub" if profile == "paper" and chosen is None else "embedded"
+        planned = plan.runs(
+            paper, profile, seeds=seeds or None, data_dir=chosen, device=device, source=source
+        )
         folder = output_root(output or None) / profile
         return cls(
             paper=paper,
@@ -62,9 +66,10 @@ class Study:
             folder=folder,
             runs=planned,
             document={**plan.read_paper(paper), **document},
+            original=plan.profile_of(paper, "paper")[0],
             sourced=sourced,
             store=Store(folder),
-            shared=Shared(data_dir=chosen, strict=strict),
+            shared=Shared(data_dir=chosen, strict=strict, source=source),
         )
 
     def unique_runs(self) -> list[Run]:
@@ -185,6 +190,26 @@ class Study:
         rows = [(item.path, item.value, item.source) for item in self.sourced]
         return pd.DataFrame(rows, columns=["where", "value", "source"])
 
+    def departures(self, setting: str) -> list[tuple[str, Any, Any]]:
+        """Every value of a setting that the profile changes: (where, paper profile's, here)."""
+        here, there = self.document["settings"][setting], self.original["settings"][setting]
+        before, now = dict(_leaves(there)), dict(_leaves(here))
+        names = [name for name in dict.fromkeys([*before, *now]) if not name.startswith("cost")]
+        return [
+            (name, before.get(name, "–"), now.get(name, "–"))
+            for name in names
+            if before.get(name) != now.get(name) and name not in ("title", "enabled")
+        ]
+
     def editors(self, setting: str) -> Sequence[str]:
         """The editors of a setting in the order of its table."""
         return list(self.document["settings"][setting]["editors"])
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings with their dotted paths; lists count as values."""
+    if isinstance(node, dict):
+        for key, item in node.items():
+            yield from _leaves(item, f"{path}.{key}".strip("."))
+    else:
+        yield path, node

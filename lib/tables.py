@@ -141,7 +141,10 @@ class Table:
         return Path(path)
 
     def to_html(self) -> str:
-        """The wide table: a row per editor; per metric the reported and the reproduced number."""
+        """The wide table: a row per editor; per metric the reported and the reproduced number.
+
+        A metric for which no number was reported at all has one column, and a note says so.
+        """
         rows = list(dict.fromkeys(cell.editor for cell in self.cells))
         columns = list(dict.fromkeys((cell.setting, cell.metric) for cell in self.cells))
         at = {(cell.editor, cell.setting, cell.metric): cell for cell in self.cells}
@@ -149,7 +152,9 @@ class Table:
         columns = [pair for setting in settings for pair in columns if pair[0] == setting]
         body = []
         for row in rows:
-            marks = "".join(self._pair(at.get((row, *column))) for column in columns)
+            marks = "".join(
+                self._pair(at.get((row, *column)), column in self._reported) for column in columns
+            )
             body.append(f'<tr><th scope="row">{_safe(row)}</th>{marks}</tr>')
         empty = "" if self.cells else '<p class="empty">No cell was planned for this table.</p>'
         caption = f"<caption><span>{_safe(self.caption)}</span></caption>" if self.caption else ""
@@ -165,25 +170,32 @@ class Table:
     def _repr_html_(self) -> str:
         return self.to_html()
 
+    @property
+    def _reported(self) -> set[tuple[str, str]]:
+        """The (setting, metric) columns with at least one reported number."""
+        return {(c.setting, c.metric) for c in self.cells if not _absent(c.reported)}
+
     def _head(self, settings: list[str], columns: list[tuple[str, str]]) -> str:
         def heading(text: str, wide: int, name: str) -> str:
             return f'<th scope="colgroup" colspan="{wide}" class="{name}">{_safe(text)}</th>'
 
-        width = {s: 2 * sum(c[0] == s for c in columns) for s in settings}
+        wide = {column: 2 if column in self._reported else 1 for column in columns}
+        width = {s: sum(wide[column] for column in columns if column[0] == s) for s in settings}
         first = "".join(heading(s, width[s], "setting") for s in settings)
-        second = "".join(heading(metric, 2, "metric") for _, metric in columns)
-        pair = '<th scope="col" class="reported">reported</th><th scope="col">reproduced</th>'
-        corner = f'<th scope="col" rowspan="3">{_safe(self.row_heading)}</th>'
-        return (
-            f"<thead><tr>{corner}{first}</tr><tr>{second}</tr>"
-            f"<tr>{pair * len(columns)}</tr></thead>"
+        second = "".join(heading(column[1], wide[column], "metric") for column in columns)
+        known, own = (
+            '<th scope="col" class="reported">reported</th>',
+            '<th scope="col">reproduced</th>',
         )
+        pairs = "".join((known if wide[column] == 2 else "") + own for column in columns)
+        corner = f'<th scope="col" rowspan="3">{_safe(self.row_heading)}</th>'
+        return f"<thead><tr>{corner}{first}</tr><tr>{second}</tr><tr>{pairs}</tr></thead>"
 
-    def _pair(self, cell: Cell | None) -> str:
+    def _pair(self, cell: Cell | None, with_reported: bool) -> str:
         if cell is None:
-            return '<td class="reported">–</td><td>–</td>'
+            return '<td class="reported">–</td><td>–</td>' if with_reported else "<td>–</td>"
         reported = MISSING if _absent(cell.reported) else number(cell.reported, self.digits)
-        left = f'<td class="reported">{reported}</td>'
+        left = f'<td class="reported">{reported}</td>' if with_reported else ""
         if _absent(cell.reproduced):
             text = _safe(cell.error or MISSING)
             return f'{left}<td class="failed"><span class="error">{text}</span></td>'
@@ -204,6 +216,11 @@ class Table:
     def _notes(self) -> list[str]:
         swapped = dict.fromkeys(text for cell in self.cells for text in cell.substitutions)
         notes = [*self.notes, *(f"Substitution: {text}" for text in swapped)]
+        bare = dict.fromkeys(
+            cell.metric for cell in self.cells if (cell.setting, cell.metric) not in self._reported
+        )
+        if bare:
+            notes.append(f"Reported number not available for: {', '.join(bare)}.")
         if any(not _absent(cell.reported) and cell.n for cell in self.cells):
             notes.append(
                 "[low, high] is a 95 % interval over n scored prompts; consistent, above and below "

@@ -239,9 +239,10 @@ def _published() -> Path | None:
 @pytest.mark.skipif(_published() is None, reason="published data absent (STUDY_PUBLISHED_DATA)")
 def test_real_published_files_read_whole():
     folder = _published()
-    knowedit = load("zsre", data_dir=folder, variant="knowedit", strict=False)
+    knowedit = load("zsre", data_dir=folder, variant="knowedit")
     # Three of the 1,304 records spell their subject otherwise than their prompt.
-    assert (len(knowedit.edits), len(knowedit.skipped)) == (1301, 3)
+    assert (len(knowedit.edits), len(knowedit.skipped)) == (1304, 0)
+    assert sum(not edit.subject for edit in knowedit.edits) == 3
     assert sum(len(edit.rephrases) >= 10 for edit in knowedit.edits) > 1290
     evaluation = load("zsre", data_dir=folder, variant="eval")
     assert len(evaluation.edits) == 1037 and len(evaluation.upstream) > 900

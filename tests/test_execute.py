@@ -19,7 +19,10 @@ from lib.progress import LineProgress
 from lib.store import Store
 from lib.study import Study
 
-SCORES = ["subset", "moment", "n_edits", "record", "prediction", "route", "nll", "f1_ids"]
+SCORES = [
+    "subset", "moment", "n_edits", "record", "prediction", "route", "nll", "token_accuracy",
+    "f1_ids", "f1_ids_released", "exact_match", "agreement",
+]  # fmt: skip
 
 
 def smoke_runs(setting: str = "zsre-t5") -> dict[str, plan.Run]:
@@ -58,7 +61,7 @@ sys.exit(0 if fine else 1)
 
 @pytest.mark.parametrize(
     ("setting", "editor"),
-    [("zsre-t5", "MELO"), ("zsre-causal", "GRACE"), ("zsre-causal", "LoRA"), ("zsre-t5", "FT")],
+    [("zsre-t5", "MELO"), ("zsre-causal", "FT")],
 )
 def test_killed_and_resumed_equals_unbroken(setting: str, editor: str, tmp_path: Path) -> None:
     run = smoke_runs(setting)[editor]
@@ -86,11 +89,15 @@ def test_killed_and_resumed_equals_unbroken(setting: str, editor: str, tmp_path:
     pd.testing.assert_frame_equal(results(Store(tmp_path / "broken"), run), expected)
 
 
-def test_a_resumed_run_starts_at_its_checkpoint(tmp_path: Path, monkeypatch) -> None:
-    """Deterministic counterpart of the kill: stop after the first batch, then go on."""
+@pytest.mark.parametrize("editor", ["MELO", "GRACE", "LoRA", "FT"])
+def test_a_resumed_run_goes_on_from_its_checkpoint(
+    editor: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Deterministic counterpart of the kill: stop after the first batch, then go on. The scores of
+    the unedited backbone are lost in between, as if they had never reached the disk."""
     import lib.execute
 
-    run, store = smoke_runs()["MELO"], Store(tmp_path)
+    run, store = smoke_runs()[editor], Store(tmp_path)
     plain, calls = lib.execute.run_sequence, []
 
     def stopping(editor, *arguments, after_batch, start_batch, **keywords):
@@ -107,6 +114,8 @@ def test_a_resumed_run_starts_at_its_checkpoint(tmp_path: Path, monkeypatch) -> 
     with pytest.raises(KeyboardInterrupt):
         execute(run, store, Shared(checkpoint_seconds=0.0), LineProgress())
     assert store.state(run.identity) == "started"
+    for file in (store.root / "shared").glob("base-*.json"):
+        file.unlink()
     assert execute(run, store, Shared(checkpoint_seconds=0.0), LineProgress())
     assert calls == [0, 1]
     other = Store(tmp_path / "whole")

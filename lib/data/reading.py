@@ -170,9 +170,13 @@ def texts(row: Row, name: str) -> tuple[str, ...]:
 
 def subject_in(prompt: str, subject: str) -> str:
     """`subject` as it is spelled in `prompt` (case may differ); RecordError if it is not there."""
-    if subject in prompt:
-        return subject
-    at = prompt.lower().find(subject.lower())
-    if at < 0:
+    found = spelled_in(prompt, subject)
+    if not found:
         raise RecordError(f"the subject {subject!r} does not occur in the prompt {prompt!r}")
-    return prompt[at : at + len(subject)]
+    return found
+
+
+def spelled_in(prompt: str, subject: str) -> str:
+    """`subject` as it is spelled in `prompt` (case may differ), "" if it is not there."""
+    at = prompt.lower().find(subject.lower())
+    return prompt[at : at + len(subject)] if at >= 0 else ""

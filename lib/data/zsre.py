@@ -137,7 +137,8 @@ def _knowedit(row: Row, identity: str) -> Edit:
         identity=identity,
         prompt=prompt,
         target=reading.text(row, "target_new"),
-        subject=reading.subject_in(prompt, reading.text(row, "subject")),
+        # Three published records name their subject by an alias that the question does not use.
+        subject=reading.spelled_in(prompt, reading.text(row, "subject")),
         rephrases=(
             *reading.texts(row, "rephrase_prompt"),
             *reading.texts(row, "generate_prompt"),

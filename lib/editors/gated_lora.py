@@ -150,15 +150,21 @@ class GatedLora:
             layer.lora_A[ADAPTER].weight[part] = tensors[f"{site}.A"]
             layer.lora_B[ADAPTER].weight[:, part] = tensors[f"{site}.B"]
 
-    def adapter_state(self, used_blocks: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The used blocks as a PEFT adapter of rank used_blocks * p: (tensors, LoraConfig)."""
+    def adapter_state(
+        self, used_blocks: int, multiplier: float = 1.0
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The used blocks as a PEFT adapter of rank used_blocks * p: (tensors, LoraConfig).
+
+        `multiplier` is the gate's value on an active block; it goes into lora_alpha, so that the
+        adapter has the right scale elsewhere. PEFT alone has no gate: there all blocks are on.
+        """
         rank = used_blocks * self.rank_per_block
         tensors = {}
         for name, weight in get_peft_model_state_dict(self.peft, adapter_name=ADAPTER).items():
             kept = weight[:rank] if "lora_A" in name else weight[:, :rank]
             tensors[name] = kept.detach().clone().contiguous()
         config = copy.deepcopy(self.peft.peft_config[ADAPTER])
-        config.r = config.lora_alpha = rank
+        config.r, config.lora_alpha = rank, rank * multiplier
         config.inference_mode = True
         described = config.to_dict()
         # PEFT keeps sets; JSON wants a stable order.

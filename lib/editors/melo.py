@@ -19,11 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib import atomic
+from lib import atomic, fingerprints
 from lib.backbones import Backbone
 from lib.data.records import Edit, content_hash
 from lib.editors.base import BASE, Editor, EditorConfig, EditReport
@@ -157,9 +156,12 @@ class Melo(Editor):
             [edit.target for edit in batch],
             max_length=self.config.max_length,
         )
-        # Iteration 0 files the keys; training always uses the new block, whatever routing says.
+        # Training uses the new block whatever routing says, so the keys, which the official code
+        # files at iteration 0, can be filed when it is done: a failure leaves the index as it was.
+        key = self._block_key(block, encoded)
+        losses, seconds = self._train(block, encoded, key)
+        self.block_keys.append(key)
         self.index.insert(self.keys_of(encoded), self._codes(encoded), block)
-        losses, seconds = self._train(block, encoded)
         return EditReport(seconds, losses[0], losses[-1], self.counts(block + 1))
 
     def _codes(self, encoded: Encoded) -> list[int]:
@@ -170,9 +172,7 @@ class Melo(Editor):
         exact = [repr([i for i in row if i != IGNORED]).encode() for row in rows]
         return [int.from_bytes(hashlib.sha256(row).digest()[:7], "big") for row in exact]
 
-    def _train(self, block: int, encoded: Encoded) -> tuple[list[float], float]:
-        key = self._block_key(block, encoded)
-        self.block_keys.append(key)
+    def _train(self, block: int, encoded: Encoded, key: str) -> tuple[list[float], float]:
         cached = self.blocks_cache / key if self.blocks_cache else None
         if cached is not None and cached.exists():
             self.lora.write(block, load_file(cached / "block.safetensors"))
@@ -206,8 +206,8 @@ class Melo(Editor):
         config = self.config
         key = content_hash(
             {
-                "version": 1,
-                "torch": torch.__version__,
+                "code": fingerprints.code("lib.editors.melo"),
+                "versions": fingerprints.versions(),
                 "backbone": self.backbone.content,
                 "dtype": str(self.backbone.dtype),
                 "device": str(self.backbone.device),
@@ -237,11 +237,11 @@ class Melo(Editor):
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The used blocks as a PEFT adapter, and the index."""
-        adapter, _ = self.lora.adapter_state(self.n_batches)
+        adapter, _ = self.lora.adapter_state(self.n_batches, self.scale)
         return {"adapter_model": adapter, "index": self.index.state()}
 
     def _save_more(self, folder: Path) -> None:
-        write_adapter_config(folder, self.lora.adapter_state(self.n_batches)[1])
+        write_adapter_config(folder, self.lora.adapter_state(self.n_batches, self.scale)[1])
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> None:
         """See `Editor.restore`."""

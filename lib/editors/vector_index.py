@@ -14,6 +14,7 @@ from torch import Tensor
 from lib.errors import EditorError
 
 NONE = -1
+KEY_NOISE = 1e-3  # relative distance of one prompt's keys in batches of different shape, with room
 ConflictPolicy = Literal["as_released", "fixed"]
 
 
@@ -45,9 +46,10 @@ class VectorIndex:
     """Clusters (centre mu [d], radius rho, label code) over points (key [d], block).
 
     `as_released`: labels compared by their code, splits leave a dummy point where nothing is
-    left, and ties go to the older entry, so that an edit cannot be overwritten. `fixed`: ties go to
-    the newer entry, split radii meet exactly half-way, and an emptied cluster disappears. In both
-    an expansion may undo a split: that is the method.
+    left, and ties go to the older entry, so that an edit cannot be overwritten. `fixed`: a prompt
+    that is edited again with another answer replaces its old point, ties go to the newer entry,
+    split radii meet exactly half-way, and an emptied cluster disappears. In both an expansion may
+    undo a split: that is the method.
     """
 
     def __init__(self, width: int, radius: float, policy: ConflictPolicy = "as_released") -> None:
@@ -104,6 +106,8 @@ class VectorIndex:
                 self._new_cluster(query, label, block, self.radius0)
             elif label == int(self.labels[cluster]):
                 self._expand(cluster, query, block)
+            elif self.policy == "fixed" and distance <= KEY_NOISE * query.norm():
+                self._replace(cluster, query, label, block)
             else:
                 self._split(cluster, query, label, block, distance)
         if self.policy == "fixed":
@@ -127,6 +131,17 @@ class VectorIndex:
         radius = exact_distances(centre[None], members).max().clamp(min=self.radius0)
         self.centres[cluster] = centre
         self.radii[cluster] = radius
+
+    def _replace(self, cluster: int, key: Tensor, label: int, block: int) -> None:
+        """`fixed` only: an edited prompt gets another answer; its newer point takes over."""
+        near = exact_distances(key[None], self.keys)[0] <= KEY_NOISE * key.norm()
+        dropped = (self.owners == cluster) & near
+        self.keys, self.blocks = self.keys[~dropped], self.blocks[~dropped]
+        self.owners = self.owners[~dropped]
+        self._add_point(key, block, cluster)
+        self.labels[cluster] = label
+        self.radii[cluster] = self.radii[cluster].clamp(min=self.radius0)
+        self.counters.conflicts += 1
 
     def _split(self, cluster: int, key: Tensor, label: int, block: int, distance: Tensor) -> None:
         margin = 1e-5 if self.policy == "as_released" else 0.0

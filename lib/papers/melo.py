@@ -38,11 +38,12 @@ def substitutions(study: Study, setting: str) -> list[str]:
             for text in (manifest["backbone"]["substitution"], manifest["dataset"]["substitution"])
             if text
         ]
-        edits = manifest["spec"]["stream"]["n_edits"]
-        if study.document["settings"][setting]["reported"] and edits != 1000:
+        stream, paper = manifest["spec"]["stream"], study.original["settings"][setting]["stream"]
+        sizes = [(s["n_edits"], s["batch_size"]) for s in (stream, paper)]
+        if sizes[0] != sizes[1]:
             found.append(
-                f"{edits} edits of {counts['facts']} facts in batches of "
-                f"{manifest['spec']['stream']['batch_size']} instead of 1,000 in batches of 100."
+                f"{sizes[0][0]} edits of {counts['facts']} facts in batches of {sizes[0][1]} "
+                f"instead of {sizes[1][0]:,} in batches of {sizes[1][1]}."
             )
     return list(dict.fromkeys(found))
 
@@ -106,33 +107,30 @@ def _reason(study: Study, setting: str, editor: str, entry: dict) -> str:
     return ""
 
 
-def decoded_table(study: Study) -> tables.Table:
-    """What the edited models really answer, beside teacher-forced scores, in every setting."""
-    layout, cells = study.document["tables"]["decoded"], []
-    for name, setting in study.document["settings"].items():
-        if not setting.get("enabled", True):
-            continue
-        records = scored(study, name)
-        for editor in setting["editors"]:
-            cells += [
-                tables.measure(
-                    records,
-                    column["column"],
-                    item=layout["item"],
-                    metric=column["metric"],
-                    editor=editor,
-                    setting=name,
-                    subset=column["subset"],
-                    shown_setting=setting["title"],
-                    substitutions=substitutions(study, name),
-                    error=_reason(study, name, editor, {}),
-                )
-                for column in layout["columns"]
-            ]
+def decoded_table(study: Study, setting: str) -> tables.Table:
+    """What the edited models really answer, beside teacher-forced scores, in one setting."""
+    layout, chosen = study.document["tables"]["decoded"], study.document["settings"][setting]
+    records, swaps = scored(study, setting), substitutions(study, setting)
+    cells = [
+        tables.measure(
+            records,
+            column["column"],
+            item=layout["item"],
+            metric=column["metric"],
+            editor=editor,
+            setting=setting,
+            subset=column["subset"],
+            shown_setting=chosen["title"],
+            substitutions=swaps,
+            error=_reason(study, setting, editor, {}),
+        )
+        for editor in chosen["editors"]
+        for column in layout["columns"]
+    ]
     return tables.build_table(
         cells,
         caption="Greedy decoding from the prompt alone, after the last edit.",
-        csv_path=study.folder / "tables" / "melo-decoded.csv",
+        csv_path=study.folder / "tables" / f"melo-decoded-{setting}.csv",
     )
 
 

@@ -1,0 +1,156 @@
+"""The command line, the notebook and the pages, end to end on the smoke profile."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import browser_checks
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def study(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "lib", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "STUDY_OFFLINE": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke profile, run and rendered once, with no network and empty caches."""
+    folder = tmp_path_factory.mktemp("study")
+    done = study("--profile", "smoke", "--output", str(folder), STUDY_CACHE=str(folder / "cache"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "smoke"
+
+
+def test_every_page_table_and_figure_is_there(output: Path) -> None:
+    for name in ("index.html", "melo.html", "melo.ipynb", "melo.summary.json"):
+        assert (output / name).stat().st_size > 500
+    figures = {path.name for path in (output / "figures").iterdir()}
+    assert len([name for name in figures if name.endswith(".svg")]) >= 14
+    assert {name[:-4] for name in figures if name.endswith(".svg")} == {
+        name[:-4] for name in figures if name.endswith(".png")
+    }
+    with (output / "tables" / "melo-table2.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {"item", "setting", "backbone", "dataset", "editor", "n_edits", "metric", "reported",
+            "reproduced", "ci_low", "ci_high", "n", "seeds", "verdict",
+            "substitutions"} <= set(rows[0])  # fmt: skip
+    reported = {row["editor"]: row["reported"] for row in rows if row["metric"] == "ES (F1)"}
+    assert reported["MELO"] == "0.98" and reported["GRACE"] == "0.96"
+    own = [row for row in rows if row["editor"] == "MELO"]
+    assert all(row["n"] != "0" and row["reproduced"] for row in own)
+    assert all("random" in row["substitutions"] or row["substitutions"] for row in own)
+
+
+@pytest.mark.skipif(browser_checks.browser_path() is None, reason=browser_checks.why_no_browser())
+@pytest.mark.parametrize("page", ["index.html", "melo.html"])
+def test_the_pages_load_in_a_browser_without_a_network(output: Path, page: str) -> None:
+    browser_checks.check_page(output / page)
+
+
+def test_a_second_call_reuses_every_run(output: Path) -> None:
+    manifests = {p: p.stat().st_mtime_ns for p in output.glob("runs/*/manifest.json")}
+    assert len(manifests) == 14
+    done = study("--profile", "smoke", "--output", str(output.parent))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert " 0 to do" in done.stderr
+    assert {p: p.stat().st_mtime_ns for p in output.glob("runs/*/manifest.json")} == manifests
+
+
+def test_the_plan_starts_nothing(tmp_path: Path) -> None:
+    done = study("--profile", "smoke", "--plan", "--output", str(tmp_path))
+    assert done.returncode == 0
+    assert "to do" in done.stdout and "GiB" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--only", "mello"], "melo"),
+        (["--profile", "huge"], "smoke, laptop, gpu, paper"),
+        (["--sedes", "3"], "--sedes"),
+        (["--seeds", "0"], "at least one"),
+        (["--data-dir", "/nowhere/at/all"], "no such folder"),
+    ],
+)
+def test_wrong_usage_names_the_valid_and_exits_with_2(arguments: list[str], named: str) -> None:
+    done = study(*arguments)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failed_run_leaves_the_others_and_shows_in_the_page(tmp_path: Path) -> None:
+    """The FT editor of a copied project breaks; everything else is done and the page says so."""
+    copy = tmp_path / "project"
+    for name in ("lib", "notebooks"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    broken = copy / "lib" / "editors" / "ft.py"
+    text = broken.read_text("utf-8")
+    broken.write_text(
+        text.replace("        solved = False\n", '        raise RuntimeError("<b>bad luck</b>")\n'),
+        "utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "lib", "--profile", "smoke", "--output", str(tmp_path / "out")],
+        cwd=copy,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr[-2000:]
+    folder = tmp_path / "out" / "smoke"
+    assert len(list(folder.glob("runs/*/manifest.json"))) == 12
+    page = (folder / "melo.html").read_text("utf-8")
+    assert "&lt;b&gt;bad luck&lt;/b&gt;" in page
+    assert "<b>bad luck</b>" not in page
+    assert json.loads((folder / "melo.summary.json").read_text("utf-8"))["status"] == "partial"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs(path: Path) -> None:
+    notebook = json.loads(path.read_text("utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    assert all(len("".join(cell["source"]).splitlines()) <= 16 for cell in code)
+
+
+def published_data() -> Path | None:
+    """The folder with the published files, if this machine has one."""
+    named = os.environ.get("STUDY_PUBLISHED_DATA")
+    for folder in (Path(named) if named else None, ROOT.parent / "shared" / "data"):
+        if folder is not None and (folder / "zsre").is_dir():
+            return folder
+    return None
+
+
+@pytest.mark.skipif(
+    published_data() is None,
+    reason="no published data here (set STUDY_PUBLISHED_DATA to a folder with zsre/ and nq/)",
+)
+def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
+    from lib import plan
+    from lib.execute import Shared, stream_of
+
+    run = plan.runs("melo", "laptop", seeds=1, data_dir=published_data(), device="cpu")[0]
+    stream = stream_of(run.spec, Shared(data_dir=published_data()).edits_of(run.spec))
+    assert len(stream.edits) == run.spec["stream"]["n_edits"]
+    assert len(stream.holdout) > 0 and len(stream.upstream) == 80
+    assert len({edit.target for edit in stream.edits}) >= 10
