@@ -19,7 +19,7 @@ from lib.editors import BASE, build
 from lib.editors.melo import Melo
 from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.encoding import Encoded, encode_prompts
-from lib.protocol import SUBSETS, Evaluator, Protocol, Record
+from lib.evaluation import SUBSETS, Evaluator, Protocol, Record
 
 LOGIT_TOLERANCE = 1e-4
 """Of the largest logit. A row alone has another width and no padding, and a merged weight rounds

@@ -56,7 +56,7 @@ def _melo(first: int, router: int, radius: float, lr: float, steps: int) -> dict
 
 FULL = Size(
     backbone="smollm2-135m",
-    config=_melo(first=26, router=21, radius=20.0, lr=5e-3, steps=12),
+    config=_melo(first=26, router=23, radius=40.0, lr=5e-3, steps=12),
     repeats=3,
     training_rows=8,
     training_steps=10,

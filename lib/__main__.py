@@ -31,7 +31,11 @@ def parser() -> argparse.ArgumentParser:
     add("--data-dir", type=Path, metavar="DIR", help="published datasets in local files")
     add("--assets", type=Path, metavar="DIR", help="archives with weights and data, fetched before")
     add("--output", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs/")
-    add("--skip-bad", action="store_true", help="leave malformed records out and list them")
+    bad = build.add_mutually_exclusive_group()
+    bad.add_argument("--strict", action="store_true", help="stop at a malformed record (default)")
+    bad.add_argument(
+        "--skip-bad", action="store_true", help="leave malformed records out, list them"
+    )
     return build
 
 

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Sequence
 
+import pandas as pd
 from IPython.display import HTML, display
 
 from lib import figures
@@ -112,3 +113,9 @@ def departures(study: Study, setting: str) -> str:
     ]
     caption = f"{study.document['settings'][setting]['title']}: what this profile changes"
     return html_table(("where", "paper profile", "here"), rows, caption)
+
+
+def frame(table: pd.DataFrame) -> HTML:
+    """A data frame as an HTML table: whole texts, escaped, no row numbers."""
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(table.to_html(index=False, border=0, escape=True))

@@ -101,10 +101,10 @@ def test_a_failed_run_leaves_the_others_and_shows_in_the_page(tmp_path: Path) ->
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     broken = copy / "lib" / "editors" / "ft.py"
     text = broken.read_text("utf-8")
-    broken.write_text(
-        text.replace("        solved = False\n", '        raise RuntimeError("<b>bad luck</b>")\n'),
-        "utf-8",
-    )
+    line = "        state = self.prefix.record(encoded)\n"
+    assert line in text
+    raising = '        raise RuntimeError("<b>bad luck</b>")\n'
+    broken.write_text(text.replace(line, raising + line), "utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "lib", "--profile", "smoke", "--output", str(tmp_path / "out")],
         cwd=copy,

@@ -100,7 +100,7 @@ def test_every_string_is_escaped() -> None:
 def test_columns_of_one_setting_stay_together() -> None:
     cells = [cell(setting=s, metric=m) for m in ("ES", "Locality") for s in ("T5", "BERT")]
     shown = build_table(cells).to_html()
-    assert shown.count('class="setting"') == 2 and shown.count('colspan="4"') == 2
+    assert shown.count('class="setting"') == 2 and shown.count('colspan="2"') == 2
 
 
 def test_an_empty_table_says_so_and_twins_are_an_error() -> None:
