@@ -1,9 +1,7 @@
 """Tables: one `Cell` per number, as a tidy CSV and as a page with reported beside reproduced."""
 
-import csv
 import dataclasses
 import html
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from lib.atomic import write_text
-from lib.errors import RecordError
 from lib.intervals import compare, facts, mean_interval
 
-REPORTED_COLUMNS = (
-    "item", "title", "model", "dataset", "method", "n_edits",
-    "metric", "value", "unit", "better", "source",
-)  # fmt: skip
 TIDY_COLUMNS = (
     "item", "setting", "backbone", "dataset", "editor", "n_edits", "metric", "reported",
     "reproduced", "ci_low", "ci_high", "n", "seeds", "verdict", "substitutions", "error",
@@ -254,45 +247,6 @@ def build_table(
     if csv_path is not None:
         table.write_csv(csv_path)
     return table
-
-
-def load_reported(path: Path) -> pd.DataFrame:
-    """The reported numbers of one paper: text columns, `n_edits` Int64, `value` float."""
-    path = Path(path)
-    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    if not rows or tuple(rows[0]) != REPORTED_COLUMNS:
-        raise RecordError(f"{path}: expected the columns {', '.join(REPORTED_COLUMNS)}")
-    frame = pd.DataFrame(rows, columns=list(REPORTED_COLUMNS))
-    for column, kind in (("value", "float64"), ("n_edits", "Int64")):
-        try:
-            frame[column] = pd.to_numeric(frame[column].replace("", None)).astype(kind)
-        except (ValueError, TypeError) as error:
-            raise RecordError(f"{path}: column {column} holds text: {error}") from error
-    return frame
-
-
-def reported_value(
-    reported: pd.DataFrame,
-    *,
-    item: str,
-    model: str | None = None,
-    dataset: str | None = None,
-    method: str | None = None,
-    metric: str | None = None,
-    n_edits: int | None = None,
-) -> float | None:
-    """The one reported number that matches; None if there is none; an error if several differ."""
-    rows = reported
-    wanted = {"item": item, "model": model, "dataset": dataset, "method": method,
-              "metric": metric, "n_edits": n_edits}  # fmt: skip
-    for column, value in wanted.items():
-        if value is not None:
-            rows = rows[(rows[column] == value).fillna(False).astype(bool)]
-    values = rows["value"].dropna().unique()
-    if len(values) > 1:
-        given = ", ".join(f"{k}={v!r}" for k, v in wanted.items() if v is not None)
-        raise ValueError(f"{len(values)} different reported numbers for {given}: narrow it down")
-    return float(values[0]) if len(values) else None
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -9,14 +9,12 @@ import pytest
 from invented import records
 
 from lib.errors import RecordError
+from lib.reported import REPORTED_COLUMNS, load_reported, reported_value
 from lib.tables import (
-    REPORTED_COLUMNS,
     TIDY_COLUMNS,
     Cell,
     build_table,
-    load_reported,
     measure,
-    reported_value,
 )
 
 PAPERS = Path(__file__).parents[1] / "lib" / "papers"

@@ -17,7 +17,7 @@ from lib import atomic
 from lib.backbones import Backbone
 from lib.data.records import Edit, Stream
 from lib.editors.prefix import FrozenPrefix, PrefixState
-from lib.encoding import Encoded
+from lib.encoding import Encoded, encode
 from lib.errors import EditorError
 
 BASE = "base"
@@ -86,6 +86,11 @@ class Editor(ABC):
 
     @abstractmethod
     def _edit(self, batch: Sequence[Edit]) -> EditReport: ...
+
+    def encoded(self, batch: Sequence[Edit]) -> Encoded:
+        """The prompts of some edits with their targets as labels, in order."""
+        prompts, targets = [edit.prompt for edit in batch], [edit.target for edit in batch]
+        return encode(self.backbone, prompts, targets, max_length=self.config.max_length)
 
     @abstractmethod
     def rollback(self) -> None:

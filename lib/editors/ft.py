@@ -18,7 +18,6 @@ from lib.editors.base import Editor, EditorConfig, EditReport
 from lib.editors.prefix import FrozenPrefix
 from lib.editors.sites import Site, first_block
 from lib.editors.training import minimise
-from lib.encoding import encode
 from lib.errors import EditorError
 from lib.forward import target_logits
 
@@ -46,12 +45,7 @@ class FineTune(Editor):
         self._original = self.weight.detach().clone()
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
-        encoded = encode(
-            self.backbone,
-            [edit.prompt for edit in batch],
-            [edit.target for edit in batch],
-            max_length=self.config.max_length,
-        )
+        encoded = self.encoded(batch)
         state = self.prefix.record(encoded)
         solved = False
 

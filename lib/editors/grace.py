@@ -25,7 +25,7 @@ from lib.editors.routing import PromptTracker
 from lib.editors.sites import Site, first_block
 from lib.editors.training import minimise
 from lib.editors.vector_index import exact_distances, first_minimum
-from lib.encoding import IGNORED, Encoded, encode
+from lib.encoding import IGNORED, Encoded
 from lib.errors import EditorError
 from lib.forward import target_logits
 
@@ -141,12 +141,7 @@ class Grace(Editor):
     # -- editing -----------------------------------------------------------------------------
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
-        encoded = encode(
-            self.backbone,
-            [edit.prompt for edit in batch],
-            [edit.target for edit in batch],
-            max_length=self.config.max_length,
-        )
+        encoded = self.encoded(batch)
         keys = self.keys_of(encoded).cpu()
         means = [row[row != IGNORED].double().mean().item() for row in _label_rows(encoded)]
         chosen = []

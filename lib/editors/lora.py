@@ -22,7 +22,7 @@ from lib.editors.prefix import FrozenPrefix
 from lib.editors.saving import write_adapter_config
 from lib.editors.sites import Site, first_block
 from lib.editors.training import minimise
-from lib.encoding import Encoded, encode
+from lib.encoding import Encoded
 from lib.forward import batch_loss
 
 
@@ -72,12 +72,7 @@ class Lora(Editor):
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
         config = self.config
-        encoded = encode(
-            self.backbone,
-            [edit.prompt for edit in batch],
-            [edit.target for edit in batch],
-            max_length=config.max_length,
-        )
+        encoded = self.encoded(batch)
         state = self.prefix.record(encoded)
         parameters = self.lora.train_parameters()
         try:

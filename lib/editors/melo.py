@@ -34,7 +34,7 @@ from lib.editors.saving import write_adapter_config
 from lib.editors.sites import Site, check_router_below, first_block
 from lib.editors.training import minimise
 from lib.editors.vector_index import NONE, ConflictPolicy, VectorIndex
-from lib.encoding import IGNORED, Encoded, encode, label_codes
+from lib.encoding import IGNORED, Encoded, label_codes
 from lib.errors import EditorError
 from lib.forward import batch_loss
 
@@ -150,12 +150,7 @@ class Melo(Editor):
                 f"MELO has {self.capacity} blocks and all are used; raise n_blocks (this changes "
                 "every edit, because the capacity scales the update) or edit larger batches"
             )
-        encoded = encode(
-            self.backbone,
-            [edit.prompt for edit in batch],
-            [edit.target for edit in batch],
-            max_length=self.config.max_length,
-        )
+        encoded = self.encoded(batch)
         # Training uses the new block whatever routing says, so the keys, which the official code
         # files at iteration 0, can be filed when it is done: a failure leaves the index as it was.
         key = self._block_key(block, encoded)

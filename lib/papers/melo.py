@@ -6,6 +6,7 @@ import pandas as pd
 from safetensors.numpy import load_file
 
 from lib import claims, figures, index_page, metrics, tables
+from lib.reported import load_reported, reported_value
 from lib.study import Study
 
 
@@ -14,7 +15,7 @@ def reported() -> pd.DataFrame:
     with importlib.resources.as_file(
         importlib.resources.files("lib.papers").joinpath("melo_reported.csv")
     ) as path:
-        return tables.load_reported(path)
+        return load_reported(path)
 
 
 def scored(study: Study, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
@@ -61,7 +62,7 @@ def table2(study: Study) -> tables.Table:
             for column in layout["columns"]:
                 number = None
                 if "reported_as" in entry and "reported" in column:
-                    number = tables.reported_value(
+                    number = reported_value(
                         known,
                         item=layout["item"],
                         **place,
