@@ -92,5 +92,5 @@ class FineTune(Editor):
         self.weight.copy_(tensors["weights"][self.path])
 
     def counts(self) -> dict[str, float]:
-        """Trainable parameters."""
-        return {"parameters": self.weight.numel()}
+        """Trainable parameters; nothing is stored beside them."""
+        return {"parameters": self.weight.numel(), "stored_floats": 0}

@@ -112,8 +112,9 @@ class Lora(Editor):
         self.lora.gate = self._on()
 
     def counts(self) -> dict[str, float]:
-        """Trainable parameters."""
-        return {"parameters": sum(p.numel() for p in self.lora.parameters())}
+        """Trainable parameters; nothing is stored beside them."""
+        parameters = sum(parameter.numel() for parameter in self.lora.parameters())
+        return {"parameters": parameters, "stored_floats": 0}
 
 
 def _input_width(backbone: Backbone, path: str) -> int:
