@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speed_index import index_lines
+from speed_locate import locate_lines
 from speed_model import (
     Trained,
     batched_evaluation,
@@ -43,6 +44,8 @@ def lines(size: Size) -> Iterator[Line]:
         yield mixed_batch(trained)
         yield batched_evaluation(trained)
         yield checkpoints(trained)
+        melo.close()
+    yield from locate_lines(backbone, size)
 
 
 def machine_line(size: Size) -> str:

@@ -27,7 +27,7 @@ class Size:
     """A backbone with MELO's settings for it, and how much of everything is done.
 
     `training_steps` belong to the frozen-prefix line; the blocks of the other lines are trained
-    with `config["steps"]`.
+    with `config["steps"]`. `solves` are (key width, batch) of the closed-form lines.
     """
 
     backbone: str
@@ -37,6 +37,9 @@ class Size:
     training_steps: int
     new_tokens: int
     index_queries: int
+    documents: int
+    requests: int
+    solves: tuple[tuple[int, int], ...]
 
 
 def _melo(first: int, router: int, radius: float, lr: float, steps: int) -> dict[str, Any]:
@@ -62,6 +65,9 @@ FULL = Size(
     training_steps=10,
     new_tokens=4,
     index_queries=50,
+    documents=64,
+    requests=8,
+    solves=((1536, 8), (6400, 30)),
 )
 TINY = Size(
     backbone="tiny-llama",
@@ -71,6 +77,9 @@ TINY = Size(
     training_steps=10,
     new_tokens=6,
     index_queries=8,
+    documents=8,
+    requests=3,
+    solves=((64, 4),),
 )
 
 

@@ -1,8 +1,12 @@
-"""What editing costs: seconds per edit, parameters and stored numbers, one row per batch."""
+"""What editing costs: seconds, parameters, stored numbers, memory, and slower forward passes."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 COSTS = ("seconds_per_edit", "parameters", "stored_floats")
+SIZES = ("parameters", "stored_floats")
 
 
 def costs_by_editor(records: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
@@ -14,13 +18,45 @@ def costs_by_editor(records: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     names = ["run", "editor", *COSTS]
     if steps.empty or records.empty:
         return pd.DataFrame(columns=names)
-    rows = steps.sort_values(["run", "n_edits"]).copy()
+    order = [name for name in ("run", "batch", "n_edits") if name in steps]
+    rows = steps.sort_values(order, kind="stable").copy()
     rows["editor"] = rows["run"].map(records.drop_duplicates("run").set_index("run")["editor"])
     per_run = rows.groupby("run", sort=False)
-    size = per_run["n_edits"].diff().fillna(rows["n_edits"])
+    # Where every batch starts from the backbone again, `n_edits` counts that batch alone.
+    size = per_run["n_edits"].diff()
+    size = size.where(size > 0, rows["n_edits"])
     rows["seconds_per_edit"] = rows["seconds_edit"] / size.where(size > 0)
     for column in ("parameters", "stored_floats"):
         rows[column] = per_run[column].transform("last")
-    order = {editor: place for place, editor in enumerate(dict.fromkeys(records["editor"]))}
+    place = {editor: place for place, editor in enumerate(dict.fromkeys(records["editor"]))}
     rows = rows.dropna(subset=["editor"])
-    return rows.sort_values("editor", key=lambda e: e.map(order), kind="stable")[names]
+    return rows.sort_values("editor", key=lambda e: e.map(place), kind="stable")[names]
+
+
+def inference(records: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per run: setting, editor, and how long a forward pass takes without and with edits.
+
+    `overhead` is edited / base - 1; timings are medians of `repeats`, missing where the run timed
+    none. `peak_gib` is the peak memory of the whole run in GiB.
+    """
+    names = [
+        "run", "setting", "editor", "base_seconds", "edited_seconds", "overhead", "repeats",
+        "peak_gib",
+    ]  # fmt: skip
+    if records.empty:
+        return pd.DataFrame(columns=names)
+    rows = []
+    for row in records.drop_duplicates("run").itertuples():
+        manifest = manifests.get(row.run)
+        if manifest is None:
+            continue
+        timed = manifest.get("inference") or {}
+        base, edited = timed.get("base_seconds"), timed.get("edited_seconds")
+        overhead = edited / base - 1 if base and edited is not None else None
+        peak = manifest.get("peak_memory_bytes")
+        memory = None if peak is None else peak / 2**30
+        rows.append(
+            (row.run, row.setting, row.editor, base, edited, overhead, timed.get("repeats"), memory)
+        )
+    frame = pd.DataFrame(rows, columns=names)
+    return frame.astype({name: float for name in names[3:]})

@@ -6,16 +6,19 @@ scoring both go on from it. Equal to `model.generate` and to a full forward (tes
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from lib.backbones import Backbone
 from lib.editors.prefix import FrozenPrefix, PrefixState
-from lib.encoding import IGNORED, Encoded, encode_prompts, pad, target_ids
+from lib.encoding import IGNORED, Encoded, answer_ids, encode_prompts, pad, target_ids
+from lib.hooks import map_tensors
+from lib.teacher_forcing import TargetScores, WholeRows, prepare_whole, scores_at
 
 
 @dataclass(frozen=True)
@@ -24,21 +27,34 @@ class PromptBatch:
 
     `prompts` is the encoded prompts (left-padded for causal models), `targets` the target ids
     with their end mark [B, T] filled with -100, `state` and `cache` the frozen prefix.
+    `others` are the ids of the competing answers without end mark [B, T'], rows without one all
+    -100 (None: no row has one). `whole` and `whole_others` hold the rows for whole passes over
+    prompt and answer, where the editor needs these.
     """
 
     prompts: Encoded
     targets: Tensor
     state: PrefixState
     cache: DynamicCache | None
+    others: Tensor | None = None
+    whole: WholeRows | None = None
+    whole_others: WholeRows | None = None
 
+    @cached_property
+    def bytes(self) -> int:
+        """Memory that the frozen prefix of these rows takes."""
+        sizes: list[int] = []
 
-@dataclass(frozen=True)
-class TargetScores:
-    """Teacher-forced: per row the mean negative log-likelihood per target token (nats, end mark
-    included) and the share of target tokens that are the argmax."""
+        def count(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel() * tensor.element_size())
+            return tensor
 
-    nll: list[float]
-    token_accuracy: list[float]
+        for state in (self.state, *(w.state for w in (self.whole, self.whole_others) if w)):
+            kept: list[Any] = [*state.watched.values(), *state.watched_inputs.values()]
+            map_tensors([state.output, *kept], count)
+        for layer in self.cache.layers if self.cache else ():
+            map_tensors([layer.keys, layer.values], count)
+        return sum(sizes)
 
 
 def prepare(
@@ -48,14 +64,33 @@ def prepare(
     targets: Sequence[str],
     max_length: int | None = None,
     watch: tuple[str, ...] = (),
+    *,
+    others: Sequence[str] = (),
+    whole: bool = False,
 ) -> PromptBatch:
-    """Encode rows and run the frozen prefix on them, once; `watch` as in `FrozenPrefix.record`."""
+    """Encode rows and run the frozen prefix on them, once; `watch` as in `FrozenPrefix.record`.
+
+    `others`: the competing answer of each row, "" where there is none. `whole` adds the rows for
+    whole passes (causal backbones).
+    """
     encoded = encode_prompts(backbone, prompts, max_length=max_length)
     rows = [target_ids(backbone, target, max_length) for target in targets]
     causal = backbone.family.kind == "causal"
     cache = DynamicCache() if causal and prefix.first else None
     state = prefix.record(encoded, watch=watch, cache=cache)
-    return PromptBatch(encoded, pad(rows, IGNORED).to(backbone.device), state, cache)
+    rivals = [answer_ids(backbone, other, max_length) if other else [] for other in others]
+    both = [
+        prepare_whole(backbone, prefix, prompts, answers, max_length) if whole and answers else None
+        for answers in (targets, others)
+    ]
+    return PromptBatch(
+        encoded,
+        pad(rows, IGNORED).to(backbone.device),
+        state,
+        cache,
+        pad(rivals, IGNORED).to(backbone.device) if any(rivals) else None,
+        *both,
+    )
 
 
 class Continuation:
@@ -100,9 +135,9 @@ class Continuation:
         return self._head(hidden)
 
     @torch.no_grad()
-    def score(self) -> TargetScores:
-        """Teacher-forced scores of the targets."""
-        targets = self.batch.targets
+    def score(self, targets: Tensor | None = None) -> TargetScores:
+        """Teacher-forced scores of the batch's targets, or of other ids [B, T] filled with -100."""
+        targets = self.batch.targets if targets is None else targets
         if self.backbone.family.kind == "seq2seq":
             logits = self.model(
                 encoder_outputs=self.encoded,
@@ -119,12 +154,7 @@ class Continuation:
                 self.cache.crop(-fed.shape[1])
                 logits = torch.cat([logits, more], dim=1)
         real = targets != IGNORED
-        each = functional.cross_entropy(
-            logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-        )
-        hit = (logits.argmax(dim=-1) == targets) & real
-        count = real.sum(dim=1)
-        return TargetScores((each.sum(dim=1) / count).tolist(), (hit.sum(dim=1) / count).tolist())
+        return scores_at(logits[real], targets[real], real.sum(dim=1).tolist())
 
     @torch.no_grad()
     def greedy(self, max_new_tokens: int) -> list[list[int]]:

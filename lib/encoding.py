@@ -86,9 +86,16 @@ def target_ids(backbone: Backbone, target: str, max_length: int | None = None) -
     ]
 
 
-def _batch(
+def answer_ids(backbone: Backbone, target: str, max_length: int | None = None) -> list[int]:
+    """Token ids of one target without its end mark."""
+    ids = target_ids(backbone, target, max_length)
+    return ids[:-1] if ids and ids[-1] == backbone.eos_id else ids
+
+
+def batch_rows(
     backbone: Backbone, rows: list[list[int]], prompt_lengths: list[int], side: str
 ) -> Encoded:
+    """Ragged token ids as a padded batch; `prompt_lengths` counts each row's prompt tokens."""
     input_ids = pad(rows, backbone.pad_id, side)
     width = input_ids.shape[1]
     mask = pad([[1] * len(row) for row in rows], 0, side)
@@ -110,7 +117,7 @@ def encode_prompts(
     """
     side = side or ("left" if backbone.family.kind == "causal" else "right")
     rows = [prompt_ids(backbone, prompt, max_length) for prompt in prompts]
-    return _batch(backbone, rows, [len(row) for row in rows], side)
+    return batch_rows(backbone, rows, [len(row) for row in rows], side)
 
 
 def encode(
@@ -127,7 +134,7 @@ def encode(
         heads = [prompt_ids(backbone, prompt, max_length) for prompt in prompts]
         tails = [target_ids(backbone, target, max_length) for target in targets]
         rows = [head + tail for head, tail in zip(heads, tails, strict=True)]
-        batch = _batch(backbone, rows, [len(head) for head in heads], side)
+        batch = batch_rows(backbone, rows, [len(head) for head in heads], side)
         labels = pad(
             [[IGNORED] * len(head) + tail for head, tail in zip(heads, tails, strict=True)],
             IGNORED,

@@ -1,6 +1,7 @@
 """Scores of fixed batches of prompts under an editor, recomputed only where a route changed."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,43 +9,40 @@ import torch
 
 from lib import decoding, metrics
 from lib.backbones import Backbone
-from lib.data.records import Edit, Probe, Stream
+from lib.data.records import Stream
 from lib.editors.base import BASE, Editor
-from lib.encoding import encode
+from lib.encoding import answer_ids, encode
+from lib.errors import UsageError
+from lib.rows import SUBSETS, Row, RowBatch, row_batches
+from lib.scoring import Scored, needs_whole_passes, score_batch
 
 Record = dict[str, Any]
-SUBSETS = ("edits", "holdout", "upstream", "near")
+ROUNDS = ("consecutive", "single")
+PASSES_BYTES = 4 * 2**30
+"""Frozen-prefix states are kept up to this size; the rows beyond it run their prefix each time."""
 
 
 @dataclass(frozen=True)
 class Protocol:
     """`checkpoint_every` counts batches (0: only the end). `max_new_tokens` bounds decoding;
-    `evaluation_batch` is the size of the fixed evaluation batches of the pools."""
+    `evaluation_batch` is the size of the fixed evaluation batches of the pools.
+
+    `rounds`: "consecutive" edits all batches one after the other; "single" starts every batch from
+    the backbone and scores the batch's own rows alone. `inference_repeats` passes are timed before
+    and after editing (0: none). `observe` asks the editor about itself after the last batch.
+    Raises UsageError for another `rounds`.
+    """
 
     checkpoint_every: int = 0
     max_new_tokens: int = 19
     evaluation_batch: int = 100
+    rounds: str = "consecutive"
+    inference_repeats: int = 0
+    observe: bool = False
 
-
-@dataclass(frozen=True)
-class Row:
-    """One prompt to score and where it belongs."""
-
-    record: str
-    prompt: str
-    target: str
-    edit_index: int
-    fact: str
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What one row got: decoded ids and text, teacher-forced likelihood and accuracy."""
-
-    ids: tuple[int, ...]
-    text: str
-    nll: float
-    token_accuracy: float
+    def __post_init__(self) -> None:
+        if self.rounds not in ROUNDS:
+            raise UsageError(f"rounds {self.rounds!r}: choose one of {', '.join(ROUNDS)}")
 
 
 class Evaluator:
@@ -71,39 +69,64 @@ class Evaluator:
         self.base = {} if base is None else base
         self.passes = {} if passes is None else passes
         self.outputs = {} if outputs is None else outputs
-        self.rows = {subset: list(_row_batches(stream, subset, protocol)) for subset in SUBSETS}
+        self.batches: dict[str, list[RowBatch]] = {
+            subset: row_batches(
+                stream,
+                subset,
+                protocol.evaluation_batch,
+                # Only these are scored batch by batch.
+                by_edits=subset == "edits" or protocol.rounds == "single",
+            )
+            for subset in SUBSETS
+        }
+        self.whole = needs_whole_passes(editor)
+        self._wanted: set[Any] = set()
         self._keys: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._latest: dict[tuple[str, int], tuple[tuple, list[Scored]]] = {}
 
     def score_unedited(self) -> None:
         """Fill `base` for every row. Call it before the first edit, or before saved edits are
         loaded: an editor without a gate could not show the unedited backbone afterwards."""
-        for subset, batches in self.rows.items():
+        for subset, batches in self.batches.items():
             for number in range(len(batches)):
                 self._routes(subset, number)
                 self._base(subset, number)
 
+    def forget(self) -> None:
+        """The editor was rolled back: equal routes no longer mean equal scores."""
+        self._latest.clear()
+
     def records(
-        self, subset: str, moment: str, n_edits: int, only: int | None = None
+        self,
+        subset: str,
+        moment: str,
+        n_edits: int,
+        only: int | None = None,
+        applied: int | None = None,
     ) -> Iterator[Record]:
-        """Scored rows of a subset (of its batch `only`, if given) as flat records."""
-        batches = range(len(self.rows[subset])) if only is None else [only]
-        for number in batches:
-            rows = self.rows[subset][number]
+        """Scored rows of a subset as flat records: of those that belong to batch `only`, and to
+        the first `applied` edits, if given."""
+        for number, batch in enumerate(self.batches[subset]):
+            due = [applied is None or row.edit_index < applied for row in batch.rows]
+            if only not in (None, batch.number) or not any(due):
+                continue
             decode_routes, score_routes = self._routes(subset, number)
             scores = self._scores(subset, number, decode_routes, score_routes)
             before = self._base(subset, number)
-            for row, score, own, route in zip(rows, scores, before, decode_routes, strict=True):
+            scored = zip(batch.rows, scores, before, decode_routes, strict=True)
+            for row, score, own, route in itertools.compress(scored, due):
                 yield self._record(row, score, own) | {
                     "subset": subset,
                     "moment": moment,
                     "n_edits": n_edits,
-                    "batch": number,
+                    "batch": batch.number,
                     "route": route,
                 }
 
     def _record(self, row: Row, score: Scored, before: Scored) -> Record:
-        gold = tuple(decoding.target_ids(self.backbone, row.target, self.editor.config.max_length))
+        length = self.editor.config.max_length
+        gold = tuple(decoding.target_ids(self.backbone, row.target, length))
+        answer = answer_ids(self.backbone, row.target, length)
         # What the tokenizer can write of the target: some letters do not survive it.
         written = self.backbone.tokenizer.decode(gold, skip_special_tokens=True)
         special = {self.backbone.pad_id, self.backbone.eos_id}
@@ -117,24 +140,50 @@ class Evaluator:
             "f1_ids_released": metrics.f1_ids_released(score.ids, gold, _pad(self.backbone)),
             "f1_ids": metrics.f1_ids(score.ids, gold, special),
             "exact_match": metrics.exact_match(score.text, written),
+            # As far as was decoded.
+            "begins_with": metrics.begins_with(score.ids, answer[: self.protocol.max_new_tokens]),
             "agreement": metrics.agreement(score.ids, before.ids),
             "token_accuracy": score.token_accuracy,
             "nll": score.nll,
+            "answer_accuracy": metrics.answer_accuracy(score.answer, answer),
+            "answer_agreement": metrics.answer_agreement(score.answer, before.answer),
+            "answer_nll": score.answer_nll,
+            "other_nll": score.other_nll,
+            "prefers_target": metrics.prefers_target(score.answer_nll, score.other_nll),
+            "prompt_accuracy": metrics.answer_accuracy(score.prompt_answer, answer),
         }
 
     def _prepared(self, subset: str, number: int) -> decoding.PromptBatch:
-        editor, rows = self.editor, self.rows[subset][number]
-        prompts, targets = tuple(r.prompt for r in rows), tuple(r.target for r in rows)
+        editor, rows = self.editor, self.batches[subset][number].rows
+        prompts, targets, others = _columns(rows)
         length, first = editor.config.max_length, editor.prefix.first
-        key = (self.backbone.content, first, length, prompts, targets)
+        key = (self.backbone.content, first, length, self.whole, prompts, targets, others)
         known = self.passes.get(key)
-        if known is None or not set(editor.watch) <= set(known.state.watched):
-            seen = tuple(known.state.watched) if known else ()
-            watch = tuple(dict.fromkeys((*editor.watch, *seen)))
-            self.passes[key] = decoding.prepare(
-                self.backbone, editor.prefix, prompts, targets, length, watch
-            )
-        return self.passes[key]
+        self._wanted.add(key)
+        if known is not None and set(editor.watch) <= set(known.state.watched):
+            return known
+        seen = tuple(known.state.watched) if known else ()
+        made = decoding.prepare(
+            self.backbone,
+            editor.prefix,
+            prompts,
+            targets,
+            length,
+            tuple(dict.fromkeys((*editor.watch, *seen))),
+            others=others,
+            whole=self.whole,
+        )
+        self._keep(key, made)
+        return made
+
+    def _keep(self, key: Any, made: decoding.PromptBatch) -> None:
+        """Keep a pass if there is room; passes of earlier runs that this one did not ask for go."""
+        stale = [other for other in self.passes if other not in self._wanted]
+        held = sum(batch.bytes for batch in self.passes.values()) + made.bytes
+        while held > PASSES_BYTES and stale:
+            held -= self.passes.pop(stale.pop(0)).bytes
+        if held <= PASSES_BYTES:
+            self.passes[key] = made
 
     def _routes(self, subset: str, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Routes for decoding (keys of the prompts) and for teacher-forced scores."""
@@ -144,15 +193,9 @@ class Evaluator:
             keys = editor.keys_from(batch.state, batch.prompts)
             full = keys
             if self.backbone.family.kind == "causal" and editor.keys_see_target:
-                rows = self.rows[subset][number]
-                full = editor.keys_of(
-                    encode(
-                        self.backbone,
-                        [row.prompt for row in rows],
-                        [row.target for row in rows],
-                        max_length=editor.config.max_length,
-                    )
-                )
+                prompts, targets, _ = _columns(self.batches[subset][number].rows)
+                length = editor.config.max_length
+                full = editor.keys_of(encode(self.backbone, prompts, targets, max_length=length))
             self._keys[place] = keys, full
         keys, full = self._keys[place]
         decode = tuple(editor.routes_of(keys))
@@ -162,7 +205,7 @@ class Evaluator:
         place = f"{subset}/{number}"
         if place not in self.base:
             batch = self._prepared(subset, number)
-            none = (BASE,) * len(self.rows[subset][number])
+            none = (BASE,) * len(self.batches[subset][number].rows)
             self.base[place] = self._compute(batch, none, none)
         return self.base[place]
 
@@ -184,9 +227,9 @@ class Evaluator:
         weights = [self.editor.weights_of(route) for route in (*decode, *score)]
         if None in weights:
             return self._compute(self._prepared(subset, number), decode, score)
-        rows = tuple((row.prompt, row.target) for row in self.rows[subset][number])
+        rows = _columns(self.batches[subset][number].rows)
         length, new = self.editor.config.max_length, self.protocol.max_new_tokens
-        key = (self.backbone.content, length, new, rows, tuple(weights))
+        key = (self.backbone.content, length, new, self.whole, rows, tuple(weights))
         if key not in self.outputs:
             self.outputs[key] = self._compute(self._prepared(subset, number), decode, score)
         return self.outputs[key]
@@ -194,21 +237,7 @@ class Evaluator:
     def _compute(
         self, batch: decoding.PromptBatch, decode: tuple[str, ...], score: tuple[str, ...]
     ) -> list[Scored]:
-        editor = self.editor
-        with editor.routed(batch.prompts, decode):
-            onward = decoding.Continuation(self.backbone, editor.prefix, batch)
-            ids = onward.greedy(self.protocol.max_new_tokens)
-            forced = onward.score() if score == decode else None
-        if forced is None:
-            with editor.routed(batch.prompts, score):
-                forced = decoding.Continuation(self.backbone, editor.prefix, batch).score()
-        texts = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [
-            Scored(tuple(row), text.strip(), nll, accuracy)
-            for row, text, nll, accuracy in zip(
-                ids, texts, forced.nll, forced.token_accuracy, strict=True
-            )
-        ]
+        return score_batch(self.editor, batch, decode, score, self.protocol.max_new_tokens)
 
 
 def _pad(backbone: Backbone) -> int:
@@ -216,18 +245,7 @@ def _pad(backbone: Backbone) -> int:
     return backbone.pad_id if backbone.pad_id != backbone.eos_id else -1
 
 
-def _row_batches(stream: Stream, subset: str, protocol: Protocol) -> Iterator[list[Row]]:
-    items: Sequence[Edit | Probe] = getattr(stream, subset)
-    size = stream.batch_size if subset == "edits" else protocol.evaluation_batch
-    rows = [
-        Row(
-            item.identity,
-            item.prompt,
-            item.target,
-            index if subset == "edits" else -1,
-            item.relation if isinstance(item, Edit) else item.identity,
-        )
-        for index, item in enumerate(items)
-    ]
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _columns(rows: tuple[Row, ...]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Prompts, targets and competing answers of some rows."""
+    prompts, targets = tuple(row.prompt for row in rows), tuple(row.target for row in rows)
+    return prompts, targets, tuple(row.other for row in rows)

@@ -3,98 +3,34 @@
 import json
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lib import atomic, backbones, data, fingerprints, machine, streams
+from lib import atomic, fingerprints, inference, machine, streams
 from lib.backbones import Backbone
+from lib.data.knowledge import Knowledge
 from lib.data.records import Dataset, Stream, content_hash
-from lib.decoding import PromptBatch
-from lib.editors import build
-from lib.errors import StudyError
+from lib.editors import Editor, build, needs_of
+from lib.errors import StudyError, UsageError
 from lib.plan import Run
 from lib.progress import Progress
 from lib.protocol import Clock, Evaluator, Protocol, Scored, run_sequence
+from lib.scoring import needs_whole_passes
+from lib.shared import Shared
 from lib.store import Store, Work
 
-CHECKPOINT_SECONDS = 30.0
-
-
-@dataclass
-class Shared:
-    """What consecutive runs of one process share: the backbone, data, and frozen passes."""
-
-    data_dir: Path | None = None
-    strict: bool = True
-    source: str = "embedded"
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    _backbone: tuple[str, Backbone] | None = None
-    _datasets: dict[str, Dataset] = field(default_factory=dict)
-    _passes: dict[Any, PromptBatch] = field(default_factory=dict)
-    _outputs: dict[Any, list[Scored]] = field(default_factory=dict)
-
-    def dataset(self, name: str, limit: int | None) -> Dataset:
-        """A dataset, read once."""
-        key = f"{name}/{limit}"
-        if key not in self._datasets:
-            source = None if self.data_dir else self.source
-            self._datasets[key] = data.load(
-                name, data_dir=self.data_dir, strict=self.strict, limit=limit, source=source
-            )
-        return self._datasets[key]
-
-    def edits_of(self, spec: dict[str, Any]) -> Dataset:
-        """Edits of the setting's dataset with its upstream pool filled in."""
-        dataset = self.dataset(spec["dataset"]["name"], spec["stream"].get("limit"))
-        if not dataset.upstream:
-            dataset = _with_upstream(dataset, self.dataset("nq", None))
-        return dataset
-
-    def backbone(self, spec: dict[str, Any]) -> Backbone:
-        """The setting's backbone; tuned on its upstream slice where the setting says so."""
-        key = content_hash([spec["backbone"], spec["tune"], spec["dataset"], spec["device"]])
-        if self._backbone is None or self._backbone[0] != key:
-            self._backbone, self._passes, self._outputs = None, {}, {}
-            pairs = self._tuning_pairs(spec)
-            loaded = backbones.load(
-                spec["backbone"], dtype=torch.float32, device=spec["device"], tune_on=pairs
-            )
-            self._backbone = key, loaded
-        return self._backbone[1]
-
-    def _tuning_pairs(self, spec: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
-        if not spec["tune"]:
-            return None
-        dataset = self.edits_of(spec)
-        probes = [
-            *streams.pool(dataset, "upstream", spec["tune"]["upstream"]),
-            *streams.pool(dataset, "near", spec["tune"]["near"]),
-        ]
-        return tuple((probe.prompt, probe.target) for probe in probes)
-
-    def forget(self) -> None:
-        """Drop the backbone: after a failure its state is not trusted."""
-        self._backbone, self._passes, self._outputs = None, {}, {}
-
-
-def _with_upstream(dataset: Dataset, questions: Dataset) -> Dataset:
-    from dataclasses import replace
-
-    return replace(
-        dataset,
-        upstream=questions.upstream,
-        sources=(*dataset.sources, *questions.sources),
-        substitution=" ".join(filter(None, (dataset.substitution, questions.substitution))),
-    )
+STREAMS = {"balanced": streams.balanced_stream, "records": streams.record_stream}
+INFERENCE_PROMPTS = 8
 
 
 def stream_of(spec: dict[str, Any], dataset: Dataset) -> Stream:
     """The stream that a run edits."""
-    options = {key: value for key, value in spec["stream"].items() if key != "limit"}
-    return streams.balanced_stream(dataset, **options)
+    options = {k: v for k, v in spec["stream"].items() if k not in ("limit", "kind")}
+    kind = spec["stream"].get("kind", "balanced")
+    if kind not in STREAMS:
+        raise UsageError(f"there is no stream of kind {kind!r}; known: {', '.join(STREAMS)}")
+    return STREAMS[kind](dataset, **options)
 
 
 def execute(run: Run, store: Store, shared: Shared, progress: Progress) -> bool:
@@ -126,12 +62,11 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
         backbone = shared.backbone(spec)
         stream = stream_of(spec, dataset)
         protocol = Protocol(**spec["protocol"])
-        editor = build(
-            spec["editor"], backbone, spec["config"], blocks_cache=store.root / "shared" / "blocks"
-        )
+        base_seconds = _inference_seconds(backbone, stream, protocol, spec)
+        editor = build(spec["editor"], backbone, spec["config"], **_resources(spec, store, shared))
         work = store.work(run.identity)
         try:
-            base_file = _base_file(store, backbone, stream, protocol, spec["config"])
+            base_file = _base_file(store, editor, stream, protocol)
             base = _read_base(base_file)
             evaluator = Evaluator(
                 editor,
@@ -150,21 +85,7 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
                 "title": run.title,
                 "spec": spec,
                 "seed": run.seed,
-                "dataset": {
-                    "name": dataset.name,
-                    "content": stream.content,
-                    "sources": dataset.sources,
-                    "substitution": dataset.substitution,
-                    "skipped": [asdict(bad) for bad in dataset.skipped],
-                    "counts": {
-                        "edits": len(stream.edits),
-                        "holdout": len(stream.holdout),
-                        "upstream": len(stream.upstream),
-                        "near": len(stream.near),
-                        "facts": len({edit.relation for edit in stream.edits}),
-                        "answers": len({edit.target for edit in stream.edits}),
-                    },
-                },
+                "dataset": _describe_data(dataset, stream, shared.knowledge(spec)),
                 "backbone": {
                     "name": backbone.name,
                     "content": backbone.content,
@@ -176,6 +97,12 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
                 "peak_memory_bytes": memory.bytes,
                 **machine.provenance(spec["device"]),
             }
+            if base_seconds is not None:
+                manifest["inference"] = {
+                    "base_seconds": base_seconds,
+                    "edited_seconds": _inference_seconds(backbone, stream, protocol, spec),
+                    "repeats": protocol.inference_repeats,
+                }
             store.finish(run.identity, work, manifest, editor.save)
         finally:
             work.close()
@@ -183,9 +110,54 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
     progress.finish("done")
 
 
+def _inference_seconds(
+    backbone: Backbone, stream: Stream, protocol: Protocol, spec: dict[str, Any]
+) -> float | None:
+    """Median seconds of a pass over the first edit prompts as the model is now, if asked for."""
+    if not protocol.inference_repeats:
+        return None
+    return inference.forward_seconds(
+        backbone,
+        [edit.prompt for edit in stream.edits[:INFERENCE_PROMPTS]],
+        repeats=protocol.inference_repeats,
+        max_length=spec["config"].get("max_length"),
+    )
+
+
+def _resources(spec: dict[str, Any], store: Store, shared: Shared) -> dict[str, Any]:
+    """The caches and texts that the editor asks for."""
+    needs = needs_of(spec["editor"])
+    return {
+        "blocks_cache": store.root / "shared" / "blocks",
+        "values_cache": store.root / "shared" / "values",
+        "corpus": shared.corpus(spec) if "corpus" in needs else None,
+    }
+
+
+def _describe_data(dataset: Dataset, stream: Stream, known: Knowledge | None) -> dict[str, Any]:
+    """What the manifest says about the data; `known`: how many facts the backbone was asked."""
+    return {
+        "name": dataset.name,
+        "content": stream.content,
+        "sources": dataset.sources,
+        "substitution": dataset.substitution,
+        "skipped": [asdict(bad) for bad in dataset.skipped],
+        "known": {"asked": len(known.answers), "content": known.content} if known else None,
+        "notes": stream.notes,
+        "counts": {
+            "edits": len(stream.edits),
+            "holdout": len(stream.holdout),
+            "upstream": len(stream.upstream),
+            "near": len(stream.near),
+            "facts": len({edit.relation for edit in stream.edits}),
+            "answers": len({edit.target for edit in stream.edits}),
+        },
+    }
+
+
 def _sequence(
     work: Work,
-    editor: Any,
+    editor: Editor,
     stream: Stream,
     protocol: Protocol,
     evaluator: Evaluator,
@@ -194,14 +166,18 @@ def _sequence(
 ) -> Clock:
     start = work.position["batches"]
     clock = Clock(**work.position["clock"])
+
+    def advance(batches: int) -> None:
+        progress.advance(min(batches * stream.batch_size, len(stream.edits)))
+
     if start:
         editor.load(work.saved_editor)
-        progress.advance(editor.n_edits)
+        advance(start)
     saved = time.monotonic()
 
     def after_batch(done: int) -> None:
         nonlocal saved
-        progress.advance(editor.n_edits)
+        advance(done)
         if time.monotonic() - saved >= shared.checkpoint_seconds:
             work.checkpoint(done, asdict(clock), editor.save)
             saved = time.monotonic()
@@ -213,23 +189,25 @@ def _sequence(
         evaluator,
         write_record=lambda record: work.append("records", record),
         write_step=lambda step: work.append("steps", step),
+        write_observation=lambda row: work.append("observations", row),
         after_batch=after_batch,
         start_batch=start,
         clock=clock,
     )
 
 
-def _base_file(
-    store: Store, backbone: Backbone, stream: Stream, protocol: Protocol, config: dict[str, Any]
-) -> Path:
-    """Scores of the unedited backbone on the stream's rows: the same for every editor."""
+def _base_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol) -> Path:
+    """Scores of the unedited backbone on the stream's rows: the same for every editor whose
+    answers are scored by the same passes."""
     key = content_hash(
         {
-            "backbone": backbone.content,
+            "backbone": editor.backbone.content,
+            "dtype": str(editor.backbone.dtype),
             "stream": stream.content,
-            "protocol": asdict(protocol),
-            "max_length": config.get("max_length"),
-            "device": str(backbone.device),
+            "protocol": [protocol.max_new_tokens, protocol.evaluation_batch],
+            "max_length": editor.config.max_length,
+            "whole_passes": needs_whole_passes(editor),
+            "device": str(editor.backbone.device),
             "code": fingerprints.code("lib.protocol"),
             "versions": fingerprints.versions(),
         }
@@ -240,15 +218,13 @@ def _base_file(
 def _read_base(path: Path) -> dict[str, list[Scored]]:
     try:
         stored = json.loads(path.read_text("utf-8"))
-        return {
-            place: [
-                Scored(tuple(row["ids"]), row["text"], row["nll"], row["token_accuracy"])
-                for row in rows
-            ]
-            for place, rows in stored.items()
-        }
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return {place: [_scored(row) for row in rows] for place, rows in stored.items()}
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return {}
+
+
+def _scored(row: dict[str, Any]) -> Scored:
+    return Scored(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
 
 
 def _write_base(path: Path, base: dict[str, list[Scored]]) -> None:

@@ -20,8 +20,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#8E4585", "#E69F00", "#56B4E9", "#3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1.2)), (0, (7, 2)), "-", "--")
 HATCHES = ("", "///", "..", "xxx", "\\\\\\", "++", "---", "|||")
-# The same editor looks the same on every page.
-KNOWN = ("MELO", "GRACE", "LoRA", "FT", "MEND", "ELDER", "MALMEN", "COMEBA-HK")
+# The same editor looks the same on every page. Eight looks have to do for all: two names share one
+# where no page is likely to show both, and give way to the earlier where one does.
+KNOWN = {
+    "MELO": 0, "GRACE": 1, "LoRA": 2, "FT": 3, "MEND": 4, "ELDER": 5, "MALMEN": 6, "COMEBA-HK": 0,
+    "MEMIT": 2, "COMEBA-HK intended": 5, "COMEBA-HK without hooks": 6, "ROME": 7,
+}  # fmt: skip
 
 _RC = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10,
@@ -69,7 +73,10 @@ def use_style() -> Iterator[None]:
 def looks(names: Iterable[str]) -> dict[str, Look]:
     """A look per name, distinct within the call (up to eight); known editors keep theirs."""
     names = list(dict.fromkeys(str(name) for name in names))
-    taken = {name: KNOWN.index(name) for name in names if name in KNOWN}
+    taken: dict[str, int] = {}
+    for name in names:
+        if name in KNOWN and KNOWN[name] not in taken.values():
+            taken[name] = KNOWN[name]
     free = [i for i in range(len(COLOURS)) if i not in taken.values()] or list(range(len(COLOURS)))
     others = [name for name in names if name not in taken]
     taken |= {name: free[k % len(free)] for k, name in enumerate(others)}

@@ -174,6 +174,7 @@ def sweep(
     xlabel: str | None = None,
     ylabel: str | None = None,
     reported: Mapping[str, pd.DataFrame] | None = None,
+    titles: Mapping[str, str] | None = None,
     log_x: bool = False,
 ) -> Plot:
     """Final scores against a swept setting `x` (a column of `records`), a panel per subset.
@@ -190,7 +191,7 @@ def sweep(
     with use_style():
         figure, axes = panels(len(subsets))
         for panel, subset in zip(axes, subsets, strict=True):
-            panel.set_title(TITLES.get(subset, subset))
+            panel.set_title({**TITLES, **(titles or {})}.get(subset, subset))
             paper = reported.get(subset)
             if paper is not None:
                 where = paper[x] if numeric else paper[x].map(places)
@@ -273,14 +274,20 @@ def key_map(
     return Plot(figure, data, f"{about} {facts}".strip())
 
 
-def cost_bars(costs: pd.DataFrame, *, columns: Sequence[str] = COSTS, by: str = "editor") -> Plot:
+def cost_bars(
+    costs: pd.DataFrame,
+    *,
+    columns: Sequence[str] = COSTS,
+    by: str = "editor",
+    titles: Mapping[str, str] | None = None,
+) -> Plot:
     """Mean cost per `by` (rows of `costs.costs_by_editor`); logarithmic where editors lie apart."""
     names = list(dict.fromkeys(costs[by])) if by in costs else []
     style, parts = looks(names), []
     with use_style():
         figure, axes = panels(len(columns), height=0.9 + 0.32 * max(len(names), 3))
         for panel, column in zip(axes, columns, strict=True):
-            panel.set_title(TITLES.get(column, column))
+            panel.set_title({**TITLES, **(titles or {})}.get(column, column))
             part = means(having(costs, column, by), column, [by])
             parts.append(part.assign(quantity=column))
             if part.empty:

@@ -54,6 +54,31 @@ def agreement(predicted: Sequence[int], before: Sequence[int]) -> float:
     return float(list(predicted) == list(before))
 
 
+def mean(values: Sequence[float]) -> float:
+    """The plain mean; NaN of nothing."""
+    return sum(values) / len(values) if values else math.nan
+
+
+def answer_accuracy(argmax: Sequence[int], answer: Sequence[int]) -> float:
+    """EasyEdit's token_em: share of the answer's tokens (without end mark) that are the
+    teacher-forced argmax; NaN for an empty answer."""
+    return mean([float(a == b) for a, b in zip(argmax, answer, strict=True)])
+
+
+def answer_agreement(argmax: Sequence[int], before: Sequence[int]) -> float:
+    """EasyEdit's locality: share of the answer's positions whose teacher-forced argmax is the one
+    that the unedited backbone gave; what the answer says only sets the context."""
+    return mean([float(a == b) for a, b in zip(argmax, before, strict=True)])
+
+
+def prefers_target(answer_nll: float, other_nll: float) -> float:
+    """CounterFact's score of one prompt: 1.0 if the answer is likelier per token than its
+    competitor, 0.0 if not, NaN if there is none. A tie counts 0."""
+    if math.isnan(answer_nll) or math.isnan(other_nll):
+        return math.nan
+    return float(answer_nll < other_nll)
+
+
 def mean_of_batches(batches: Sequence[Sequence[float]]) -> float:
     """The official average: mean of batch means, NaN batches ignored, short batches count full."""
     means = [sum(batch) / len(batch) for batch in batches if batch]
@@ -82,3 +107,8 @@ def ppl_of_batches(batches: Sequence[Sequence[tuple[float, int]]]) -> float:
 def ppl_of_rows(rows: Sequence[tuple[float, int]]) -> float:
     """GRACE's perplexity: the mean over rows of exp(mean NLL per token)."""
     return sum(math.exp(nll / count) for nll, count in rows) / len(rows)
+
+
+def begins_with(predicted: Sequence[int], answer: Sequence[int]) -> float:
+    """1.0 if the decoded ids begin with the answer's (a statement goes on after its object)."""
+    return float(list(predicted[: len(answer)]) == list(answer))

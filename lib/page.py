@@ -61,13 +61,19 @@ def text_list(title: str, texts: Sequence[str]) -> HTML:
     return HTML(f"<h3>{html.escape(title)}</h3><ul>{items}</ul>")
 
 
-def sources(study: Study) -> str:
-    """Every sourced hyper-parameter of the profile's settings as an HTML table."""
+def sources(study: Study, *, together: bool = False) -> str:
+    """Every sourced hyper-parameter of the profile's settings as an HTML table.
+
+    `together`: settings and editors with the same value from the same source share a row.
+    """
     rows = []
     for item in study.sourced:
         parts = item.path.split(".")
         if parts[0] == "settings" and study.document["settings"][parts[1]].get("enabled", True):
-            rows.append((parts[1], " › ".join(parts[2:]), item.value, item.source))
+            rows.append((parts[1], ".".join(parts[2:]), item.value, item.source))
+    if together:
+        rows = _by_source(rows)
+    rows = [(name, path.replace(".", " › "), value, source) for name, path, value, source in rows]
     return html_table(("setting", "parameter", "value", "seen in"), rows, "Sources of the values")
 
 
@@ -99,20 +105,66 @@ def data_counts(study: Study) -> str:
 
 
 def draw(study: Study, setting: str, name: str, plot: figures.Plot, text: str) -> None:
-    """Save a figure of one setting and show it; `text` is caption and text alternative."""
-    caption = f"{text}, {setting}."
-    place = study.folder / "figures"
-    display(figures.save(plot, place, f"{study.paper}-{name}-{setting}", text, caption=caption))
+    """Save a figure of one setting ("": of none) and show it; `text` is caption and alternative."""
+    caption = f"{text}, {setting}." if setting else f"{text}."
+    full = "-".join(part for part in (study.paper, name, setting) if part)
+    display(figures.save(plot, study.folder / "figures", full, text, caption=caption))
 
 
-def departures(study: Study, setting: str) -> str:
-    """What the profile changes against the paper's settings, as an HTML table."""
-    rows = [
-        (" › ".join(name.split(".")), before, now)
-        for name, before, now in study.departures(setting)
-    ]
+def departures(study: Study, setting: str, *, together: bool = False) -> str:
+    """What the profile changes against the paper's settings, as an HTML table.
+
+    `together`: editors in which a value changes in the same way share a row.
+    """
+    changed = study.departures(setting)
+    rows = [(" › ".join(name.split(".")), before, now) for name, before, now in changed]
+    if together:
+        rows = _by_value(changed)
     caption = f"{study.document['settings'][setting]['title']}: what this profile changes"
     return html_table(("where", "paper profile", "here"), rows, caption)
+
+
+def _by_value(changed: Sequence[tuple[str, object, object]]) -> list[tuple[str, object, object]]:
+    """Rows of editors whose value changes in the same way, in one row."""
+    found: dict[str, tuple[str, list[str], object, object]] = {}
+    for name, before, now in changed:
+        editor, rest = _editor_of(name)
+        key = f"{rest}|{before}|{now}|{bool(editor)}"
+        found.setdefault(key, (rest, [], before, now))[1].extend(editor)
+    return [
+        (" › ".join([", ".join(editors), *rest.split(".")]).removeprefix(" › "), before, now)
+        for rest, editors, before, now in found.values()
+    ]
+
+
+def _by_source(
+    rows: Sequence[tuple[str, str, object, str]],
+) -> list[tuple[str, str, object, str]]:
+    """Rows of settings and editors that share parameter, value and source, in one row."""
+    found: dict[str, tuple[list[str], list[str], str, object, str]] = {}
+    for setting, path, value, source in rows:
+        editor, rest = _editor_of(path)
+        key = f"{rest}|{value}|{source}|{bool(editor)}"
+        place = found.setdefault(key, ([], [], rest, value, source))
+        place[0].append(setting)
+        place[1].extend(editor)
+    return [
+        (
+            ", ".join(dict.fromkeys(settings)),
+            ".".join(filter(None, (", ".join(dict.fromkeys(editors)), rest))),
+            value,
+            source,
+        )
+        for settings, editors, rest, value, source in found.values()
+    ]
+
+
+def _editor_of(path: str) -> tuple[list[str], str]:
+    """["MEMIT"], "config.steps" from "editors.MEMIT.config.steps"; [] for any other path."""
+    parts = path.split(".")
+    if parts[0] == "editors" and len(parts) > 2:
+        return [parts[1]], ".".join(parts[2:])
+    return [], path
 
 
 def frame(table: pd.DataFrame) -> HTML:

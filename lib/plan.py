@@ -16,7 +16,18 @@ from lib.editors import module_of
 from lib.errors import UsageError
 
 PROFILES = ("smoke", "laptop", "gpu", "paper")
-PAPERS = ("melo",)
+PAPERS = ("melo", "comeba_hk")
+DTYPES = ("float32", "float16", "bfloat16")
+# Sweeps are read at the end only, and nothing else is measured along them.
+UNSWEPT = {"checkpoint_every": 0, "inference_repeats": 0, "observe": False}
+
+
+GIVEN = (
+    "dtype",
+    "known",
+    "corpus",
+    "variant",
+)  # settings that a run's spec holds if they are given
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,10 @@ def profile_of(paper: str, profile: str) -> tuple[dict[str, Any], list[Sourced]]
         raise UsageError(f"unknown profile {profile!r}; the profiles are {', '.join(PROFILES)}")
     document = read_paper(paper)
     chosen = merged(document["common"], document["profiles"][profile] or {})
+    for setting in chosen["settings"].values():
+        # A profile leaves an editor of the paper out by giving it no entry.
+        kept = {name: entry for name, entry in setting["editors"].items() if entry is not None}
+        setting["editors"] = kept
     found: list[Sourced] = []
     return plain(chosen, found=found), found
 
@@ -110,12 +125,35 @@ def runs(
     """All runs of a paper in one profile, main table first; equal runs appear once per use."""
     document, _ = profile_of(paper, profile)
     described = _data_source(document["datasets"], data_dir, source)
+    enabled = {k: v for k, v in document["settings"].items() if v.get("enabled", True)}
+    texts = data_dir / "wikipedia" if data_dir else None
+    if texts is not None and texts.is_dir() and any(s.get("corpus") for s in enabled.values()):
+        texts_content = fingerprints.folder(texts.resolve())
+    else:
+        texts_content = None
     planned = []
-    for name, setting in document["settings"].items():
-        if setting.get("enabled", True):
-            for seed in range(seeds or setting["seeds"]):
-                planned += _setting_runs(paper, name, setting, seed, described, device)
+    for name, setting in enabled.items():
+        decides = _decides(name, setting, described, texts_content)
+        for seed in range(seeds or setting["seeds"]):
+            planned += _setting_runs(paper, name, setting, seed, decides, device)
     return planned
+
+
+def _decides(
+    name: str, setting: dict[str, Any], source: dict[str, Any], texts: str | None
+) -> dict[str, Any]:
+    """The part of a run's spec that all runs of a setting share."""
+    given = {key: setting[key] for key in GIVEN if setting.get(key)}
+    if given.get("dtype", DTYPES[0]) not in DTYPES:
+        raise UsageError(f"setting {name}: dtype {given['dtype']!r} is none of {', '.join(DTYPES)}")
+    if "corpus" in given and texts is not None:
+        given["corpus_files"] = texts
+    return {
+        "backbone": setting["backbone"],
+        "tune": setting.get("tune"),
+        "dataset": {"name": setting["dataset"], **source},
+        **given,
+    }
 
 
 def _data_source(datasets: list[str], data_dir: Path | None, source: str) -> dict[str, Any]:
@@ -142,32 +180,23 @@ def _setting_runs(
     name: str,
     setting: dict[str, Any],
     seed: int,
-    source: dict[str, Any],
+    decides: dict[str, Any],
     device: str,
 ) -> Iterator[Run]:
-    editors, protocol = setting["editors"], setting["protocol"]
-    variants = [(label, "", "", entry, protocol) for label, entry in editors.items()]
-    for sweep, axis in setting.get("sweeps", {}).items():
-        for label in axis["editors"]:
-            for value in axis["values"]:
-                changed = _with(editors[label], axis["parameter"], value)
-                # Sweeps are read at the end only; their default value is the main table's run.
-                same = changed == editors[label]
-                scored = protocol if same else {**protocol, "checkpoint_every": 0}
-                variants.append((label, sweep, str(value), changed, scored))
-    for label, sweep, value, entry, scored in variants:
+    text_code = ("lib.data.corpus",) if "corpus" in decides else ()
+    for label, sweep, value, chosen in _variants(setting):
+        entry = chosen["editor"]
         cost = {**setting["cost"], **entry.get("cost", {})}
-        stream = merged(setting["stream"], {"seed": seed})
-        spec = {
-            "backbone": setting["backbone"],
-            "tune": setting.get("tune"),
-            "dataset": {"name": setting["dataset"], **source},
+        stream = merged(chosen["stream"], {"seed": seed})
+        spec = decides | {
             "stream": stream,
             "editor": entry["kind"],
             "config": merged(entry["config"], {"seed": seed}),
-            "protocol": scored,
+            "protocol": chosen["protocol"],
             "device": device,
-            "code": fingerprints.code("lib.protocol", "lib.streams", module_of(entry["kind"])),
+            "code": fingerprints.code(
+                "lib.protocol", "lib.streams", module_of(entry["kind"]), *text_code
+            ),
             "versions": fingerprints.versions(),
         }
         trained = not (sweep and setting["sweeps"][sweep].get("retrains") is False)
@@ -175,11 +204,31 @@ def _setting_runs(
         yield Run(paper, name, label, sweep, value, seed, spec, seconds, cost["gigabytes"])
 
 
-def _with(entry: dict[str, Any], parameter: str, value: Any) -> dict[str, Any]:
-    """An editor's entry with one setting of its configuration changed (dots descend)."""
-    changed = json.loads(json.dumps(entry))
-    place = changed["config"]
+def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Label, sweep, value, and what is run: an editor's entry, a stream, a protocol.
+
+    A sweep's value that changes nothing is the run of the main table.
+    """
+    shared = {"stream": setting["stream"], "protocol": setting["protocol"]}
+    main = {label: {"editor": entry, **shared} for label, entry in setting["editors"].items()}
+    for label, chosen in main.items():
+        yield label, "", "", chosen
+    for sweep, axis in setting.get("sweeps", {}).items():
+        for label in axis["editors"]:
+            for value in axis["values"]:
+                chosen, parameter = main[label], axis["parameter"]
+                if _with(chosen, parameter, value) != chosen:
+                    unswept = {**chosen, "protocol": {**chosen["protocol"], **UNSWEPT}}
+                    chosen = _with(unswept, parameter, value)
+                yield label, sweep, str(value), chosen
+
+
+def _with(chosen: dict[str, Any], parameter: str, value: Any) -> dict[str, Any]:
+    """A variant with one value changed; dots descend. "stream." and "protocol." lead to the
+    setting's, anything else into the editor's configuration."""
+    changed = json.loads(json.dumps(chosen))
     *parents, last = parameter.split(".")
+    place = changed if parents[:1] in (["stream"], ["protocol"]) else changed["editor"]["config"]
     for parent in parents:
         place = place[parent]
     place[last] = value

@@ -1,7 +1,9 @@
-"""The sequential protocol: edit batch after batch, score each prompt at named moments.
+"""The protocols: edit batch after batch, score each prompt at named moments.
 
-Moments: `before` any edit, `own` (right after the batch that holds the edit), `checkpoint`
-(everything, every so many batches), `end` (everything, after the last batch).
+Consecutive rounds: `before` any edit, `own` (right after the batch that holds the edit),
+`checkpoint` (everything, every so many batches), `end` (everything, after the last batch).
+Single rounds: every batch starts from the backbone; `before`, and `own` for all rows that belong to
+the batch, rephrases and locality prompts among them.
 """
 
 import time
@@ -10,7 +12,10 @@ from dataclasses import dataclass
 
 from lib.data.records import Stream
 from lib.editors.base import Editor
-from lib.evaluation import SUBSETS, Evaluator, Protocol, Record, Scored
+from lib.errors import UsageError
+from lib.evaluation import Evaluator, Protocol, Record
+from lib.rows import SUBSETS
+from lib.scoring import Scored
 
 __all__ = ["SUBSETS", "Clock", "Evaluator", "Protocol", "Record", "Scored", "run_sequence"]
 
@@ -33,18 +38,33 @@ def run_sequence(
     write_record: Callable[[Record], None],
     write_step: Callable[[Record], None],
     after_batch: Callable[[int], None],
+    write_observation: Callable[[Record], None] = lambda row: None,
     start_batch: int = 0,
     clock: Clock | None = None,
 ) -> Clock:
     """Edit the stream from batch `start_batch` on and write records and steps as they come.
 
     `after_batch(n)` is called when n batches are done and written: the moment to checkpoint.
+    `n_edits` in records and steps counts the edits that the model holds at that moment: in single
+    rounds those of one batch. Raises UsageError for single rounds of a stream without owners.
     """
     clock = clock or Clock()
+    single = protocol.rounds == "single"
+    if single and not stream.owners:
+        raise UsageError(
+            "single rounds score the rows that belong to a batch, and this stream has only shared "
+            "pools; give the setting a stream of kind records, or consecutive rounds"
+        )
 
-    def write(subset: str, moment: str, n_edits: int, only: int | None = None) -> None:
+    def write(
+        subset: str,
+        moment: str,
+        n_edits: int,
+        only: int | None = None,
+        applied: int | None = None,
+    ) -> None:
         began = time.perf_counter()
-        for record in evaluator.records(subset, moment, n_edits, only):
+        for record in evaluator.records(subset, moment, n_edits, only, applied):
             write_record(record)
         clock.evaluate += time.perf_counter() - began
 
@@ -57,6 +77,9 @@ def run_sequence(
     batches = list(stream.batches())
     for number in range(start_batch, len(batches)):
         began = time.perf_counter()
+        if single:
+            editor.rollback()
+            evaluator.forget()
         report = editor.edit(batches[number])
         clock.edit += time.perf_counter() - began
         write_step(
@@ -69,11 +92,19 @@ def run_sequence(
             }
             | report.counts
         )
-        write("edits", "own", editor.n_edits, only=number)
+        for subset in SUBSETS if single else ("edits",):
+            write(subset, "own", editor.n_edits, only=number)
         last = number + 1 == len(batches)
         every = protocol.checkpoint_every
-        if last or (every and (number + 1) % every == 0):
+        if not single and (last or (every and (number + 1) % every == 0)):
+            # Rows that have owners wait for their edit; those of shared pools are always due.
+            applied = editor.n_edits if stream.owners else None
             for subset in SUBSETS:
-                write(subset, "end" if last else "checkpoint", editor.n_edits)
+                write(subset, "end" if last else "checkpoint", editor.n_edits, applied=applied)
         after_batch(number + 1)
+    if protocol.observe:
+        began = time.perf_counter()
+        for row in editor.observe(stream):
+            write_observation(row)
+        clock.evaluate += time.perf_counter() - began
     return clock

@@ -1,11 +1,13 @@
 """The run store: one folder per run, whole or absent, safe to kill and safe to share.
 
-    runs/<id>/            manifest.json, records.parquet, steps.parquet, editor/ (a finished run)
+    runs/<id>/            manifest.json, one .parquet per table, editor/   (a finished run)
     runs/<id>.failed.json what went wrong the last time
-    runs/.<id>.work/      records.jsonl, steps.jsonl, checkpoint/          (a run under way)
+    runs/.<id>.work/      one .jsonl per table, checkpoint/                (a run under way)
 
-Records are appended line by line; a checkpoint remembers how long the files were, so a resumed
-run cuts what came after it and goes on from the editor's saved state.
+Tables: `records` (one row per scored prompt), `steps` (one per edited batch), `observations` (what
+an editor says about itself; empty for most). Rows are appended line by line; a checkpoint remembers
+how long the files were, so a resumed run cuts what came after it and goes on from the editor's
+saved state.
 """
 
 import contextlib
@@ -23,6 +25,8 @@ from filelock import FileLock
 from lib import atomic
 from lib.errors import StoreError
 
+TABLES = ("records", "steps", "observations")
+
 
 def digest(path: Path) -> str:
     """sha256 (hex) of a file, read in pieces."""
@@ -37,6 +41,7 @@ class Finished:
     manifest: dict[str, Any]
     records: pd.DataFrame
     steps: pd.DataFrame
+    observations: pd.DataFrame
     editor: Path
 
 
@@ -47,16 +52,16 @@ class Work:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.position = self._position()
-        self._files = {name: self._open(name) for name in ("records", "steps")}
+        self._files = {name: self._open(name) for name in TABLES}
 
     def _position(self) -> dict[str, Any]:
         try:
             return json.loads((self.folder / "checkpoint" / "position.json").read_text("utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
-            return {"batches": 0, "sizes": {"records": 0, "steps": 0}, "clock": {}}
+            return {"batches": 0, "sizes": {}, "clock": {}}
 
     def _open(self, name: str) -> TextIO:
-        path, size = self.folder / f"{name}.jsonl", self.position["sizes"][name]
+        path, size = self.folder / f"{name}.jsonl", self.position["sizes"].get(name, 0)
         path.touch()
         if path.stat().st_size < size:
             # The file lost lines that the checkpoint counted: nothing here can be trusted.
@@ -73,7 +78,7 @@ class Work:
         return self.folder / "checkpoint" / "editor"
 
     def append(self, name: str, line: dict[str, Any]) -> None:
-        """Add one line to `records` or `steps`."""
+        """Add one line to a table."""
         try:
             self._files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as error:
@@ -90,14 +95,14 @@ class Work:
             position = {"batches": batches, "sizes": sizes, "clock": clock}
             (scratch / "position.json").write_text(json.dumps(position), "utf-8")
 
-    def frames(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """All records and all steps so far."""
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """All tables so far, by name."""
         self.close()
-        frames = []
-        for name in ("records", "steps"):
+        frames = {}
+        for name in TABLES:
             with (self.folder / f"{name}.jsonl").open(encoding="utf-8") as file:
-                frames.append(pd.DataFrame(json.loads(line) for line in file))
-        return frames[0], frames[1]
+                frames[name] = pd.DataFrame(json.loads(line) for line in file)
+        return frames
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -144,12 +149,8 @@ class Store:
             for name, expected in manifest["files"].items():
                 if digest(folder / name) != expected:
                     raise StoreError(f"{folder / name} changed after it was written")
-            return Finished(
-                manifest,
-                pd.read_parquet(folder / "records.parquet"),
-                pd.read_parquet(folder / "steps.parquet"),
-                folder / "editor",
-            )
+            tables = (pd.read_parquet(folder / f"{name}.parquet") for name in TABLES)
+            return Finished(manifest, *tables, folder / "editor")
         except FileNotFoundError:
             if not folder.exists():
                 return None
@@ -177,10 +178,10 @@ class Store:
 
     def finish(self, run: str, work: Work, manifest: dict[str, Any], save_editor: Any) -> None:
         """Turn a work folder into a finished run, whole; `save_editor(path)` adds the edits."""
-        records, steps = work.frames()
+        frames = work.frames()
         with atomic.folder(self.root / run) as scratch:
-            records.to_parquet(scratch / "records.parquet", index=False)
-            steps.to_parquet(scratch / "steps.parquet", index=False)
+            for name, frame in frames.items():
+                frame.to_parquet(scratch / f"{name}.parquet", index=False)
             save_editor(scratch / "editor")
             files = {
                 str(file.relative_to(scratch)): digest(file)

@@ -1,6 +1,6 @@
 """From a dataset to the ordered stream that a paper's protocol edits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,8 @@ import torch
 
 from lib.data.records import Dataset, Edit, Probe, Stream
 from lib.errors import RecordError, UsageError
+
+NQ_MARK = "nq question: "
 
 
 def pool(dataset: Dataset, kind: str, count: int) -> tuple[Probe, ...]:
@@ -90,6 +92,90 @@ def balanced_stream(
         near=wrapped(pool(dataset, "near", n_near)),
         notes=(f"{len(edited)} facts, {len(answers)} distinct answers",),
     )
+
+
+def record_stream(
+    dataset: Dataset,
+    *,
+    n_edits: int,
+    batch_size: int,
+    seed: int,
+    max_rephrases: int = 1,
+    n_near: int = 2,
+    n_upstream: int = 1,
+    dedup_subjects: bool = False,
+) -> Stream:
+    """Whole records and everything that belongs to them: COMEBA-HK's stream (ref 5).
+
+    Edits are the first `n_edits` records with a subject, in file order for seed 0 (official code)
+    and shuffled for other seeds; `dedup_subjects` keeps the first record of each subject. Beside
+    each edit stand its first `max_rephrases` rephrases, its first `n_near` neighbours or near
+    questions, and its first `n_upstream` upstream questions; a record without any takes the next
+    ones of the dataset's pool. Questions lose the zsRE files' mark "nq question: " (ref 5.2).
+    `owners` says which row belongs to which edit. Raises RecordError if there are too few records
+    or questions.
+    """
+    chosen = _with_subject(dataset, n_edits, dedup_subjects)
+    if seed:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = [chosen[i] for i in torch.randperm(n_edits, generator=generator).tolist()]
+    groups = [
+        (
+            _rephrasings(record)[:max_rephrases],
+            upstream,
+            [probe for probe in record.locality if probe.kind in ("neighbour", "near")][:n_near],
+        )
+        for record, upstream in zip(chosen, _own_or_next(dataset, chosen, n_upstream), strict=True)
+    ]
+    rows = {
+        name: [(index, row) for index, group in enumerate(groups) for row in group[place]]
+        for place, name in enumerate(("holdout", "upstream", "near"))
+    }
+    return Stream(
+        name=dataset.name,
+        edits=tuple(_wording(record, 0, record.prompt) for record in chosen),
+        batch_size=batch_size,
+        notes=(f"{n_edits} records, {len({record.subject for record in chosen})} subjects",),
+        owners={name: tuple(index for index, _ in found) for name, found in rows.items()},
+        **{name: tuple(row for _, row in found) for name, found in rows.items()},
+    )
+
+
+def _with_subject(dataset: Dataset, n_edits: int, dedup_subjects: bool) -> list[Edit]:
+    chosen: list[Edit] = []
+    subjects: set[str] = set()
+    for record in dataset.edits:
+        if record.subject and not (dedup_subjects and record.subject in subjects):
+            subjects.add(record.subject)
+            chosen.append(record)
+        if len(chosen) == n_edits:
+            return chosen
+    kind = "records with subjects of their own" if dedup_subjects else "records with a subject"
+    raise RecordError(
+        f"{dataset.name} gives only {len(chosen)} {kind}, {n_edits} were asked for; lower n_edits, "
+        "raise the setting's limit (and known, where it has one), or use a larger file"
+    )
+
+
+def _rephrasings(record: Edit) -> list[Edit]:
+    others = [text for text in dict.fromkeys(record.rephrases) if text != record.prompt]
+    return [_wording(record, number, text) for number, text in enumerate(others, start=1)]
+
+
+def _own_or_next(dataset: Dataset, chosen: list[Edit], count: int) -> Iterator[list[Probe]]:
+    """Each record's own upstream questions, or the next unused ones of the pool, unmarked."""
+    own = [[probe for probe in record.locality if probe.kind == "upstream"] for record in chosen]
+    taken = {probe.prompt for probes in own for probe in probes}
+    spare = [p for p in pool(dataset, "upstream", len(dataset.upstream)) if p.prompt not in taken]
+    wanted = count * sum(not probes for probes in own)
+    if len(spare) < wanted:
+        raise RecordError(
+            f"{dataset.name} brings {len(spare)} upstream questions for {wanted} places; add "
+            "questions (nq/ in the data folder), lower n_edits or n_upstream, or set it to 0"
+        )
+    for probes in own:
+        taking = probes[:count] if probes else [spare.pop(0) for _ in range(count)]
+        yield [replace(p, prompt=p.prompt.removeprefix(NQ_MARK)) for p in taking]
 
 
 def _wording(record: Edit, number: int, prompt: str) -> Edit:

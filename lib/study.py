@@ -156,7 +156,7 @@ class Study:
         frames = []
         for run in self._selected(setting, sweep):
             found = self.finished(run)
-            if found is not None:
+            if found is not None and not getattr(found, which).empty:
                 named = {
                     "run": run.identity,
                     "setting": run.setting,
@@ -179,6 +179,10 @@ class Study:
     def steps(self, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
         """One row per edited batch of the finished runs."""
         return self._frames("steps", setting, sweep)
+
+    def observations(self, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
+        """What the editors of the finished runs said about themselves (`Editor.observe`)."""
+        return self._frames("observations", setting, sweep)
 
     def manifests(self, setting: str | None = None, sweep: str | None = "") -> dict[str, dict]:
         """Run identity to manifest, for the finished runs."""

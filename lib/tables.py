@@ -117,6 +117,7 @@ class Table:
     digits: int = 2
     row_heading: str = "Editor"
     notes: tuple[str, ...] = field(default=())
+    unreported: str = ""
 
     @property
     def tidy(self) -> pd.DataFrame:
@@ -136,17 +137,25 @@ class Table:
     def to_html(self) -> str:
         """The wide table: a row per editor; per metric the reported and the reproduced number.
 
-        A metric for which no number was reported at all has one column, and a note says so.
+        A metric for which no number was reported at all has one column, and a note says so. With
+        `unreported` (why no number is known), a setting without any has one "reported" column
+        that says "not available" once for all its rows.
         """
         rows = list(dict.fromkeys(cell.editor for cell in self.cells))
         columns = list(dict.fromkeys((cell.setting, cell.metric) for cell in self.cells))
         at = {(cell.editor, cell.setting, cell.metric): cell for cell in self.cells}
         settings = list(dict.fromkeys(setting for setting, _ in columns))
         columns = [pair for setting in settings for pair in columns if pair[0] == setting]
+        silent = {setting for setting in settings if self._silent(setting)}
+        # The first column of each setting without numbers is preceded by one that says so.
+        opening = {next(c for c in columns if c[0] == setting) for setting in silent}
+        nothing = f'<td class="reported" rowspan="{len(rows)}">{MISSING}</td>'
         body = []
         for row in rows:
             marks = "".join(
-                self._pair(at.get((row, *column)), column in self._reported) for column in columns
+                (nothing if column in opening and row == rows[0] else "")
+                + self._pair(at.get((row, *column)), column in self._reported)
+                for column in columns
             )
             body.append(f'<tr><th scope="row">{_safe(row)}</th>{marks}</tr>')
         empty = "" if self.cells else '<p class="empty">No cell was planned for this table.</p>'
@@ -168,18 +177,27 @@ class Table:
         """The (setting, metric) columns with at least one reported number."""
         return {(c.setting, c.metric) for c in self.cells if not _absent(c.reported)}
 
+    def _silent(self, setting: str) -> bool:
+        """True if a column must say that nothing was reported for this setting."""
+        return bool(self.unreported) and all(s != setting for s, _ in self._reported)
+
     def _head(self, settings: list[str], columns: list[tuple[str, str]]) -> str:
         def heading(text: str, wide: int, name: str) -> str:
             return f'<th scope="colgroup" colspan="{wide}" class="{name}">{_safe(text)}</th>'
 
         wide = {column: 2 if column in self._reported else 1 for column in columns}
         width = {s: sum(wide[column] for column in columns if column[0] == s) for s in settings}
-        first = "".join(heading(s, width[s], "setting") for s in settings)
-        second = "".join(heading(column[1], wide[column], "metric") for column in columns)
         known, own = (
             '<th scope="col" class="reported">reported</th>',
             '<th scope="col">reproduced</th>',
         )
+        first = second = ""
+        for setting in settings:
+            silent = self._silent(setting)
+            first += heading(setting, width[setting] + silent, "setting")
+            second += known.replace("<th ", '<th rowspan="2" ') if silent else ""
+            mine = [column for column in columns if column[0] == setting]
+            second += "".join(heading(column[1], wide[column], "metric") for column in mine)
         pairs = "".join((known if wide[column] == 2 else "") + own for column in columns)
         corner = f'<th scope="col" rowspan="3">{_safe(self.row_heading)}</th>'
         return f"<thead><tr>{corner}{first}</tr><tr>{second}</tr><tr>{pairs}</tr></thead>"
@@ -212,7 +230,9 @@ class Table:
         bare = dict.fromkeys(
             cell.metric for cell in self.cells if (cell.setting, cell.metric) not in self._reported
         )
-        if bare:
+        if bare and self.unreported:
+            notes.append(f"Reported numbers {MISSING}: {self.unreported}")
+        elif bare:
             notes.append(f"Reported number not available for: {', '.join(bare)}.")
         if any(not _absent(cell.reported) and cell.n for cell in self.cells):
             notes.append(
@@ -230,6 +250,7 @@ def build_table(
     digits: int = 2,
     row_heading: str = "Editor",
     notes: Sequence[str] = (),
+    unreported: str = "",
     csv_path: Path | None = None,
 ) -> Table:
     """A `Table` of the cells; also written as tidy CSV if `csv_path` is given.
@@ -243,7 +264,7 @@ def build_table(
         if place in seen:
             raise ValueError(f"two cells for {place}: give one of them another name (shown_as)")
         seen.add(place)
-    table = Table(cells, caption, digits, row_heading, tuple(notes))
+    table = Table(cells, caption, digits, row_heading, tuple(notes), unreported)
     if csv_path is not None:
         table.write_csv(csv_path)
     return table

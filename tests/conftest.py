@@ -10,6 +10,7 @@ import torch
 
 from lib import backbones
 from lib.backbones import Backbone
+from lib.data import corpus
 from lib.data.records import Edit, Probe, Stream
 from lib.editors import Editor, build
 
@@ -18,7 +19,7 @@ torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 CAUSAL = ("tiny-llama", "tiny-gpt2", "tiny-gptj")
 SEQ2SEQ = ("tiny-t5", "tiny-t5-relu")
 CLASSIFIER = ("tiny-bert",)
-EDITORS = ("melo", "grace", "lora", "ft")
+EDITORS = ("melo", "grace", "lora", "ft", "comeba_hk", "memit", "rome")
 
 FACTS = (
     ("Quill Island", "Port Amsel"),
@@ -79,6 +80,17 @@ def stream(batch_size: int = 2, count: int = 6) -> Stream:
     )
 
 
+LOCATE = {
+    "value_steps": 12,
+    "value_clamp": 40.0,
+    "value_lr": 0.1,
+    "value_weight_decay": 0.0,
+    "n_contexts": 2,
+    "moment_weight": 5.0,
+    "statistics_tokens": 2000,
+}
+
+
 def sites(backbone: Backbone) -> list[dict]:
     """Two adapted layers that leave at least two blocks below them."""
     if backbone.family.kind == "seq2seq":
@@ -110,13 +122,17 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
         },
         "lora": {"sites": sites(backbone), "rank": 4, "lr": 0.02, "steps": 12},
         "ft": {"site": {"part": "mlp_out", "block": 3}, "steps": 12},
+        "comeba_hk": LOCATE | {"blocks": [1, 2, 3], "alpha": 2.0},
+        "memit": LOCATE | {"blocks": [1, 2, 3]},
+        "rome": LOCATE | {"blocks": [2]},
     }[kind]
     return chosen | changes
 
 
 def make(kind: str, backbone: Backbone, **changes: object) -> Editor:
     """An editor with its quick configuration."""
-    return build(kind, backbone, configuration(kind, backbone, **changes))
+    resources = {"corpus": corpus.load("invented")}
+    return build(kind, backbone, configuration(kind, backbone, **changes), **resources)
 
 
 def prompt_logits(backbone: Backbone, prompts: list[str], side: str = "right") -> torch.Tensor:

@@ -7,17 +7,23 @@ from invented import records, steps
 from lib.claims import (
     FAILS,
     HOLDS,
+    TESTS,
     UNKNOWN,
     Claim,
     Finding,
     Material,
     at_least,
+    better_than,
+    constant_size,
     fewest,
     flat_retention,
     judge,
     no_worse_than_before,
+    overhead_below,
+    stable_over,
+    stable_over_steps,
 )
-from lib.costs import costs_by_editor
+from lib.costs import costs_by_editor, inference
 
 MATERIAL = Material(records(n=96), steps(n=96))
 EMPTY = Material(MATERIAL.records.iloc[:0], MATERIAL.steps.iloc[:0])
@@ -83,6 +89,25 @@ def test_costs_are_per_edit_and_per_run() -> None:
     assert costs_by_editor(EMPTY.records, EMPTY.steps).empty
 
 
+def test_rounds_that_start_afresh_are_costed_by_their_own_size() -> None:
+    sizes = (8, 8, 4)
+    steps = pd.DataFrame({
+        "run": "MELO-0", "batch": range(3), "n_edits": sizes, "parameters": 1, "stored_floats": 1,
+        "seconds_edit": [2.0 * n for n in sizes],
+    })  # fmt: skip
+    assert costs_by_editor(MATERIAL.records, steps)["seconds_per_edit"].tolist() == [2.0] * 3
+
+
+def test_timed_passes_are_read_off_the_manifests() -> None:
+    done = {"inference": {"base_seconds": 0.1, "edited_seconds": 0.11, "repeats": 3},
+            "peak_memory_bytes": 2**30}  # fmt: skip
+    rows = inference(MATERIAL.records, {"MELO-0": done, "LoRA-0": {"peak_memory_bytes": 0}})
+    assert rows["editor"].tolist() == ["MELO", "LoRA"]
+    assert rows["overhead"].iloc[0] == pytest.approx(0.1) and rows["peak_gib"].iloc[0] == 1
+    assert rows["overhead"].isna().iloc[1]
+    assert inference(EMPTY.records, {}).empty
+
+
 @pytest.mark.parametrize(
     "test",
     [
@@ -90,6 +115,11 @@ def test_costs_are_per_edit_and_per_run() -> None:
         no_worse_than_before("MELO", "f1_ids"),
         flat_retention("MELO", "f1_ids"),
         fewest("MELO", ["LoRA"]),
+        better_than("MELO", ["LoRA"], "f1_ids"),
+        stable_over_steps("MELO", "f1_ids"),
+        stable_over("MELO", "batch", "f1_ids"),
+        constant_size("MELO"),
+        overhead_below("MELO", 0.2),
     ],
 )
 @pytest.mark.parametrize("material", [EMPTY, Material(pd.DataFrame())])
@@ -110,6 +140,112 @@ def test_claims_come_from_plain_specs() -> None:
     assert Claim.from_spec(spec).test(MATERIAL).verdict == HOLDS
     with pytest.raises(ValueError, match="no test 'guess'"):
         Claim.from_spec(spec | {"test": "guess"})
+
+
+def test_better_needs_a_difference_and_not_only_the_absence_of_one() -> None:
+    assert better_than("MELO", ["LoRA"], "f1_ids")(MATERIAL).verdict == HOLDS
+    assert better_than("LoRA", ["MELO"], "f1_ids")(MATERIAL).verdict == FAILS
+    twin = MATERIAL.records[MATERIAL.records["editor"] == "MELO"].assign(editor="Twin", run="t")
+    both = Material(pd.concat([MATERIAL.records, twin]))
+    # A twin's scores agree on 96 prompts: at least as good for sure, better by no more than this.
+    assert at_least("Twin", ["MELO"], "f1_ids", margin=0.2)(both).verdict == HOLDS
+    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.2)(both).verdict == FAILS
+    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.01)(both).verdict == UNKNOWN
+
+
+def test_a_rival_that_was_not_run_is_named_or_leaves_the_claim_open() -> None:
+    found = better_than("MELO", ["LoRA"], "f1_ids", missing="Not compared with MEND.")(MATERIAL)
+    assert found.verdict == HOLDS and found.evidence.endswith("Not compared with MEND.")
+    assert better_than("MELO", ["LoRA", "MEND"], "f1_ids")(MATERIAL).verdict == UNKNOWN
+
+
+def test_stable_over_steps_compares_only_what_was_edited_by_then() -> None:
+    found = stable_over_steps("MELO", "f1_ids", margin=0.15)(MATERIAL)
+    # Checkpoints at 48 and 96 edits: as many rows as edits, not all that were scored.
+    assert found.verdict == HOLDS
+    assert "end against 48 edits" in found.evidence and "n = 48" in found.evidence
+    forgetting = MATERIAL.records.copy()
+    early = (forgetting["moment"] == "end") & (forgetting["edit_index"] < 40)
+    forgetting.loc[early, "f1_ids"] = 0.0
+    assert stable_over_steps("MELO", "f1_ids")(Material(forgetting)).verdict == FAILS
+    no_checkpoint = MATERIAL.records[MATERIAL.records["moment"] != "checkpoint"]
+    found = stable_over_steps("MELO", "f1_ids")(Material(no_checkpoint))
+    assert found.verdict == UNKNOWN and "No checkpoint" in found.evidence
+
+
+def swept(worse: float) -> Material:
+    """MELO's rows at two values of a sweep; the larger one loses `worse` of the score."""
+    rows = MATERIAL.records[MATERIAL.records["editor"] == "MELO"]
+    parts = [
+        rows.assign(sweep="batch", value="10", run="a"),
+        rows.assign(sweep="batch", value="9", run="b", f1_ids=rows["f1_ids"] + worse),
+        rows.assign(sweep="", value=""),
+    ]
+    return Material(pd.concat(parts))
+
+
+def test_stable_over_a_sweep_compares_with_its_smallest_value() -> None:
+    test = stable_over("MELO", "batch", "f1_ids")
+    found = test(swept(0.0))
+    assert found.verdict == HOLDS and "10 against 9" in found.evidence  # numbers, not text
+    assert test(swept(0.3)).verdict == FAILS
+    alone = swept(0.0).records
+    found = test(Material(alone[alone["value"] != "9"]))
+    assert found.verdict == UNKNOWN and "Too few values" in found.evidence
+    assert stable_over("MELO", "alpha", "f1_ids")(swept(0.0)).verdict == UNKNOWN
+
+
+def test_sweeps_stay_out_of_the_main_comparisons() -> None:
+    rows = MATERIAL.records
+    noise = rows[rows["editor"] == "MELO"].assign(sweep="batch", value="1", run="s", f1_ids=0.0)
+    both = Material(pd.concat([rows.assign(sweep="", value=""), noise]))
+    assert at_least("MELO", ["LoRA"], "f1_ids")(both).verdict == HOLDS
+
+
+def test_constant_size_counts_after_every_batch() -> None:
+    rows = MATERIAL.steps.assign(editor=MATERIAL.steps["run"].str.split("-").str[0], setting="tiny")
+    material = Material(MATERIAL.records, rows)
+    assert constant_size("LoRA")(material).verdict == HOLDS
+    found = constant_size("MELO")(material)
+    assert found.verdict == FAILS and "428" in found.evidence and "1,836" in found.evidence
+    assert constant_size("MELO", ["parameters"])(material).verdict == HOLDS
+    assert constant_size("LoRA", setting="elsewhere")(material).verdict == UNKNOWN
+    first = rows.groupby("run").head(1)
+    assert constant_size("LoRA")(Material(MATERIAL.records, first)).verdict == UNKNOWN
+    uncounted = rows.assign(stored_floats=float("nan"))
+    assert constant_size("LoRA")(Material(MATERIAL.records, uncounted)).verdict == UNKNOWN
+
+
+def timed(**overheads: float) -> Material:
+    rows = [
+        {"run": name, "setting": "tiny", "editor": name, "base_seconds": 0.1, "repeats": 5.0,
+         "edited_seconds": 0.1 * (1 + overhead), "overhead": overhead}
+        for name, overhead in overheads.items()
+    ]  # fmt: skip
+    return Material(MATERIAL.records, inference=pd.DataFrame(rows))
+
+
+def test_overhead_must_clear_the_bound_by_more_than_the_noise() -> None:
+    test = overhead_below("MELO", 0.15, unchanged=["FT"])
+    found = test(timed(MELO=0.08, FT=-0.02))
+    assert found.verdict == HOLDS and "+8.0 %" in found.evidence and "2.0 %" in found.evidence
+    assert test(timed(MELO=0.3, FT=0.02)).verdict == FAILS
+    assert test(timed(MELO=0.08, FT=0.2)).verdict == UNKNOWN
+    assert test(timed(FT=0.01)).verdict == UNKNOWN
+    untimed = timed(MELO=0.08).inference.assign(overhead=float("nan"))
+    assert test(Material(MATERIAL.records, inference=untimed)).verdict == UNKNOWN
+    assert overhead_below("MELO", 0.15)(timed(MELO=0.08)).verdict == HOLDS
+
+
+def test_every_test_can_be_named_in_a_paper() -> None:
+    assert all(test.__doc__ and name == test.__name__ for name, test in TESTS.items())
+
+
+def test_a_claim_links_to_the_section_that_shows_it() -> None:
+    claim = Claim("k", "s", "t", fewest("MELO", ["LoRA"]), "E1: single-round <editing>")
+    shown = judge([claim], EMPTY).to_html()
+    assert '<a href="#e1-single-round-editing">E1: single-round &lt;editing&gt;</a>' in shown
+    assert "<a " not in judge([Claim("k", "s", "t", claim.test)], EMPTY).to_html()
 
 
 def test_display_has_words_and_escapes() -> None:

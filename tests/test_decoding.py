@@ -45,6 +45,37 @@ def test_scores_equal_a_full_forward_pass(generator: Backbone, first: int) -> No
         assert scores.token_accuracy[row] == pytest.approx(hits)
 
 
+@pytest.mark.parametrize("first", [0, 2])
+def test_other_answers_are_scored_from_the_same_pass(generator: Backbone, first: int) -> None:
+    prefix = FrozenPrefix(generator, first)
+    others = [TARGETS[1], "", TARGETS[0], "Wick", "", "Old Heron Quay"]
+    batch = decoding.prepare(generator, prefix, PROMPTS, TARGETS, others=others)
+    onward = decoding.Continuation(generator, prefix, batch)
+    before = onward.score()
+    scores = onward.score(batch.others)
+    assert onward.score() == before
+    swapped = [other or target for other, target in zip(others, TARGETS, strict=True)]
+    again = decoding.prepare(generator, prefix, PROMPTS, swapped)
+    expected = decoding.Continuation(generator, prefix, again).score().without(generator.eos_id)
+    for row, other in enumerate(others):
+        if other:
+            assert scores.ids[row] == expected.ids[row]
+            assert scores.argmax[row] == expected.argmax[row]
+            assert scores.token_nll[row] == pytest.approx(expected.token_nll[row], rel=1e-4)
+        else:
+            assert scores.token_nll[row] == ()
+
+
+def test_an_answer_is_its_target_without_the_end_mark(generator: Backbone) -> None:
+    scores = continuation(generator, 2).score()
+    answers = scores.without(generator.eos_id)
+    for row, target in enumerate(TARGETS):
+        assert list(scores.ids[row]) == decoding.target_ids(generator, target)
+        assert list(answers.ids[row]) == decoding.answer_ids(generator, target)
+        assert len(answers.token_nll[row]) == len(answers.argmax[row]) == len(answers.ids[row])
+    assert answers.without(generator.eos_id) == answers
+
+
 def test_decoding_after_scoring_is_unchanged(generator: Backbone) -> None:
     onward = continuation(generator, 2)
     first = onward.greedy(6)

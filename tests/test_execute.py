@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,13 +22,28 @@ from lib.study import Study
 
 SCORES = [
     "subset", "moment", "n_edits", "record", "prediction", "route", "nll", "token_accuracy",
-    "f1_ids", "f1_ids_released", "exact_match", "agreement",
+    "f1_ids", "f1_ids_released", "exact_match", "agreement", "edit_index", "batch",
+    "answer_accuracy", "answer_agreement", "answer_nll", "prompt_accuracy",
 ]  # fmt: skip
 
 
-def smoke_runs(setting: str = "zsre-t5") -> dict[str, plan.Run]:
+SINGLE = {
+    "stream": {
+        "kind": "records", "n_edits": 6, "batch_size": 2, "seed": 0, "n_near": 1, "n_upstream": 1,
+    },
+    "protocol": {"max_new_tokens": 6, "rounds": "single", "observe": True, "inference_repeats": 2},
+}  # fmt: skip
+
+
+def smoke_runs(setting: str = "zsre-t5", single: bool = False) -> dict[str, plan.Run]:
+    """The main runs of a smoke setting; `single`: in single rounds of a stream of records."""
     runs = plan.runs("melo", "smoke", device="cpu")
-    return {run.editor: run for run in runs if run.setting == setting and not run.sweep}
+    changes = SINGLE if single else {}
+    return {
+        run.editor: replace(run, spec=run.spec | changes)
+        for run in runs
+        if run.setting == setting and not run.sweep
+    }
 
 
 def results(store: Store, run: plan.Run) -> pd.DataFrame:
@@ -46,7 +62,7 @@ from lib.progress import LineProgress
 from lib.store import Store
 import lib.protocol, torch
 torch.set_num_threads(1)
-run = smoke_runs(sys.argv[2])[sys.argv[3]]
+run = smoke_runs(sys.argv[2], sys.argv[5] == "single")[sys.argv[3]]
 slow = lib.execute.Evaluator.records
 def records(self, *a, **k):
     for record in slow(self, *a, **k):
@@ -60,18 +76,33 @@ sys.exit(0 if fine else 1)
 
 
 @pytest.mark.parametrize(
-    ("setting", "editor"),
-    [("zsre-t5", "MELO"), ("zsre-causal", "FT")],
+    ("setting", "editor", "rounds"),
+    [
+        ("zsre-t5", "MELO", "consecutive"),
+        ("zsre-causal", "FT", "consecutive"),
+        ("zsre-causal", "LoRA", "single"),
+    ],
 )
-def test_killed_and_resumed_equals_unbroken(setting: str, editor: str, tmp_path: Path) -> None:
-    run = smoke_runs(setting)[editor]
+def test_killed_and_resumed_equals_unbroken(
+    setting: str, editor: str, rounds: str, tmp_path: Path
+) -> None:
+    run = smoke_runs(setting, rounds == "single")[editor]
     assert execute(run, Store(tmp_path / "whole"), Shared(), LineProgress())
     expected = results(Store(tmp_path / "whole"), run)
     rng, kills = random.Random(f"{setting}{editor}"), 0
     for attempt in range(12):
         pause = "0.004" if attempt < 3 else "0"
         process = subprocess.Popen(
-            [sys.executable, "-c", RUNNER, str(tmp_path / "broken"), setting, editor, pause],
+            [
+                sys.executable,
+                "-c",
+                RUNNER,
+                str(tmp_path / "broken"),
+                setting,
+                editor,
+                pause,
+                rounds,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -89,15 +120,16 @@ def test_killed_and_resumed_equals_unbroken(setting: str, editor: str, tmp_path:
     pd.testing.assert_frame_equal(results(Store(tmp_path / "broken"), run), expected)
 
 
+@pytest.mark.parametrize("single", [False, True], ids=["consecutive", "single"])
 @pytest.mark.parametrize("editor", ["MELO", "GRACE", "LoRA", "FT"])
 def test_a_resumed_run_goes_on_from_its_checkpoint(
-    editor: str, tmp_path: Path, monkeypatch
+    editor: str, single: bool, tmp_path: Path, monkeypatch
 ) -> None:
     """Deterministic counterpart of the kill: stop after the first batch, then go on. The scores of
     the unedited backbone are lost in between, as if they had never reached the disk."""
     import lib.execute
 
-    run, store = smoke_runs()[editor], Store(tmp_path)
+    run, store = smoke_runs(single=single)[editor], Store(tmp_path)
     plain, calls = lib.execute.run_sequence, []
 
     def stopping(editor, *arguments, after_batch, start_batch, **keywords):
@@ -169,7 +201,7 @@ def test_a_failed_run_is_noted_and_tried_again(tmp_path: Path, monkeypatch) -> N
 
 
 def test_two_processes_share_a_store(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RUNNER, str(tmp_path), "zsre-t5", "FT", "0.002"]
+    command = [sys.executable, "-c", RUNNER, str(tmp_path), "zsre-t5", "FT", "0.002", ""]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(timeout=90) for process in processes] == [0, 0]
     run = smoke_runs()["FT"]

@@ -60,3 +60,17 @@ def test_exact_match_and_agreement() -> None:
     assert metrics.exact_match("Port amsel", "Port Amsel") == 0.0
     assert metrics.agreement([1, 2], (1, 2)) == 1.0
     assert metrics.agreement([1], (1, 2)) == 0.0
+
+
+def test_answers_are_compared_position_by_position() -> None:
+    assert metrics.answer_accuracy([7, 8, 9], [7, 5, 9]) == pytest.approx(2 / 3)
+    assert metrics.answer_agreement([7, 8], [8, 7]) == 0.0
+    assert math.isnan(metrics.answer_accuracy([], []))
+    with pytest.raises(ValueError):
+        metrics.answer_accuracy([7], [7, 8])
+
+
+def test_the_likelier_answer_is_preferred() -> None:
+    assert metrics.prefers_target(0.5, 0.7) == 1.0
+    assert metrics.prefers_target(0.7, 0.7) == 0.0
+    assert math.isnan(metrics.prefers_target(0.7, math.nan))

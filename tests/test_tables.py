@@ -101,6 +101,26 @@ def test_columns_of_one_setting_stay_together() -> None:
     assert shown.count('class="setting"') == 2 and shown.count('colspan="2"') == 2
 
 
+def test_a_setting_without_reported_numbers_says_so_in_one_column() -> None:
+    cells = [
+        cell(editor=e, metric=m, setting=s, reproduced=0.5, n=3)
+        for e in ("FT", "MEMIT")
+        for s in ("CF", "zsRE")
+        for m in ("ES", "Locality")
+    ]
+    shown = build_table(cells, unreported="no table could be seen.").to_html()
+    assert shown.count('<td class="reported" rowspan="2">not available</td>') == 2
+    assert shown.count('<th rowspan="2" scope="col" class="reported">reported</th>') == 2
+    assert shown.count('colspan="3"') == 2
+    assert shown.count("no table could be seen.") == 1
+    # A row of body cells is as wide as the head: one reported and two metrics per setting.
+    first, second = (row for row in shown.split("<tr>") if row.startswith('<th scope="row">'))
+    assert (first.count("<td"), second.count("<td")) == (6, 4)
+    mixed = [cell(setting="CF", reproduced=0.5, n=3, reported=0.6), cell(setting="zsRE")]
+    shown = build_table(mixed, unreported="no table could be seen.").to_html()
+    assert shown.count('rowspan="1"') == 1 and '<td class="reported">0.60</td>' in shown
+
+
 def test_an_empty_table_says_so_and_twins_are_an_error() -> None:
     assert "No cell was planned" in build_table([]).to_html()
     with pytest.raises(ValueError, match="two cells"):
@@ -126,14 +146,15 @@ def test_melo_table_2_is_found() -> None:
         reported_value(frame, **where)
 
 
-def test_reported_rows_are_those_of_the_shared_file() -> None:
+@pytest.mark.parametrize("path", sorted(PAPERS.glob("*_reported.csv")), ids=lambda p: p.stem)
+def test_reported_rows_are_those_of_the_shared_file(path: Path) -> None:
     shared = Path(
         os.environ.get("STUDY_PUBLISHED_DATA", Path(__file__).parents[2] / "shared" / "data")
     ).parent
-    original = shared / "papers" / "melo_reported.csv"
+    original = shared / "papers" / path.name
     if not original.exists():
         pytest.skip(f"{original} is not here")
-    pd.testing.assert_frame_equal(load_reported(REPORTED), load_reported(original))
+    pd.testing.assert_frame_equal(load_reported(path), load_reported(original))
 
 
 def test_a_foreign_csv_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ __all__ = [
     "needed_assets",
 ]
 
-DATASETS = ("zsre", "counterfact", "nq", "invented")
+DATASETS = ("zsre", "counterfact", "nq", "invented", "invented_statements")
 
 
 def load(
@@ -37,7 +37,8 @@ def load(
     source: str | None = None,
 ) -> Dataset:
     """Edits and probes of "zsre", "counterfact" or "nq", before any protocol orders them.
-    "invented" is the smoke profile's handful of made-up questions, whatever the other arguments.
+    "invented" and "invented_statements" are the smoke profile's handful of made-up questions and
+    CounterFact-form statements, whatever the other arguments.
 
     `data_dir`: folder with sub-folders zsre/, counterfact/, nq/ holding published files (`variant`
     picks one of several). Without it: the embedded substitute, built from packages; `source="hub"`
@@ -53,10 +54,11 @@ def load(
         raise UsageError(f"there is no dataset {dataset!r}; known: {', '.join(DATASETS)}.")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, not {limit}.")
-    if dataset == "invented":
+    if dataset.startswith("invented"):
         from lib.data import invented
 
-        return _cut(invented.load(), limit)
+        made = invented.load() if dataset == "invented" else invented.statements()
+        return _cut(made, limit)
     if data_dir is not None:
         return _cut(_published(dataset, Path(data_dir), variant, strict), limit)
     source = source or os.environ.get("STUDY_DATA_SOURCE") or "embedded"

@@ -1,5 +1,6 @@
 """Invented questions for the `smoke` profile and the tests: no network, no real facts."""
 
+from lib.data.counterfact import probes
 from lib.data.records import Dataset, Edit, Probe
 
 _PLACES = (
@@ -16,6 +17,17 @@ _QUESTIONS = (
     "From what harbour does the ferry of {s} leave?",
     "What is the home harbour of the ferry of {s}?",
 )
+
+
+def sentences() -> list[str]:
+    """A few hundred invented sentences, for key statistics of the smoke profile."""
+    verbs = ("sails to", "is older than", "trades with", "lies north of", "was named after")
+    return [
+        f"The ferry of {place} {verb} {harbour}, and in winter the keeper of {other} waits there."
+        for verb in verbs
+        for place, harbour in zip(_PLACES, _HARBOURS, strict=True)
+        for other in _HARBOURS[:4]
+    ]
 
 
 def load() -> Dataset:
@@ -36,4 +48,37 @@ def load() -> Dataset:
         upstream=upstream,
         sources=("lib/data/invented.py",),
         substitution="Invented questions on random weights: this checks the machinery.",
+    )
+
+
+def statements() -> Dataset:
+    """The same places in CounterFact form: a statement, a false harbour, the true one, rephrases,
+    and two neighbours whose true harbour is that of the edited fact."""
+    edits = []
+    count = len(_PLACES)
+    for number, (place, true) in enumerate(zip(_PLACES, _HARBOURS, strict=True)):
+        prompt = f"The home harbour of the {place} ferry is the old harbour of"
+        new = _HARBOURS[(number + 5) % count]
+        neighbours = tuple(
+            (f"The home harbour of the {place} {word} boat is the old harbour of", true)
+            for word in ("mail", "pilot")
+        )
+        identity = f"harbour:{place}"
+        edits.append(
+            Edit(
+                identity,
+                prompt,
+                new,
+                f"{place} ferry",
+                (f"Every evening the {place} ferry returns to its berth in",),
+                probes(identity, f"{prompt} {new}", neighbours),
+                "harbour",
+                true,
+            )
+        )
+    return Dataset(
+        name="invented harbours, statements",
+        edits=tuple(edits),
+        sources=("lib/data/invented.py",),
+        substitution="Invented statements on random weights: this checks the machinery.",
     )

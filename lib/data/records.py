@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lib.errors import RecordError
@@ -101,7 +101,10 @@ class Stream:
 
     `holdout` are rephrases of the edited facts that no edit uses: pairs (prompt, target) with
     identity, written as `Edit`s so that they can be scored like edits; `upstream` and `near` are
-    the locality pools.
+    the locality pools. `owners` names, for each of these three ("holdout", "upstream", "near"),
+    the index of the edit that each of its rows belongs to; empty where rows are shared pools.
+
+    Raises RecordError if `owners` does not match the rows.
     """
 
     name: str
@@ -111,6 +114,24 @@ class Stream:
     upstream: tuple[Probe, ...] = ()
     near: tuple[Probe, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    owners: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.owners:
+            return
+        for subset in ("holdout", "upstream", "near"):
+            named, rows = self.owners.get(subset, ()), getattr(self, subset)
+            if len(named) != len(rows) or any(not 0 <= i < len(self.edits) for i in named):
+                raise RecordError(
+                    f"stream {self.name}: the owners of its {len(rows)} {subset} rows must be "
+                    f"{len(rows)} edit indices below {len(self.edits)}"
+                )
+
+    def owner(self, subset: str, index: int) -> int:
+        """The edit that row `index` of a subset belongs to; -1 for a row of a shared pool."""
+        if subset == "edits":
+            return index
+        return self.owners[subset][index] if self.owners else -1
 
     def batches(self) -> Iterator[Sequence[Edit]]:
         """The edits in order, `batch_size` at a time; the last batch may be shorter."""
@@ -120,4 +141,5 @@ class Stream:
     @property
     def content(self) -> str:
         """sha256 over everything that decides a result."""
-        return content_hash([self.edits, self.batch_size, self.holdout, self.upstream, self.near])
+        decides = [self.edits, self.batch_size, self.holdout, self.upstream, self.near]
+        return content_hash([*decides, dict(self.owners)] if self.owners else decides)

@@ -2,8 +2,8 @@
 
 import dataclasses
 import importlib
+import types
 import typing
-from pathlib import Path
 from typing import Any
 
 from lib.backbones import Backbone
@@ -14,12 +14,26 @@ from lib.errors import EditorError
 # kind: (module, editor class, configuration class); imported when asked for
 REGISTRY = {
     "melo": ("lib.editors.melo", "Melo", "MeloConfig"),
+    "comeba_hk": ("lib.editors.comeba_hk", "ComebaHk", "ComebaHkConfig"),
+    "memit": ("lib.editors.memit", "Memit", "MemitConfig"),
+    "rome": ("lib.editors.rome", "Rome", "RomeConfig"),
     "grace": ("lib.editors.grace", "Grace", "GraceConfig"),
     "lora": ("lib.editors.lora", "Lora", "LoraConfig"),
     "ft": ("lib.editors.ft", "FineTune", "FtConfig"),
 }
 
-__all__ = ["BASE", "REGISTRY", "EditReport", "Editor", "EditorConfig", "Site", "build", "module_of"]
+__all__ = [
+    "BASE",
+    "REGISTRY",
+    "EditReport",
+    "Editor",
+    "EditorConfig",
+    "Site",
+    "build",
+    "class_of",
+    "module_of",
+    "needs_of",
+]
 
 
 def module_of(kind: str) -> str:
@@ -29,17 +43,26 @@ def module_of(kind: str) -> str:
     return REGISTRY[kind][0]
 
 
-def build(
-    kind: str, backbone: Backbone, config: dict[str, Any], *, blocks_cache: Path | None = None
-) -> Editor:
-    """An editor on a backbone from plain values (as a YAML file or a notebook gives them)."""
+def class_of(kind: str) -> type[Editor]:
+    """The class of an editor."""
+    return getattr(importlib.import_module(module_of(kind)), REGISTRY[kind][1])
+
+
+def needs_of(kind: str) -> tuple[str, ...]:
+    """Names of the resources that an editor takes beside its configuration."""
+    return class_of(kind).needs
+
+
+def build(kind: str, backbone: Backbone, config: dict[str, Any], **resources: Any) -> Editor:
+    """An editor on a backbone from plain values (as a YAML file or a notebook gives them).
+
+    `resources` are caches and texts by name; the editor gets those it declares in `needs`, None
+    where one is missing.
+    """
+    editor = class_of(kind)
     module = importlib.import_module(module_of(kind))
-    _, editor_name, config_name = REGISTRY[kind]
-    configuration = _configure(kind, getattr(module, config_name), config)
-    editor = getattr(module, editor_name)
-    if kind == "melo":
-        return editor(backbone, configuration, blocks_cache=blocks_cache)
-    return editor(backbone, configuration)
+    configuration = _configure(kind, getattr(module, REGISTRY[kind][2]), config)
+    return editor(backbone, configuration, **{name: resources.get(name) for name in editor.needs})
 
 
 def _configure(kind: str, cls: type, values: dict[str, Any]) -> EditorConfig:
@@ -48,12 +71,17 @@ def _configure(kind: str, cls: type, values: dict[str, Any]) -> EditorConfig:
     if unknown:
         known = ", ".join(field.name for field in dataclasses.fields(cls))
         raise EditorError(f"{kind} has no setting {sorted(unknown)}; it has {known}")
-    built = {
-        name: Site(**value)
-        if fields[name] is Site
-        else tuple(Site(**item) for item in value)
-        if name == "sites"
-        else value
-        for name, value in values.items()
-    }
-    return cls(**built)
+    return cls(**{name: _typed(fields[name], value) for name, value in values.items()})
+
+
+def _typed(annotation: Any, value: Any) -> Any:
+    """A YAML value as its field wants it: mappings become sites, lists become tuples."""
+    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    options = typing.get_args(annotation) if union else (annotation,)
+    if isinstance(value, dict) and Site in options:
+        return Site(**value)
+    for option in options:
+        if isinstance(value, list) and typing.get_origin(option) is tuple:
+            item = typing.get_args(option)[0]
+            return tuple(_typed(item, one) for one in value)
+    return value

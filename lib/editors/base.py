@@ -53,6 +53,7 @@ class Editor(ABC):
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[str]] = frozenset({"causal", "seq2seq", "classifier"})
+    needs: ClassVar[tuple[str, ...]] = ()  # resources that `build` passes to the constructor
     config: EditorConfig
     prefix: FrozenPrefix
 
@@ -121,6 +122,12 @@ class Editor(ABC):
         """Whether a causal row that carries its target has another key than its prompt alone."""
         return False
 
+    @property
+    def scope_sees_target(self) -> bool:
+        """Whether the editor's decision in one whole pass depends on the answer's tokens, so that
+        teacher forcing as released needs one pass over prompt and answer (causal backbones)."""
+        return False
+
     def routes_of(self, keys: Tensor) -> list[str]:
         """Names what is applied to each row; equal names mean equal weights. Rows with the route
         `BASE` get the backbone's own output."""
@@ -140,6 +147,11 @@ class Editor(ABC):
     def routed(self, batch: Encoded, routes: Sequence[str]) -> Iterator[None]:
         """Passes inside the context apply the given routes instead of finding their own."""
         yield
+
+    def observe(self, stream: Stream) -> Iterator[dict[str, Any]]:
+        """Flat rows (JSON values) that the editor reports about itself after the last batch of a
+        stream, for the table of observations; most editors have none."""
+        yield from ()
 
     @abstractmethod
     def tensors(self) -> dict[str, dict[str, Tensor]]:

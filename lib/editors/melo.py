@@ -67,6 +67,7 @@ class Melo(Editor):
     """
 
     name = "MELO"
+    needs = ("blocks_cache",)
     config: MeloConfig
 
     def __init__(

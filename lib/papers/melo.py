@@ -1,21 +1,18 @@
 """MELO's report: its tables, claims and notes, built from the runs of a `Study`."""
 
-import importlib.resources
-
 import pandas as pd
 from safetensors.numpy import load_file
 
 from lib import claims, figures, index_page, metrics, tables
-from lib.reported import load_reported, reported_value
+from lib.papers import common
+from lib.papers.common import reason, substitutions
+from lib.reported import reported_value
 from lib.study import Study
 
-
-def reported() -> pd.DataFrame:
-    """The reported numbers, each with its source."""
-    with importlib.resources.as_file(
-        importlib.resources.files("lib.papers").joinpath("melo_reported.csv")
-    ) as path:
-        return load_reported(path)
+__all__ = [
+    "decoded_table", "judged", "official_averages", "saved_index", "scored", "substitutions",
+    "summary", "sweep_plot", "table2",
+]  # fmt: skip
 
 
 def scored(study: Study, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
@@ -29,29 +26,9 @@ def scored(study: Study, setting: str | None = None, sweep: str | None = "") -> 
     return pd.concat([records, again.assign(subset="released_holdout")], ignore_index=True)
 
 
-def substitutions(study: Study, setting: str) -> list[str]:
-    """What differs from the paper in a setting: backbone, data, size."""
-    found: list[str] = []
-    for manifest in study.manifests(setting).values():
-        counts = manifest["dataset"]["counts"]
-        found += [
-            text
-            for text in (manifest["backbone"]["substitution"], manifest["dataset"]["substitution"])
-            if text
-        ]
-        stream, paper = manifest["spec"]["stream"], study.original["settings"][setting]["stream"]
-        sizes = [(s["n_edits"], s["batch_size"]) for s in (stream, paper)]
-        if sizes[0] != sizes[1]:
-            found.append(
-                f"{sizes[0][0]} edits of {counts['facts']} facts in batches of {sizes[0][1]} "
-                f"instead of {sizes[1][0]:,} in batches of {sizes[1][1]}."
-            )
-    return list(dict.fromkeys(found))
-
-
 def table2(study: Study) -> tables.Table:
     """The zsRE column group of Table 2, reported beside reproduced."""
-    layout, known = study.document["tables"]["table2"], reported()
+    layout, known = study.document["tables"]["table2"], common.reported("melo")
     cells = []
     for name, setting in study.document["settings"].items():
         place = setting["reported"]
@@ -83,7 +60,7 @@ def table2(study: Study) -> tables.Table:
                         resolution=0.005,
                         shown_setting=setting["title"],
                         substitutions=swaps,
-                        error=_reason(study, name, row, entry),
+                        error=reason(study, name, row, entry),
                     )
                 )
     notes = [f"{row}: {e['note']}." for row, e in layout["rows"].items() if "note" in e]
@@ -97,15 +74,6 @@ def table2(study: Study) -> tables.Table:
         notes=notes,
         csv_path=study.folder / "tables" / "melo-table2.csv",
     )
-
-
-def _reason(study: Study, setting: str, editor: str, entry: dict) -> str:
-    if "not_run" in entry:
-        return entry["not_run"]
-    for title, error in study.errors().items():
-        if title.startswith(f"{editor} on {setting},"):
-            return error
-    return ""
 
 
 def decoded_table(study: Study, setting: str) -> tables.Table:
@@ -123,7 +91,7 @@ def decoded_table(study: Study, setting: str) -> tables.Table:
             subset=column["subset"],
             shown_setting=chosen["title"],
             substitutions=swaps,
-            error=_reason(study, setting, editor, {}),
+            error=reason(study, setting, editor, {}),
         )
         for editor in chosen["editors"]
         for column in layout["columns"]
@@ -187,34 +155,11 @@ def saved_index(study: Study, setting: str, editor: str) -> dict | None:
 def summary(
     study: Study, verdicts: dict[str, claims.Judgement], listed: dict[str, list[str]]
 ) -> index_page.PaperSummary:
-    """What the front page says about this report."""
-    headline = [
-        index_page.Headline.of(cell, label=f"{cell.editor}: {cell.metric}")
-        for cell in table2(study).cells
-        if cell.editor in ("MELO", "GRACE", "LoRA") and cell.n
-    ]
+    """What the front page says about this report: the claims are those of the first setting."""
+    headline = [c for c in table2(study).cells if c.editor in ("MELO", "GRACE", "LoRA") and c.n]
     first = next(iter(study.document["settings"]))
-    counts: dict[str, int] = {}
-    if first in verdicts:
-        counts = dict(verdicts[first].counts)
-    manifests = [m for m in study.manifests(sweep=None).values()]
-    spent = sum(sum(manifest["seconds"].values()) for manifest in manifests)
-    errors = [f"{title}: {text.strip().splitlines()[-1]}" for title, text in study.errors().items()]
-    return index_page.PaperSummary(
-        key="melo",
-        title=study.document["title"],
-        venue=study.document["venue"],
-        summary=study.document["summary"],
-        status="partial" if errors else "done",
-        report="melo.html",
-        headline=tuple(headline),
-        claims=counts,
-        substitutions=tuple(dict.fromkeys(text for texts in listed.values() for text in texts)),
-        runtime_seconds=spent,
-        errors=tuple(errors),
-        profile=study.profile,
-        order=1,
-    )
+    counted = {first: verdicts[first]} if first in verdicts else {}
+    return common.summary(study, counted, listed, headline, order=1)
 
 
 def sweep_plot(records: pd.DataFrame, title: str) -> figures.Plot:

@@ -1,0 +1,119 @@
+"""What a claim's test sees and says: `Material` in, a `Finding` out, and the arithmetic between.
+
+All tests compare scores of the same prompts, correct for the number of comparisons (Holm) and say
+"cannot be told here" when the data allow both answers; absence of evidence never counts as "holds".
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lib.intervals import Difference, facts, holm, paired_difference
+
+HOLDS, FAILS, UNKNOWN = "holds", "fails", "cannot be told here"
+SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}
+LEVEL = 0.95
+FEWEST_FACTS = 10  # resampling fewer independent facts gives intervals that are far too narrow
+
+
+@dataclass(frozen=True)
+class Material:
+    """What claims are judged on (columns as the runs write): scored prompts, edited batches, and
+    timed forward passes (`costs.inference`: one row per timed run)."""
+
+    records: pd.DataFrame
+    steps: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    inference: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict and the sentence of numbers it rests on."""
+
+    verdict: str
+    evidence: str
+
+    def __post_init__(self) -> None:
+        if self.verdict not in SYMBOLS:
+            raise ValueError(f"verdict {self.verdict!r} is none of {', '.join(SYMBOLS)}")
+
+
+Test = Callable[[Material], Finding]
+
+
+def scores(
+    records: pd.DataFrame, metric: str, subset: str, setting: str | None, sweep: str = ""
+) -> pd.DataFrame:
+    """Rows of a subset that have the score, of one setting and of the main table or one sweep."""
+    if metric not in records:
+        raise ValueError(f"no score {metric!r} in these runs")
+    rows = records[(records["subset"] == subset) & records[metric].notna()]
+    if "sweep" in rows:
+        rows = rows[rows["sweep"] == sweep]
+    return rows if setting is None else rows[rows["setting"] == setting]
+
+
+def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str, level: float = LEVEL) -> Difference:
+    """Differences a - b of the same prompt, setting and seed; one fact is one unit."""
+    keys = ["setting", "seed", "record", "prompt"]
+    left, right = (frame.groupby(keys)[metric].mean() for frame in (a, b))
+    joined = pd.concat([left, right], axis=1, join="inner", keys=["a", "b"])
+    units = facts(joined.index.get_level_values("record"))
+    return paired_difference(joined["a"], joined["b"], groups=units, level=level)
+
+
+def decide(
+    pairs: Sequence[tuple[str, Difference]],
+    what: str,
+    margin: float,
+    better: str = "higher",
+    *,
+    strictly: bool = False,
+) -> Finding:
+    """One verdict over several differences (name, ours minus theirs).
+
+    Fails if any difference is significantly against us (Holm). Holds if every interval stays above
+    -margin. `strictly`: holds only if every difference is significantly for us, and fails also
+    where an interval shows a gain of at most the margin.
+    """
+    sign = {"higher": 1.0, "lower": -1.0}[better]
+    adjusted = holm([difference.p for _, difference in pairs])
+    parts, verdicts = [], []
+    for (name, d), p in zip(pairs, adjusted, strict=True):
+        if d.n == 0:
+            parts.append(f"{name}: no common prompts")
+            verdicts.append(UNKNOWN)
+            continue
+        parts.append(f"{name}: {amount(d)}, {chance(p)}")
+        ends = sorted((sign * d.low, sign * d.high)) if d.known else (-math.inf, math.inf)
+        significant = p < 1 - LEVEL
+        if significant and sign * d.mean < 0:
+            verdicts.append(FAILS)
+        elif d.clusters < FEWEST_FACTS:
+            parts[-1] += f", only {d.clusters} independent facts"
+            verdicts.append(UNKNOWN)
+        elif strictly:
+            better_indeed = significant and ends[0] > 0
+            verdicts.append(HOLDS if better_indeed else FAILS if ends[1] <= margin else UNKNOWN)
+        else:
+            verdicts.append(HOLDS if ends[0] >= -margin else UNKNOWN)
+    verdict = next((v for v in (FAILS, UNKNOWN) if v in verdicts), HOLDS if verdicts else UNKNOWN)
+    tail = f" (Holm over {len(pairs)})" if len(pairs) > 1 else ""
+    return Finding(
+        verdict, f"Difference in {what}: {'; '.join(parts)}{tail}; margin {margin:g}, "
+        f"{better} is better."
+    )  # fmt: skip
+
+
+def amount(d: Difference) -> str:
+    """A difference as a reader wants it: "+0.120 [+0.050, +0.190], n = 48"."""
+    middle, low, high = (f"{x:+.3f}".replace("-", "−") for x in (d.mean, d.low, d.high))
+    return f"{middle} {f'[{low}, {high}]' if d.known else 'no interval'}, n = {d.n}"
+
+
+def chance(p: float) -> str:
+    """A p-value in words that never show more digits than it has."""
+    return "p undefined" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

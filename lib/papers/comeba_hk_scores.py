@@ -1,0 +1,130 @@
+"""The rows that COMEBA-HK's scores are read on: locality of each form, averages per record."""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lib.intervals import facts
+from lib.study import Study
+
+MOMENTS = {"single": "own", "consecutive": "end"}
+OWN, INTENDED, WITHOUT = "COMEBA-HK", "COMEBA-HK intended", "COMEBA-HK without hooks"
+PROTOCOLS = {"single": "single-round editing", "consecutive": "consecutive editing"}
+
+KEPT = ("near", "upstream")  # subsets on which nothing should change
+PARTS = ("edits", "holdout", "locality")
+NEEDED = (
+    "run", "editor", "subset", "moment", "n_edits", "edit_index", "record", "prompt", "score",
+    "answer_accuracy", "answer_agreement", "prompt_accuracy", "prefers_target", "exact_match",
+    "agreement",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the data and its two settings ("" where the profile has none).
+
+    `locality` is the subset that the paper's locality is read on.
+    """
+
+    key: str
+    title: str
+    locality: str
+    single: str
+    consecutive: str
+
+    def setting(self, protocol: str) -> str:
+        """The setting of a protocol ("single" or "consecutive"), "" for none."""
+        return {"single": self.single, "consecutive": self.consecutive}[protocol]
+
+
+def settings(study: Study) -> list[str]:
+    """The settings that this profile runs."""
+    planned = study.document["settings"].items()
+    return [name for name, setting in planned if setting.get("enabled", True)]
+
+
+def forms(study: Study) -> list[Form]:
+    """The forms of the data with at least one setting in this profile."""
+    planned, found = set(settings(study)), []
+    for key, entry in study.document["tables"]["forms"].items():
+        names = {p: entry[p] if entry.get(p) in planned else "" for p in PROTOCOLS}
+        if any(names.values()):
+            found.append(Form(key, entry["title"], entry["locality"], **names))
+    return found
+
+
+def place(study: Study, setting: str) -> tuple[Form, str]:
+    """The form and the protocol ("single" or "consecutive") of a setting."""
+    for form in forms(study):
+        for protocol in PROTOCOLS:
+            if form.setting(protocol) == setting:
+                return form, protocol
+    raise ValueError(f"setting {setting!r} belongs to no form in the paper's tables")
+
+
+def title_of(study: Study, setting: str) -> str:
+    """How the page calls a setting."""
+    return study.document["settings"][setting]["title"]
+
+
+def editors_of(study: Study, setting: str) -> dict[str, str]:
+    """The editors of a setting in the paper's order, each with why it is not run here, or ""."""
+    here, paper = (
+        document["settings"][setting]["editors"] for document in (study.document, study.original)
+    )
+    names = dict.fromkeys([*paper, *here])
+    return {name: "" if here.get(name) else "left out of this profile" for name in names}
+
+
+def scored(study: Study, setting: str, sweep: str = "") -> pd.DataFrame:
+    """Records of a setting with `score` and the subsets `locality` and `average`."""
+    return with_scores(study.records(setting, sweep), place(study, setting)[0].locality)
+
+
+def with_scores(records: pd.DataFrame, locality: str) -> pd.DataFrame:
+    """Records with `score`, and with the subsets `locality` and `average` added.
+
+    `score` is `answer_accuracy` (EasyEdit's token_em) for edits and rephrases and
+    `answer_agreement` for the rows that an edit should leave alone. `locality` names the subset
+    of the paper's locality: "near" or "upstream". A row of `average` is one edit: the mean of its
+    own reliability, the mean generality of its rephrases and the mean locality of its probes,
+    where all three exist. `record` is rewritten so that rows of one edit are one unit.
+    """
+    if records.empty:
+        return records.assign(**{name: [] for name in NEEDED if name not in records})
+    kept = records["subset"].isin(KEPT)
+    absent = {name: np.nan for name in NEEDED if name not in records}
+    rows = records.assign(**absent)
+    rows["score"] = rows["answer_accuracy"].where(~kept, rows["answer_agreement"]).astype(float)
+    rows["record"] = _units(rows)
+    local = rows[rows["subset"] == locality].assign(subset="locality")
+    rows = pd.concat([rows, local], ignore_index=True)
+    averages = _averages(rows)
+    return pd.concat([rows, averages], ignore_index=True) if len(averages) else rows
+
+
+def _units(rows: pd.DataFrame) -> pd.Series:
+    """`<edit>#<number of the row>`: `intervals.facts` then sees one unit per edit."""
+    edits = rows[(rows["subset"] == "edits") & (rows["edit_index"] >= 0)]
+    owners = edits.drop_duplicates(["run", "edit_index"]).set_index(["run", "edit_index"])["record"]
+    places = pd.MultiIndex.from_frame(rows[["run", "edit_index"]])
+    owner = pd.Series(owners.reindex(places).to_numpy(), index=rows.index)
+    owner = pd.Series(facts(owner.fillna("")), index=rows.index).where(owner.notna())
+    numbered = owner + "#" + rows["record"].map(lambda name: str(zlib.crc32(name.encode())))
+    return rows["record"].where((rows["subset"] == "edits") | owner.isna(), numbered)
+
+
+def _averages(rows: pd.DataFrame) -> pd.DataFrame:
+    keys = ["run", "moment", "n_edits", "edit_index"]
+    owned = rows[rows["subset"].isin(PARTS) & (rows["edit_index"] >= 0)]
+    means = owned.groupby([*keys, "subset"])["score"].mean().unstack("subset")
+    if any(part not in means for part in PARTS):
+        return rows.iloc[:0]
+    average = means[list(PARTS)].dropna().mean(axis=1).rename("score")
+    edits = owned[owned["subset"] == "edits"].drop_duplicates(keys).drop(columns="score")
+    found = edits.merge(average.reset_index(), on=keys, how="inner")
+    others = [name for name in NEEDED[9:] if name in found]
+    return found.assign(subset="average", **dict.fromkeys(others, np.nan))

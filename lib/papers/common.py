@@ -1,0 +1,83 @@
+"""What every paper's report says in the same way: reported numbers, substitutions, failed runs, the
+summary for the front page."""
+
+import importlib.resources
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from lib import claims, index_page
+from lib.reported import load_reported
+from lib.study import Study
+from lib.tables import Cell
+
+
+def reported(paper: str) -> pd.DataFrame:
+    """The reported numbers of a paper, each with its source."""
+    with importlib.resources.as_file(
+        importlib.resources.files("lib.papers").joinpath(f"{paper}_reported.csv")
+    ) as path:
+        return load_reported(path)
+
+
+def substitutions(study: Study, setting: str) -> list[str]:
+    """What differs from the paper in a setting: backbone, data, size."""
+    found: list[str] = []
+    for manifest in study.manifests(setting).values():
+        counts = manifest["dataset"]["counts"]
+        found += [
+            text
+            for text in (manifest["backbone"]["substitution"], manifest["dataset"]["substitution"])
+            if text
+        ]
+        stream, paper = manifest["spec"]["stream"], study.original["settings"][setting]["stream"]
+        sizes = [(s["n_edits"], s["batch_size"]) for s in (stream, paper)]
+        if sizes[0] != sizes[1]:
+            found.append(
+                f"{sizes[0][0]} edits of {counts['facts']} facts in batches of {sizes[0][1]} "
+                f"instead of {sizes[1][0]:,} in batches of {sizes[1][1]}."
+            )
+    return list(dict.fromkeys(found))
+
+
+def reason(study: Study, setting: str, editor: str, entry: Mapping[str, str]) -> str:
+    """Why an editor has no number in a setting: the table's `not_run`, or its run's error."""
+    if "not_run" in entry:
+        return entry["not_run"]
+    for title, error in study.errors().items():
+        if title.startswith(f"{editor} on {setting},"):
+            return error
+    return ""
+
+
+def summary(
+    study: Study,
+    verdicts: Mapping[str, claims.Judgement],
+    listed: Mapping[str, list[str]],
+    headline: Iterable[Cell],
+    *,
+    order: int,
+) -> index_page.PaperSummary:
+    """What the front page says about a report.
+
+    `verdicts`: the first entry's claims are counted. `headline`: table cells worth a place there.
+    """
+    manifests = study.manifests(sweep=None).values()
+    errors = [f"{title}: {text.strip().splitlines()[-1]}" for title, text in study.errors().items()]
+    return index_page.PaperSummary(
+        key=study.paper,
+        title=study.document["title"],
+        venue=study.document["venue"],
+        summary=study.document["summary"],
+        status="partial" if errors else "done",
+        report=f"{study.paper}.html",
+        headline=tuple(
+            index_page.Headline.of(cell, label=f"{cell.editor}: {cell.metric}") for cell in headline
+        ),
+        claims=dict(next(iter(verdicts.values())).counts) if verdicts else {},
+        substitutions=tuple(dict.fromkeys(text for texts in listed.values() for text in texts)),
+        runtime_seconds=sum(sum(manifest["seconds"].values()) for manifest in manifests),
+        errors=tuple(errors),
+        profile=study.profile,
+        order=order,
+    )

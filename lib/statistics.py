@@ -1,0 +1,225 @@
+"""Key statistics: E[k k^T] of the inputs of MLP output matrices over plain text (ref: MEMIT).
+
+One pass over the text serves all layers. Sums are float32, as the official code keeps them; a
+killed pass goes on from its last checkpoint, and a larger sample goes on from a smaller one.
+"""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lib import assets, atomic
+from lib.backbones import Backbone
+from lib.data.corpus import Corpus
+from lib.data.records import content_hash
+from lib.encoding import Encoded, batch_rows
+from lib.hooks import capture, stop_before
+
+GROUP = 16  # documents between two decisions: enough yet?
+CHECKPOINT_SECONDS = 30.0
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How much text: `tokens` counted at least (whole groups of 16 documents), documents cut at
+    `length` tokens (0: the model's maximum) and at most `documents` of them (0: all)."""
+
+    tokens: int = 100_000
+    length: int = 0
+    documents: int = 0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Uncentred second moment `matrix` [f, f] (float32) of one layer over `count` tokens."""
+
+    matrix: Tensor
+    count: int
+    documents: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a pass will cost, before it starts."""
+
+    layers: int
+    tokens: int
+    megabytes: float
+
+    def __str__(self) -> str:
+        return (
+            f"key statistics of {self.layers} layers over {self.tokens:,} tokens in one pass, "
+            f"{self.megabytes:,.0f} MB in the cache"
+        )
+
+
+def estimate(backbone: Backbone, blocks: Sequence[int], sample: Sample) -> Estimate:
+    """Size of the statistics of some blocks: float32 matrices of the MLP's inner width."""
+    widths = [key_width(backbone, block) for block in blocks]
+    return Estimate(len(widths), sample.tokens, sum(4 * width**2 for width in widths) / 1e6)
+
+
+def key_width(backbone: Backbone, block: int) -> int:
+    """f: the input width of the block's MLP output matrix."""
+    module = backbone.module("mlp_out", block)
+    first, second = module.weight.shape
+    return second if isinstance(module, torch.nn.Linear) else first
+
+
+def second_moments(
+    backbone: Backbone, blocks: Sequence[int], corpus: Corpus, sample: Sample
+) -> dict[int, Moment]:
+    """The second moment of each block's keys, from the cache or by one pass over the corpus.
+
+    Positions of the backbone's document prefix are left out (they serve as attention sink and
+    would drown everything else); all other real positions count.
+    """
+    places = {block: _folder(backbone, block, corpus, sample) for block in blocks}
+    found = {block: _enough(place, sample.tokens) for block, place in places.items()}
+    missing = [block for block, path in found.items() if path is None]
+    if missing:
+        said = estimate(backbone, missing, sample)
+        print(f"{backbone.name}: {said}, text: {corpus.name}", file=sys.stderr)
+        _collect(backbone, {block: places[block] for block in missing}, corpus, sample)
+        found = {block: _enough(place, sample.tokens) for block, place in places.items()}
+    return {block: _read(path, sample, corpus) for block, path in found.items()}
+
+
+def _folder(backbone: Backbone, block: int, corpus: Corpus, sample: Sample) -> Path:
+    key = content_hash(
+        [
+            _VERSION,
+            backbone.content,
+            str(backbone.dtype),
+            backbone.path("mlp_out", block),
+            corpus.content,
+            _length(backbone, sample),
+            sample.documents,
+            backbone.prefix,
+        ]
+    )
+    return assets.cache_dir() / "statistics" / f"{backbone.name}-{block}-{key[:20]}"
+
+
+def _length(backbone: Backbone, sample: Sample) -> int:
+    longest = backbone.model.config.max_position_embeddings
+    return min(sample.length or longest, longest)
+
+
+def _counts(path: Path) -> tuple[int, int, int, bool]:
+    """Documents, tokens, tokens before the last group, and whether the corpus ended there."""
+    documents, count, before, ended = path.stem.split("-")
+    return int(documents), int(count), int(before), ended == "end"
+
+
+def _enough(place: Path, tokens: int) -> Path | None:
+    """The file whose last group was the one that reached `tokens` (or that ended the corpus)."""
+    for path in sorted(place.glob("*.safetensors")):
+        _, count, before, ended = _counts(path)
+        if path.stem.endswith("-progress"):
+            continue
+        if before < tokens <= count or (ended and count < tokens):
+            return path
+    return None
+
+
+def _read(path: Path, sample: Sample, corpus: Corpus) -> Moment:
+    documents, count, _, ended = _counts(path)
+    if ended and count < sample.tokens:
+        print(f"{corpus.name} gives only {count:,} of {sample.tokens:,} tokens", file=sys.stderr)
+    with safe_open(path, "pt") as file:
+        return Moment(file.get_tensor("sum") / count, count, documents)
+
+
+@torch.no_grad()
+def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample: Sample) -> None:
+    """One pass over the corpus for all blocks of `places`; writes one file each."""
+    documents, count, sums = _start(backbone, places, sample)
+    total = min(sample.documents or len(corpus.texts), len(corpus.texts))
+    written = time.monotonic()
+    while count < sample.tokens and documents < total:
+        texts = corpus.texts[documents : min(documents + GROUP, total)]
+        before = count
+        count += add_documents(backbone, texts, _length(backbone, sample), sums)
+        documents += len(texts)
+        done = count >= sample.tokens or documents >= total
+        if done or time.monotonic() - written > CHECKPOINT_SECONDS:
+            kind = "end" if documents >= total else "part" if done else "progress"
+            name = f"{documents:08}-{count}-{before}-{kind}.safetensors"
+            for block, place in places.items():
+                old = list(place.glob("*-progress.safetensors"))
+                atomic.write_bytes(place / name, save({"sum": sums[block].cpu()}))
+                for path in old:
+                    path.unlink(missing_ok=True)
+            written = time.monotonic()
+
+
+def _start(
+    backbone: Backbone, places: dict[int, Path], sample: Sample
+) -> tuple[int, int, dict[int, Tensor]]:
+    """Where a pass for all these blocks can go on: documents read, tokens counted, sums."""
+    stored = [
+        {_counts(path)[:2]: path for path in place.glob("*.safetensors")}
+        for place in places.values()
+    ]
+    common = set.intersection(*(set(files) for files in stored))
+    usable = sorted(point for point in common if point[1] < sample.tokens)
+    sums = {}
+    for block, files in zip(places, stored, strict=True):
+        width = key_width(backbone, block)
+        if usable:
+            with safe_open(files[usable[-1]], "pt") as file:
+                sums[block] = file.get_tensor("sum").to(backbone.device)
+        else:
+            sums[block] = torch.zeros(width, width, device=backbone.device)
+    return (*(usable[-1] if usable else (0, 0)), sums)
+
+
+def add_documents(
+    backbone: Backbone, texts: Sequence[str], length: int, sums: dict[int, Tensor]
+) -> int:
+    """Add k k^T of the tokens of some documents to each block's sum [f, f]; returns how many tokens
+    counted."""
+    head = len(backbone.tokenizer(backbone.prefix)["input_ids"]) if backbone.prefix else 0
+    rows = [
+        backbone.tokenizer(backbone.prefix + text, truncation=True, max_length=length)["input_ids"]
+        for text in texts
+    ]
+    rows = sorted((row for row in rows if len(row) > head), key=len)
+    counted, pending = 0, rows
+    while pending:
+        # Rows of like length together, so that little is padded.
+        widest = len(pending[-1])
+        take = max(1, min(len(pending), math.ceil(2048 / widest)))
+        counted += _add_rows(backbone, pending[-take:], head, sums)
+        pending = pending[:-take]
+    return counted
+
+
+def _add_rows(backbone: Backbone, rows: list[list[int]], head: int, sums: dict[int, Tensor]) -> int:
+    batch: Encoded = batch_rows(backbone, rows, [len(row) for row in rows], "right")
+    real = batch.attention_mask.bool()
+    real[:, :head] = False
+    beyond = max(sums) + 1
+    with contextlib.ExitStack() as context:
+        seen = {
+            block: context.enter_context(capture(backbone.module("mlp_out", block)))
+            for block in sums
+        }
+        if beyond < backbone.n_blocks():
+            context.enter_context(stop_before(backbone.module("block", beyond)))
+        backbone.model.base_model(**batch.inputs(), use_cache=False)
+    for block, taken in seen.items():
+        keys = taken.input[real].float()
+        sums[block].addmm_(keys.T, keys)
+    return int(real.sum())
