@@ -136,6 +136,8 @@ class Evaluator:
             "edit_index": row.edit_index,
             "prompt": row.prompt,
             "target": row.target,
+            "subject": row.subject,
+            "other": row.other,
             "prediction": score.text,
             "f1_ids_released": metrics.f1_ids_released(score.ids, gold, _pad(self.backbone)),
             "f1_ids": metrics.f1_ids(score.ids, gold, special),

@@ -3,6 +3,7 @@
 import json
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,19 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
                     "edited_seconds": _inference_seconds(backbone, stream, protocol, spec),
                     "repeats": protocol.inference_repeats,
                 }
-            store.finish(run.identity, work, manifest, editor.save)
+            store.finish(run.identity, work, manifest, _save(editor, protocol))
         finally:
             work.close()
             editor.close()
     progress.finish("done")
+
+
+def _save(editor: Editor, protocol: Protocol) -> Callable[[Path], None]:
+    """How the editor's state is kept. After single rounds it holds the last batch alone, which
+    nobody can use; a resumed run starts its next batch from the backbone anyway."""
+    if protocol.rounds == "single":
+        return lambda path: None
+    return editor.save
 
 
 def _inference_seconds(
@@ -170,7 +179,7 @@ def _sequence(
     def advance(batches: int) -> None:
         progress.advance(min(batches * stream.batch_size, len(stream.edits)))
 
-    if start:
+    if start and protocol.rounds == "consecutive":
         editor.load(work.saved_editor)
         advance(start)
     saved = time.monotonic()
@@ -179,7 +188,7 @@ def _sequence(
         nonlocal saved
         advance(done)
         if time.monotonic() - saved >= shared.checkpoint_seconds:
-            work.checkpoint(done, asdict(clock), editor.save)
+            work.checkpoint(done, asdict(clock), _save(editor, protocol))
             saved = time.monotonic()
 
     return run_sequence(
@@ -204,7 +213,7 @@ def _base_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol)
             "backbone": editor.backbone.content,
             "dtype": str(editor.backbone.dtype),
             "stream": stream.content,
-            "protocol": [protocol.max_new_tokens, protocol.evaluation_batch],
+            "protocol": [protocol.max_new_tokens, protocol.evaluation_batch, protocol.rounds],
             "max_length": editor.config.max_length,
             "whole_passes": needs_whole_passes(editor),
             "device": str(editor.backbone.device),

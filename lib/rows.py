@@ -23,6 +23,7 @@ class Row:
     edit_index: int
     fact: str
     other: str = ""
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,4 +69,5 @@ def _row(stream: Stream, subset: str, index: int, item: Edit | Probe) -> Row:
         neighbour = item.kind == "neighbour" and owner >= 0
         fact, other = item.identity, stream.edits[owner].target if neighbour else ""
     other = "" if other == item.target else other
-    return Row(item.identity, item.prompt, item.target, owner, fact, other)
+    subject = item.subject if isinstance(item, Edit) else ""
+    return Row(item.identity, item.prompt, item.target, owner, fact, other, subject)

@@ -151,7 +151,7 @@ def test_rows_are_scored_with_the_batch_they_belong_to() -> None:
     assert [(batch.number, len(batch.rows)) for batch in near] == [(0, 3), (0, 1), (2, 3), (2, 1)]
     assert all(row.edit_index // 2 == batch.number for batch in near for row in batch.rows)
     backbone = backbones.load("tiny-gpt2")
-    evaluator = Evaluator(make("ft", backbone), chosen, Protocol(max_new_tokens=2))
+    evaluator = Evaluator(make("ft", backbone), chosen, Protocol(max_new_tokens=2, rounds="single"))
     assert list(evaluator.records("holdout", "own", 2, only=1)) == []
     own = list(evaluator.records("near", "own", 2, only=2))
     assert [record["edit_index"] for record in own] == [4, 4, 5, 5]
