@@ -11,6 +11,9 @@ from pathlib import Path
 import browser_checks
 import pytest
 
+from lib import plan
+from lib.plan import PAPERS
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -36,10 +39,11 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_table_and_figure_is_there(output: Path) -> None:
-    for name in ("index.html", "melo.html", "melo.ipynb", "melo.summary.json"):
+    kinds = ("html", "ipynb", "summary.json")
+    for name in ("index.html", *(f"{paper}.{kind}" for paper in PAPERS for kind in kinds)):
         assert (output / name).stat().st_size > 500
     figures = {path.name for path in (output / "figures").iterdir()}
-    assert len([name for name in figures if name.endswith(".svg")]) >= 14
+    assert len([name for name in figures if name.endswith(".svg")]) >= 35
     assert {name[:-4] for name in figures if name.endswith(".svg")} == {
         name[:-4] for name in figures if name.endswith(".png")
     }
@@ -56,14 +60,16 @@ def test_every_page_table_and_figure_is_there(output: Path) -> None:
 
 
 @pytest.mark.skipif(browser_checks.browser_path() is None, reason=browser_checks.why_no_browser())
-@pytest.mark.parametrize("page", ["index.html", "melo.html"])
+@pytest.mark.parametrize("page", ["index.html", "melo.html", "comeba_hk.html"])
 def test_the_pages_load_in_a_browser_without_a_network(output: Path, page: str) -> None:
     browser_checks.check_page(output / page)
 
 
 def test_a_second_call_reuses_every_run(output: Path) -> None:
     manifests = {p: p.stat().st_mtime_ns for p in output.glob("runs/*/manifest.json")}
-    assert len(manifests) == 14
+    assert len(manifests) == sum(
+        len({run.identity for run in plan.runs(paper, "smoke", device="cpu")}) for paper in PAPERS
+    )
     done = study("--profile", "smoke", "--output", str(output.parent))
     assert done.returncode == 0, done.stderr[-3000:]
     assert " 0 to do" in done.stderr
@@ -106,7 +112,17 @@ def test_a_failed_run_leaves_the_others_and_shows_in_the_page(tmp_path: Path) ->
     raising = '        raise RuntimeError("<b>bad luck</b>")\n'
     broken.write_text(text.replace(line, raising + line), "utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "lib", "--profile", "smoke", "--output", str(tmp_path / "out")],
+        [
+            sys.executable,
+            "-m",
+            "lib",
+            "--profile",
+            "smoke",
+            "--only",
+            "melo",
+            "--output",
+            str(tmp_path / "out"),
+        ],
         cwd=copy,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(copy)},
         capture_output=True,
@@ -146,7 +162,6 @@ def published_data() -> Path | None:
     reason="no published data here (set STUDY_PUBLISHED_DATA to a folder with zsre/ and nq/)",
 )
 def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
-    from lib import plan
     from lib.execute import Shared, stream_of
 
     run = plan.runs("melo", "laptop", seeds=1, data_dir=published_data(), device="cpu")[0]
@@ -154,3 +169,19 @@ def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
     assert len(stream.edits) == run.spec["stream"]["n_edits"]
     assert len(stream.holdout) > 0 and len(stream.upstream) == 80
     assert len({edit.target for edit in stream.edits}) >= 10
+
+
+@pytest.mark.skipif(published_data() is None, reason="no published data here")
+@pytest.mark.parametrize("setting", ["cf-consecutive", "zsre-consecutive"])
+def test_a_comeba_hk_stream_can_be_built_from_the_published_files(setting: str) -> None:
+    from lib.execute import Shared, stream_of
+
+    folder = published_data()
+    runs = plan.runs("comeba_hk", "paper", seeds=1, data_dir=folder, device="cpu")
+    run = next(run for run in runs if run.setting == setting)
+    stream = stream_of(run.spec, Shared(data_dir=folder).edits_of(run.spec))
+    assert len(stream.edits) == len(stream.holdout) == 1000
+    assert all(edit.subject in edit.prompt for edit in stream.edits)
+    assert len(stream.near if setting.startswith("cf") else stream.upstream) == 1000
+    if setting.startswith("cf"):
+        assert all(edit.target_true for edit in stream.edits)
