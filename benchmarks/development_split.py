@@ -44,13 +44,13 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
         "FT": {"lr": [3e-4, 1e-3]},
     },
     "cf-consecutive": {
-        "COMEBA-HK": {"moment_weight": [500.0, 1000.0, 2000.0, 4000.0], "value_steps": [15]},
-        "MEMIT": {"moment_weight": [500.0, 1000.0, 4000.0], "value_steps": [10, 15, 20]},
+        "COMEBA-HK": {"moment_weight": [500.0, 1000.0, 4000.0], "value_steps": [15]},
+        "MEMIT": {"moment_weight": [500.0, 1000.0, 4000.0], "value_steps": [15]},
         "FT": {
             "site": [{"part": "mlp_out", "block": block} for block in (21, 26)],
-            "lr": [3e-4, 1e-3, 3e-3],
+            "lr": [1e-3, 3e-3],
         },
-        "GRACE": {"radius": [3.0, 10.0, 20.0]},
+        "GRACE": {"radius": [3.0, 10.0]},
     },
 }
 
