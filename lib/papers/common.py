@@ -21,7 +21,7 @@ def reported(paper: str) -> pd.DataFrame:
 
 
 def substitutions(study: Study, setting: str) -> list[str]:
-    """What differs from the paper in a setting: backbone, data, size."""
+    """What differs from the paper in a setting: backbone, data, precision, size."""
     found: list[str] = []
     for manifest in study.manifests(setting).values():
         counts = manifest["dataset"]["counts"]
@@ -30,6 +30,10 @@ def substitutions(study: Study, setting: str) -> list[str]:
             for text in (manifest["backbone"]["substitution"], manifest["dataset"]["substitution"])
             if text
         ]
+        used = manifest["backbone"]["dtype"].removeprefix("torch.")
+        published = study.original["settings"][setting].get("dtype", "float32")
+        if used != published:
+            found.append(f"Computed in {used} instead of {published}.")
         stream, paper = manifest["spec"]["stream"], study.original["settings"][setting]["stream"]
         sizes = [(s["n_edits"], s["batch_size"]) for s in (stream, paper)]
         if sizes[0] != sizes[1]:
