@@ -20,14 +20,8 @@ PAPERS = ("melo", "comeba_hk")
 DTYPES = ("float32", "float16", "bfloat16")
 # Sweeps are read at the end only, and nothing else is measured along them.
 UNSWEPT = {"checkpoint_every": 0, "inference_repeats": 0, "observe": False}
-
-
-GIVEN = (
-    "dtype",
-    "known",
-    "corpus",
-    "variant",
-)  # settings that a run's spec holds if they are given
+# What a run's spec holds of its setting only if it is given there.
+GIVEN = ("dtype", "known", "corpus", "variant")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from lib.editors.scope_study import token_rows
 from lib.editors.subjects import Request, Rows, contextual, encode_rows, head_length
 from lib.encoding import Encoded
 from lib.errors import EditorError
+from lib.hooks import stop_before
 
 Scope = Literal["as_released", "intended"]
 
@@ -133,7 +134,11 @@ class ComebaHk(LocateEditor):
         rows = encode_rows(self.backbone, strings, range(len(strings)))
         width = torch.full_like(rows.lengths, rows.batch.input_ids.shape[1])
         self._set(Mode.RECORDING)
-        with self.counting(rows, width):
+        beyond = self.blocks[-1] + 1
+        with contextlib.ExitStack() as context:
+            context.enter_context(self.counting(rows, width))
+            if beyond < self.backbone.n_blocks():
+                context.enter_context(stop_before(self.backbone.module("block", beyond)))
             self.backbone.model.base_model(
                 **rows.batch.inputs(), position_ids=rows.batch.positions(), use_cache=False
             )

@@ -48,7 +48,6 @@ class LocateConfig(EditorConfig):
     value_weight_decay: float = 0.5
     value_clamp: float = 0.75
     kl_factor: float = 0.0625
-    value_autocast: bool = False
     n_contexts: int = 5
     context_length: int = 10
     moment_weight: float = 15000.0
@@ -62,7 +61,7 @@ class LocateConfig(EditorConfig):
         """The value search's hyper-parameters."""
         return Search(
             self.value_steps, self.value_lr, self.value_weight_decay, self.value_clamp,
-            self.kl_factor, autocast=self.value_autocast,
+            self.kl_factor,
         )  # fmt: skip
 
     @property

@@ -22,7 +22,7 @@ class ValueCache:
 
     def _place(self, request: object) -> Path:
         code = fingerprints.code("lib.editors.values", "lib.editors.subjects")
-        key = content_hash([self.identity, asdict(request), code])
+        key = content_hash([self.identity, asdict(request), code, fingerprints.versions()])
         return self.folder / f"{key[:32]}.safetensors"
 
     def get(self, request: object) -> Found | None:
