@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lib.figure_style import INK, MARKERS, MUTED, REPORTED, Look, say
 from lib.intervals import facts, mean_interval
@@ -159,7 +159,10 @@ def bars(
     else:
         panel.set_xlim(0, max(float(values.max()), 1e-12) * 1.3)
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.xaxis.set_major_formatter("{x:,.0f}" if values.max() >= 10 else "{x:g}")
+        plain = "{x:,.0f}" if values.max() >= 10 else "{x:g}"
+        # Ticks of seven digits would run into each other; the bars carry their exact numbers.
+        large = EngFormatter(sep="") if values.max() >= 1e5 else plain
+        panel.xaxis.set_major_formatter(large)
     panel.set_yticks(range(len(names)), [str(name) for name in names])
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.grid(False)

@@ -114,6 +114,9 @@ def scope_shares(study: Study, setting: str) -> pd.DataFrame:
     return _kept(study, f"comeba_hk-scope-{setting}", found)
 
 
+READ = 2.0  # seconds: a preparation below it did not collect statistics of any size
+
+
 def preparation(study: Study) -> str:
     """The README's one number beside what the key statistics took here, as an HTML table."""
     known = common.reported("comeba_hk").iloc[0]
@@ -122,7 +125,12 @@ def preparation(study: Study) -> str:
         name, seconds = manifest["backbone"]["name"], manifest["seconds"]["fit"]
         longest[name] = max(longest.get(name, 0.0), seconds)
     told = f"{known['value']:g} {known['unit']} ({known['source']})"
-    here = "; ".join(f"{index_page.duration(s)} on {name}" for name, s in longest.items())
+    here = "; ".join(
+        f"{index_page.duration(s)} on {name}"
+        if s >= READ
+        else f"{s:.1f} s on {name}: little text, or statistics found in the cache"
+        for name, s in longest.items()
+    )
     rows = [(known["title"], f"{known['model']}: {told}", here or "no finished run")]
     heads = ("what", "reported", "longest preparation of a run here")
     return page.html_table(heads, rows, "The one number that could be seen")
