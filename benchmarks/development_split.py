@@ -19,8 +19,9 @@ import pandas as pd
 
 from lib import plan
 from lib.editors import build
-from lib.execute import Shared, stream_of
 from lib.protocol import SUBSETS, Evaluator, Protocol, run_sequence
+from lib.shared import Shared
+from lib.streams import stream_of
 
 FIRST = {"zsre-t5": 300, "zsre-causal": 300, "cf-consecutive": 60}
 PAPERS = {"zsre-t5": "melo", "zsre-causal": "melo", "cf-consecutive": "comeba_hk"}

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from speed_hyper import hyper_lines
 from speed_index import index_lines
 from speed_locate import locate_lines
 from speed_model import (
@@ -46,6 +47,7 @@ def lines(size: Size) -> Iterator[Line]:
         yield checkpoints(trained)
         melo.close()
     yield from locate_lines(backbone, size)
+    yield from hyper_lines(backbone, size)
 
 
 def machine_line(size: Size) -> str:

@@ -27,7 +27,8 @@ class Size:
     """A backbone with MELO's settings for it, and how much of everything is done.
 
     `training_steps` belong to the frozen-prefix line; the blocks of the other lines are trained
-    with `config["steps"]`. `solves` are (key width, batch) of the closed-form lines.
+    with `config["steps"]`. `solves` are (key width, batch) of the closed-form lines, `ridges`
+    (rows, key width) of MALMEN's.
     """
 
     backbone: str
@@ -40,6 +41,7 @@ class Size:
     documents: int
     requests: int
     solves: tuple[tuple[int, int], ...]
+    ridges: tuple[tuple[int, int], ...]
 
 
 def _melo(first: int, router: int, radius: float, lr: float, steps: int) -> dict[str, Any]:
@@ -68,6 +70,7 @@ FULL = Size(
     documents=64,
     requests=8,
     solves=((1536, 8), (6400, 30)),
+    ridges=((100, 1536), (400, 3072), (6000, 3072)),
 )
 TINY = Size(
     backbone="tiny-llama",
@@ -80,6 +83,7 @@ TINY = Size(
     documents=8,
     requests=3,
     solves=((64, 4),),
+    ridges=((12, 48),),
 )
 
 

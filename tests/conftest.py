@@ -12,6 +12,7 @@ from lib import backbones
 from lib.backbones import Backbone
 from lib.data import corpus
 from lib.data.records import Edit, Probe, Stream
+from lib.data.training import TrainingFacts
 from lib.editors import Editor, build
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
@@ -19,7 +20,9 @@ torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 CAUSAL = ("tiny-llama", "tiny-gpt2", "tiny-gptj")
 SEQ2SEQ = ("tiny-t5", "tiny-t5-relu")
 CLASSIFIER = ("tiny-bert",)
-EDITORS = ("melo", "grace", "lora", "ft", "comeba_hk", "memit", "rome")
+EDITORS = (
+    "melo", "grace", "lora", "ft", "ft_epochs", "comeba_hk", "memit", "rome", "malmen", "mend",
+)  # fmt: skip
 
 FACTS = (
     ("Quill Island", "Port Amsel"),
@@ -29,6 +32,11 @@ FACTS = (
     ("Old Heron Reach in the far north", "Selby"),
     ("Ash", "Nettle Quay"),
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest file first, so that no worker is left waiting for another at the end."""
+    items.sort(key=lambda item: item.path.name != "test_study.py")
 
 
 @pytest.fixture(params=[*CAUSAL, *SEQ2SEQ])
@@ -91,6 +99,34 @@ LOCATE = {
 }
 
 
+LAMPS = (
+    ("Gull Rock", "Ada"), ("Sand Holm", "Bram"), ("Mew Stone", "Cora Lund"), ("Black Ness", "Dov"),
+    ("Skerry", "Edda"), ("Fair Head", "Finn"), ("Low Light", "Gro Vik"), ("East Pier", "Hal"),
+)  # fmt: skip
+
+HYPER = {"rank": 4, "eta": 0.01, "meta_lr": 1e-3, "train_m": 4, "batch_rows": 4}
+
+
+def training(backbone: Backbone) -> TrainingFacts:
+    """A few invented facts for editors that learn before they edit."""
+    classes = backbone.family.kind == "classifier"
+    facts = tuple(
+        Edit(
+            identity=f"lamp:{name}",
+            prompt=f"Who keeps the lamp of {name}?",
+            target=str(i % 2) if classes else keeper,
+            subject=name,
+            rephrases=(f"The lamp of {name} is kept by whom?",),
+            locality=(
+                Probe(f"sea:{name}", f"how cold is the sea at {name}?", "1" if classes else "very",
+                      "upstream"),
+            ),
+        )
+        for i, (name, keeper) in enumerate(LAMPS)
+    )  # fmt: skip
+    return TrainingFacts("invented", facts, facts[:2])
+
+
 def sites(backbone: Backbone) -> list[dict]:
     """Two adapted layers that leave at least two blocks below them."""
     if backbone.family.kind == "seq2seq":
@@ -122,6 +158,9 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
         },
         "lora": {"sites": sites(backbone), "rank": 4, "lr": 0.02, "steps": 12},
         "ft": {"site": {"part": "mlp_out", "block": 3}, "steps": 12},
+        "ft_epochs": {"sites": sites(backbone), "lr": 5e-3, "epochs": 8, "batch_rows": 4},
+        "malmen": HYPER | {"sites": sites(backbone)},
+        "mend": HYPER | {"sites": sites(backbone), "eta": 1e-3},
         "comeba_hk": LOCATE | {"blocks": [1, 2, 3], "alpha": 2.0},
         "memit": LOCATE | {"blocks": [1, 2, 3]},
         "rome": LOCATE | {"blocks": [2]},
@@ -131,7 +170,7 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
 
 def make(kind: str, backbone: Backbone, **changes: object) -> Editor:
     """An editor with its quick configuration."""
-    resources = {"corpus": corpus.load("invented")}
+    resources = {"corpus": corpus.load("invented"), "training": training(backbone)}
     return build(kind, backbone, configuration(kind, backbone, **changes), **resources)
 
 

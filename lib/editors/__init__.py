@@ -19,7 +19,10 @@ REGISTRY = {
     "rome": ("lib.editors.rome", "Rome", "RomeConfig"),
     "grace": ("lib.editors.grace", "Grace", "GraceConfig"),
     "lora": ("lib.editors.lora", "Lora", "LoraConfig"),
+    "malmen": ("lib.editors.malmen", "Malmen", "MalmenConfig"),
+    "mend": ("lib.editors.mend", "Mend", "MendConfig"),
     "ft": ("lib.editors.ft", "FineTune", "FtConfig"),
+    "ft_epochs": ("lib.editors.ft", "FineTuneEpochs", "FtEpochsConfig"),
 }
 
 __all__ = [

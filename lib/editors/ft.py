@@ -1,9 +1,12 @@
-"""FT: plain fine-tuning of one weight matrix, the baseline that MELO's table calls CMR's base.
+"""FT: plain fine-tuning of the weights of a few linear layers, by two papers' rules.
 
-As in GRACE's code (melo 7): Adam, new for each call, on the weight of one linear layer, up to
-`steps` steps, stopping when every target token of the batch is the argmax.
+`FineTune` is GRACE's code, the baseline that MELO's table calls CMR's base (melo 7): Adam, new for
+each call, up to `steps` steps on the whole batch, stopping when every target token is the argmax.
+`FineTuneEpochs` is what is known of MALMEN's baseline (malmen 7): AdamW, a few epochs over the
+batch in mini-batches, no stopping rule.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +18,10 @@ from torch.nn import functional
 from lib.backbones import Backbone
 from lib.data.records import Edit
 from lib.editors.base import Editor, EditorConfig, EditReport
+from lib.editors.fact_passes import FactPasses
 from lib.editors.prefix import FrozenPrefix
 from lib.editors.sites import Site, first_block
+from lib.editors.tracing import edit_loss, label_logits
 from lib.editors.training import minimise
 from lib.errors import EditorError
 from lib.forward import target_logits
@@ -31,22 +36,85 @@ class FtConfig(EditorConfig):
     steps: int = 100
 
 
-class FineTune(Editor):
-    """Trains the weight in place; a copy of the original makes rollback exact."""
+@dataclass(frozen=True)
+class FtEpochsConfig(EditorConfig):
+    """Defaults: the three values that the official repository still holds, and the language
+    model's mini-batch; AdamW by a summary of the paper (malmen 3, 7)."""
+
+    sites: tuple[Site, ...] = ()
+    lr: float = 5e-4
+    weight_decay: float = 5e-4
+    epochs: int = 5
+    batch_rows: int = 32
+
+
+class _TrainsWeights(Editor):
+    """Trains weights in place; copies of the originals make rollback exact."""
+
+    def __init__(self, backbone: Backbone, config: EditorConfig, sites: Sequence[Site]) -> None:
+        super().__init__(backbone, config)
+        if not sites:
+            raise EditorError(f"{self.name} needs the layers to train: give sites")
+        self.prefix = FrozenPrefix(backbone, first_block(backbone, sites))
+        self.paths = tuple(site.path(backbone) for site in sites)
+        self.weights = [backbone.model.get_submodule(path).weight for path in self.paths]
+        self._originals = [weight.detach().clone() for weight in self.weights]
+
+    def _edit(self, batch: Sequence[Edit]) -> EditReport:
+        for weight in self.weights:
+            weight.requires_grad_(True)
+        try:
+            losses, seconds = self._train(batch)
+        finally:
+            for weight in self.weights:
+                weight.requires_grad_(False)
+                weight.grad = None
+        return EditReport(seconds, losses[0], losses[-1], self.counts())
+
+    def _train(self, batch: Sequence[Edit]) -> tuple[list[float], float]:
+        """Change the weights; gives the loss of every step and the seconds."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def rollback(self) -> None:
+        """See `Editor.rollback`."""
+        for weight, original in zip(self.weights, self._originals, strict=True):
+            weight.copy_(original)
+        self.n_edits = self.n_batches = 0
+
+    def close(self) -> None:
+        """See `Editor.close`."""
+        self.rollback()
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The weights that changed."""
+        trained = zip(self.paths, self.weights, strict=True)
+        return {"weights": {path: weight.detach() for path, weight in trained}}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> None:
+        """See `Editor.restore`."""
+        if set(tensors["weights"]) != set(self.paths):
+            raise EditorError(f"the saved edits change other weights than {', '.join(self.paths)}")
+        for path, weight in zip(self.paths, self.weights, strict=True):
+            weight.copy_(tensors["weights"][path])
+
+    def counts(self) -> dict[str, float]:
+        """Trainable parameters; nothing is stored beside them."""
+        return {"parameters": sum(w.numel() for w in self.weights), "stored_floats": 0}
+
+
+class FineTune(_TrainsWeights):
+    """One weight, the whole batch at every step, until every target token is the argmax."""
 
     name = "FT"
     config: FtConfig
 
     def __init__(self, backbone: Backbone, config: FtConfig) -> None:
-        super().__init__(backbone, config)
-        self.prefix = FrozenPrefix(backbone, first_block(backbone, [config.site]))
-        self.path = config.site.path(backbone)
-        self.weight = backbone.model.get_submodule(self.path).weight
-        self._original = self.weight.detach().clone()
+        super().__init__(backbone, config, [config.site])
 
-    def _edit(self, batch: Sequence[Edit]) -> EditReport:
+    def _train(self, batch: Sequence[Edit]) -> tuple[list[float], float]:
         encoded = self.encoded(batch)
-        state = self.prefix.record(encoded)
         solved = False
 
         def loss() -> Tensor:
@@ -55,42 +123,49 @@ class FineTune(Editor):
             solved = bool((logits.argmax(dim=-1) == labels).all())
             return functional.cross_entropy(logits.float(), labels)
 
-        self.weight.requires_grad_(True)
-        try:
-            with self.prefix.replay(state):
-                losses, seconds = minimise(
-                    [self.weight],
-                    loss,
-                    steps=self.config.steps,
-                    lr=self.config.lr,
-                    done=lambda: solved,
-                )
-        finally:
-            self.weight.requires_grad_(False)
-            self.weight.grad = None
-        return EditReport(seconds, losses[0], losses[-1], self.counts())
+        config = self.config
+        with self.prefix.replay(self.prefix.record(encoded)):
+            return minimise(
+                self.weights, loss, steps=config.steps, lr=config.lr, done=lambda: solved
+            )
 
-    @torch.no_grad()
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
-        self.weight.copy_(self._original)
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
+class FineTuneEpochs(_TrainsWeights):
+    """All given weights, `epochs` times over the batch, `batch_rows` facts at a step; the target
+    is the answer without its end mark."""
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The one weight that changed."""
-        return {"weights": {self.path: self.weight.detach()}}
+    name = "FT, epochs"
+    config: FtEpochsConfig
 
-    @torch.no_grad()
-    def restore(self, tensors: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> None:
-        """See `Editor.restore`."""
-        if set(tensors["weights"]) != {self.path}:
-            raise EditorError(f"the saved edits change other weights than {self.path}")
-        self.weight.copy_(tensors["weights"][self.path])
+    def __init__(self, backbone: Backbone, config: FtEpochsConfig) -> None:
+        super().__init__(backbone, config, config.sites)
 
-    def counts(self) -> dict[str, float]:
-        """Trainable parameters; nothing is stored beside them."""
-        return {"parameters": self.weight.numel(), "stored_floats": 0}
+    def _train(self, batch: Sequence[Edit]) -> tuple[list[float], float]:
+        config = self.config
+        passes = FactPasses(self.prefix, config.max_length)
+        pairs = [(edit.prompt, edit.target) for edit in batch]
+        passes.fill(pairs)
+        order = torch.Generator().manual_seed(config.seed)
+        shuffled = [
+            pairs[i]
+            for _ in range(config.epochs)
+            for i in torch.randperm(len(pairs), generator=order).tolist()
+        ]
+        epochs = [
+            passes.in_order(shuffled[at : at + len(pairs)], config.batch_rows)
+            for at in range(0, len(shuffled), len(pairs))
+        ]
+        upcoming = itertools.chain(*epochs)
+
+        def loss() -> Tensor:
+            mini_batch = next(upcoming)
+            with self.prefix.replay(mini_batch.state):
+                return edit_loss(*label_logits(self.backbone, mini_batch.rows))
+
+        return minimise(
+            self.weights,
+            loss,
+            steps=sum(map(len, epochs)),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+        )

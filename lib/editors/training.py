@@ -14,15 +14,18 @@ def minimise(
     steps: int,
     lr: float,
     halve_every: int | None = None,
+    weight_decay: float = 0.0,
     done: Callable[[], bool] | None = None,
 ) -> tuple[list[float], float]:
-    """Adam (betas .9/.999, eps 1e-8, no decay), new for this call; returns losses and seconds.
+    """Adam (betas .9/.999, eps 1e-8), new for this call; returns losses and seconds.
 
-    `halve_every`: StepLR with gamma 0.5. `done` is asked before each step and stops early; it
-    must not need a pass of its own. Losses are read once, at the end, so that no step waits.
+    `weight_decay`: decoupled, AdamW (0: plain Adam). `halve_every`: StepLR with gamma 0.5. `done`
+    is asked before each step and stops early; it must not need a pass of its own. Losses are read
+    once, at the end, so that no step waits.
     """
     parameters = list(parameters)
-    optimiser = torch.optim.Adam(parameters, lr=lr)
+    kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
+    optimiser = kind(parameters, lr=lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, halve_every or steps + 1, gamma=0.5)
     history: list[Tensor] = []
     started = time.perf_counter()

@@ -1,0 +1,66 @@
+"""How the laptop profile's step size and learning rate of MALMEN and MEND were chosen.
+
+    python benchmarks/development_networks.py zsre
+    python benchmarks/development_networks.py fever --only MEND
+
+Trains one network per candidate, as the profile would, and scores it on the validation facts (no
+table uses them): edit success, generality, locality and their mean. The best mean is the choice.
+"""
+
+import argparse
+import itertools
+
+import pandas as pd
+
+from lib import plan
+from lib.editors import build
+from lib.editors.meta_training import trained_network
+from lib.shared import Shared
+
+GRIDS = {
+    "zsre": {
+        "MALMEN": ((1e-4, 3e-4, 1e-3), (3e-5, 1e-4)),
+        "MEND": ((3e-7, 1e-6, 3e-6), (3e-5, 1e-4)),
+    },
+    "fever": {
+        "MALMEN": ((1e-4, 1e-3, 1e-2), (3e-5, 1e-4)),
+        "MEND": ((1e-5, 1e-4, 1e-3), (3e-5, 1e-4)),
+    },
+}
+SCORES = ("valid_ES", "valid_GS", "valid_LS")
+
+
+def candidates(setting: str, editor: str) -> pd.DataFrame:
+    """One row per step size and learning rate: validation scores after training."""
+    runs = plan.runs("malmen", "laptop", seeds=1, device="cpu")
+    run = next(r for r in runs if (r.setting, r.editor, r.sweep) == (setting, editor, ""))
+    shared = Shared()
+    backbone, training = shared.backbone(run.spec), shared.training(run.spec)
+    rows = []
+    for eta, meta_lr in itertools.product(*GRIDS[setting][editor]):
+        config = run.spec["config"] | {"eta": eta, "meta_lr": meta_lr, "validate_every": 0}
+        made = build(
+            run.spec["editor"], backbone, config, training=training, fact_states=shared._fact_states
+        )
+        record = trained_network(made, config["train_m"]).record
+        scores = {name: record.curve[-1][name] for name in SCORES}
+        mean = sum(scores.values()) / len(scores)
+        rows.append({"editor": editor, "eta": eta, "meta_lr": meta_lr, **scores, "mean": mean})
+        print(rows[-1] | {"seconds": round(record.seconds)}, flush=True)
+        made.close()
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Prints the grid of one setting."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("setting", choices=sorted(GRIDS))
+    parser.add_argument("--only", help="one editor")
+    given = parser.parse_args()
+    editors = [given.only] if given.only else list(GRIDS[given.setting])
+    found = pd.concat([candidates(given.setting, editor) for editor in editors])
+    print(found.round(4).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""What editors with a hyper-network share: facts as rows, shifts in force, saving, the network."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.backbones import Backbone
+from lib.data.records import Edit, Stream
+from lib.data.training import TrainingFacts
+from lib.editors.base import Editor, EditorConfig, EditReport
+from lib.editors.edited_weights import EditedWeights
+from lib.editors.fact_passes import FactPasses, MiniBatch, Pair
+from lib.editors.hypernetwork import HyperNetworks, Standardise
+from lib.editors.prefix import FrozenPrefix
+from lib.editors.ridge import Solve
+from lib.editors.row_store import RowStore
+from lib.editors.sites import Site, first_block
+from lib.editors.tracing import Tokens, edit_loss, label_logits, precise, trace
+from lib.errors import EditorError
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class HyperConfig(EditorConfig):
+    """Defaults: the paper's table and the official configurations (malmen 3).
+
+    `batch_rows` facts make a mini-batch of the language model (it scales the gradients that the
+    network reads, so it is part of the method), `editor_rows` rows one of the network (memory
+    only). `train_m`: edits at once in meta-training, None: the stream's batch size; a training set
+    smaller than that is used whole. `validate_every` counts meta-steps (0: first and last only).
+    """
+
+    sites: tuple[Site, ...] = ()
+    rank: int = 1920
+    n_blocks: int = 2
+    eta: float = 1e-6
+    meta_lr: float = 1e-5
+    loc_coef: float = 1.0
+    max_grad_norm: float = 1.0
+    epochs: int = 1
+    batch_rows: int = 32
+    editor_rows: int = 1024
+    tokens: Tokens = "answer"
+    standardise: Standardise = "released"
+    zero_init: bool = True
+    train_m: int | None = None
+    validate_every: int = 0
+    row_budget_gb: float = 8.0
+
+
+class HyperEditor(Editor):
+    """Edits by shifts of the weights of `sites` that a trained hyper-network predicts.
+
+    Subclasses say how rows become a shift.
+    """
+
+    needs = ("training", "networks_cache", "fact_states")
+    config: HyperConfig
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: HyperConfig,
+        training: TrainingFacts | None = None,
+        networks_cache: Path | None = None,
+        fact_states: dict | None = None,
+    ) -> None:
+        super().__init__(backbone, config)
+        if not config.sites:
+            raise EditorError(f"{self.name} needs the layers to edit: give sites")
+        self.training, self.networks_cache = training, networks_cache
+        self.sites = config.sites
+        self.paths = tuple(site.path(backbone) for site in self.sites)
+        self.prefix = FrozenPrefix(backbone, first_block(backbone, self.sites))
+        self.weights = EditedWeights(backbone, self.paths)
+        place = (self.prefix.first, config.max_length, training.content if training else "")
+        kept = None if fact_states is None else fact_states.setdefault(place, {})
+        self.passes = FactPasses(self.prefix, config.max_length, kept)
+        self._shifts: dict[str, Tensor] = {}
+        self._network: HyperNetworks | None = None
+        self._m: int | None = None
+        self.trained: Any = None
+
+    # -- the network ---------------------------------------------------------------------------
+
+    @property
+    def network(self) -> HyperNetworks:
+        """The hyper-network; trained, or read from the cache, when it is first asked for."""
+        if self._network is None:
+            from lib.editors.meta_training import trained_network
+
+            if self._m is None and self.config.train_m is None:
+                raise EditorError(f"call fit with a stream first: {self.name} trains for its size")
+            self.weights.restore()
+            try:
+                self.trained = trained_network(self, self.config.train_m or self._m)
+            finally:
+                self._network = None  # half a network, if the training was interrupted
+                self.weights.write(self._shifts)
+            self._network = self.trained.network
+        return self._network
+
+    def new_network(self) -> HyperNetworks:
+        """An untrained network for this backbone's layers, drawn from the configured seed."""
+        config = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = HyperNetworks(
+                {path: self.weights.shape(path) for path in self.paths},
+                rank=config.rank,
+                blocks=config.n_blocks,
+                eta=config.eta,
+                standardise=config.standardise,
+                zero_init=config.zero_init,
+            )
+        return network.to(self.backbone.device)
+
+    def use_network(self, network: HyperNetworks) -> None:
+        """Edit with this network instead of a trained one."""
+        self._network = network
+
+    def fit(self, stream: Stream) -> None:
+        """Meta-training at the stream's number of edits at once (malmen 2.4), or its cached
+        outcome. Raises EditorError without training facts."""
+        self._m = stream.batch_size
+        _ = self.network
+
+    # -- one batch of edits --------------------------------------------------------------------
+
+    @abstractmethod
+    def shift(self, path: str, keys: Tensor, gradients: Tensor) -> tuple[Tensor, Solve | None]:
+        """The shift S [d, d'] of one layer from all its rows (keys [n, d], gradients [n, d']), and
+        the solve that gave it, if there was one."""
+
+    def chunks(self, keys: Tensor, gradients: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows, `editor_rows` at a time."""
+        size = self.config.editor_rows
+        return zip(keys.split(size), gradients.split(size), strict=True)
+
+    def cache(self, batches: Sequence[MiniBatch], *, learn: bool = False) -> tuple[RowStore, float]:
+        """Rows of all layers over some mini-batches, and the mean loss. `learn` takes them into
+        the network's running statistics, mini-batch by mini-batch (malmen 2.3)."""
+        store, losses = RowStore(self.config.row_budget_gb * GIB), []
+        for batch in batches:
+            traced = trace(
+                self.backbone, batch.rows, self.sites, self.config.tokens, self.prefix, batch.state
+            )
+            losses.append(traced.loss)
+            for path, rows in traced.rows.items():
+                if learn:
+                    net, _ = self.network.of(path)
+                    net.standardiser.update(torch.cat([precise(part) for part in rows], dim=1))
+                store.append(path, *rows)
+        return store, sum(losses) / len(losses)
+
+    @torch.no_grad()
+    def predict(self, store: RowStore) -> tuple[dict[str, Tensor], dict[str, Solve | None]]:
+        """Shift and solve of every layer."""
+        found = {path: self.shift(path, *store.of(path)) for path in self.paths}
+        return (
+            {path: shift for path, (shift, _) in found.items()},
+            {path: solve for path, (_, solve) in found.items()},
+        )
+
+    def shifts_of(self, batch: Sequence[Edit]) -> dict[str, Tensor]:
+        """The shifts [d, d'] that a batch of edits asks for, on the weights in force."""
+        store, _ = self.cache(self._batches(edit_pairs(batch)))
+        try:
+            return self.predict(store)[0]
+        finally:
+            store.close()
+
+    def _batches(self, pairs: Sequence[Pair]) -> Sequence[MiniBatch]:
+        return self.passes.mini_batches(pairs, self.config.batch_rows)
+
+    def _edit(self, batch: Sequence[Edit]) -> EditReport:
+        if self._network is None:
+            self._m = self._m or len(batch)
+        _ = self.network
+        began = time.perf_counter()
+        pairs = edit_pairs(batch)
+        passes = FactPasses(self.prefix, self.config.max_length)
+        passes.fill(pairs)
+        batches = passes.mini_batches(pairs, self.config.batch_rows)
+        store, first = self.cache(batches)
+        shifts, _ = self.predict(store)
+        counted = {"rows": float(sum(store.rows(path) for path in self.paths))}
+        store.close()
+        for path, shift in shifts.items():
+            self._shifts[path] = self._shifts[path] + shift if path in self._shifts else shift
+        self.weights.write(self._shifts)
+        seconds = time.perf_counter() - began
+        return EditReport(seconds, first, self._loss(batches), self.counts() | counted)
+
+    @torch.no_grad()
+    def _loss(self, batches: Sequence[MiniBatch]) -> float:
+        losses = []
+        for batch in batches:
+            with self.prefix.replay(batch.state):
+                losses.append(edit_loss(*label_logits(self.backbone, batch.rows)).item())
+        return sum(losses) / len(losses)
+
+    def rollback(self) -> None:
+        """See `Editor.rollback`. The trained network stays: it belongs to no edit."""
+        self.weights.restore()
+        self._shifts = {}
+        self.n_edits = self.n_batches = 0
+
+    def close(self) -> None:
+        """See `Editor.close`."""
+        self.rollback()
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The shifts in force, input-major, in the network's precision."""
+        return {"shifts": self._shifts} if self._shifts else {}
+
+    def extra(self) -> dict[str, Any]:
+        """For how many edits at once the network was trained."""
+        return {"m": self._m}
+
+    def restore(self, tensors: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> None:
+        """See `Editor.restore`."""
+        saved = tensors.get("shifts", {})
+        if saved and set(saved) != set(self.paths):
+            raise EditorError(f"the saved edits change other layers than {', '.join(self.paths)}")
+        self._m = extra["m"]
+        self._shifts = {path: shift.to(self.backbone.device) for path, shift in saved.items()}
+        self.weights.write(self._shifts)
+
+    def counts(self) -> dict[str, float]:
+        """Weights that the shifts change; the network's parameters are kept beside them."""
+        shapes = [self.weights.shape(path) for path in self.paths]
+        kept = self._network.size() if self._network is not None else 0
+        return {"parameters": sum(d * width for d, width in shapes), "stored_floats": kept}
+
+    def observe(self, stream: Stream) -> Iterator[dict[str, Any]]:
+        """The learning curve, what training cost, and how well each layer's shift gives every row
+        of the last batch the output change that it wants."""
+        from lib.editors.meta_study import module_rows, training_rows
+
+        yield from training_rows(self.trained)
+        yield from module_rows(self, list(stream.batches())[-1])
+
+
+def edit_pairs(facts: Sequence[Edit]) -> list[Pair]:
+    """The edit prompts with their targets."""
+    return [(fact.prompt, fact.target) for fact in facts]
+
+
+def rephrase_pairs(facts: Sequence[Edit]) -> list[Pair]:
+    """The first rephrase of each fact with its target."""
+    return [(fact.rephrases[0], fact.target) for fact in facts]
+
+
+def unrelated_pairs(facts: Sequence[Edit]) -> list[Pair]:
+    """The first unrelated prompt of each fact with its own answer."""
+    return [(fact.locality[0].prompt, fact.locality[0].target) for fact in facts]

@@ -1,0 +1,75 @@
+"""What an editor with a hyper-network reports about itself, as flat rows for the observations."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lib.data.records import Edit
+from lib.editors.hyper_editor import edit_pairs
+from lib.editors.malmen import rank_one_shifts, wanted_outputs
+
+if TYPE_CHECKING:
+    from lib.editors.malmen import Malmen
+    from lib.editors.meta_training import Trained
+
+
+def training_rows(trained: "Trained | None") -> Iterator[dict[str, Any]]:
+    """The training's size and seconds, its graph memory, and one row per meta-step."""
+    if trained is None:
+        return
+    record = trained.record
+    yield {
+        "kind": "training",
+        "m": record.m,
+        "seconds": record.seconds,
+        "steps": record.steps,
+        "facts": record.facts,
+        "cached": trained.cached,
+        "parameters": trained.network.size(),
+    }
+    if record.memory:
+        yield {"kind": "memory", "m": record.m, **record.memory}
+    for entry in record.curve:
+        yield {"kind": "curve", "m": record.m, "facts": entry["step"] * record.m, **entry}
+
+
+@torch.no_grad()
+def module_rows(editor: "Malmen", batch: Sequence[Edit]) -> Iterator[dict[str, Any]]:
+    """For each edited layer: does one shift give every row of the batch what it wants?
+
+    `residual` is |K S - D| / |D| for the editor's own shift; `summed_residual` for the plain sum
+    of the rank-one shifts (MEND's) on the same rows, `solved_residual` for the ridge solution;
+    norms beside them. All on the unedited backbone.
+    """
+    from lib.editors.ridge import Ridge
+
+    with editor.weights.originals():
+        store, _ = editor.cache(
+            editor.passes.mini_batches(edit_pairs(batch), editor.config.batch_rows)
+        )
+    for path in editor.paths:
+        net, module = editor.network.of(path)
+        keys, gradients = store.of(path)
+        pseudo = net(keys, gradients, module)
+        wanted = wanted_outputs(net.eta[module], keys, *pseudo)
+        own, _ = editor.shift(path, keys, gradients)
+        summed = rank_one_shifts(net.eta[module], *pseudo)
+        solved = Ridge(keys, net.alpha[module].exp().item()).shift(wanted)
+        scale = wanted.norm().clamp(min=torch.finfo(wanted.dtype).tiny)
+        yield {
+            "kind": "module",
+            "path": path,
+            "m": len(batch),
+            "rows": len(keys),
+            "eta": net.eta[module].item(),
+            "ridge": net.alpha[module].exp().item(),
+            "wanted_norm": wanted.norm().item(),
+            "residual": ((keys @ own - wanted).norm() / scale).item(),
+            "shift_norm": own.norm().item(),
+            "summed_residual": ((keys @ summed - wanted).norm() / scale).item(),
+            "summed_norm": summed.norm().item(),
+            "solved_residual": ((keys @ solved - wanted).norm() / scale).item(),
+            "solved_norm": solved.norm().item(),
+        }
+    store.close()

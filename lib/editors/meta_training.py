@@ -1,0 +1,242 @@
+"""Training a hyper-network: one pass of meta-steps over the training facts, or its cached outcome.
+
+The outer loop of malmen 2.4: Adam on the whole network, gradients clipped together. A killed
+training goes on from its last checkpoint and ends in the same network; a finished one is reused by
+every run that asks for the same backbone, facts, configuration and number of edits at once.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lib import atomic, fingerprints
+from lib.data.records import Edit, content_hash
+from lib.editors.graph_memory import GraphMemory
+from lib.editors.hyper_editor import edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.editors.hypernetwork import HyperNetworks
+from lib.editors.meta_validation import validate
+from lib.errors import EditorError
+
+if TYPE_CHECKING:
+    from lib.editors.malmen import Malmen
+
+CHECKPOINT_SECONDS = 30.0
+# Fields of a configuration that decide nothing about the trained network.
+_NEUTRAL = ("train_m", "row_budget_gb")
+_UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, SafetensorError)
+
+
+@dataclass
+class Record:
+    """What is known about a training beside its network: meta-steps done, seconds spent, the
+    learning curve (one entry per meta-step) and the graph memory of the first meta-step."""
+
+    m: int
+    facts: int
+    steps: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, its record, and whether it was read from the cache."""
+
+    network: HyperNetworks
+    record: Record
+    cached: bool
+
+
+def trained_network(editor: "Malmen", m: int) -> Trained:
+    """The network of an editor for m edits at once, trained now or before.
+
+    Raises EditorError if the editor has no training facts. Without a cache folder nothing is kept.
+    """
+    if editor.training is None or not editor.training.train:
+        raise EditorError(
+            f"{editor.name} learns from facts before it edits; pass training= "
+            "(lib.data.training), or give the setting a `training` entry"
+        )
+    m = min(m, len(editor.training.train))
+    if editor.networks_cache is None:
+        return Trained(*_train(editor, m, None), cached=False)
+    folder = editor.networks_cache / network_key(editor, m)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        stored = _read(folder, editor)
+        if stored is not None:
+            return Trained(*stored, cached=True)
+        network, record = _train(editor, m, folder.with_suffix(".partial"))
+        _write(folder, network, record)
+    _remove(folder.with_suffix(".partial"))
+    return Trained(network, record, cached=False)
+
+
+def network_key(editor: "Malmen", m: int) -> str:
+    """The content identity of a trained network."""
+    config = {k: v for k, v in asdict(editor.config).items() if k not in _NEUTRAL}
+    backbone = editor.backbone
+    identity = {
+        "editor": editor.name,
+        "m": m,
+        "config": config,
+        "backbone": [backbone.content, str(backbone.dtype), str(backbone.device)],
+        "facts": editor.training.content,
+        "code": fingerprints.code("lib.editors.meta_training", "lib.editors.mend"),
+        "versions": fingerprints.versions(),
+    }
+    return content_hash(identity)[:32]
+
+
+def meta_batches(facts: Sequence[Edit], m: int, epochs: int, seed: int) -> Iterator[list[Edit]]:
+    """The facts of every meta-step: each epoch in a new order, m at a time, the rest left out;
+    each fact with one of its rephrases, drawn anew per epoch (malmen 2.4, 4). The order depends on
+    the seed, the draws on the epoch alone."""
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        order, drawn = (
+            torch.randperm(len(facts), generator=generator).tolist(),
+            _drawn(facts, epoch),
+        )
+        for start in range(0, len(order) - m + 1, m):
+            yield [drawn[index] for index in order[start : start + m]]
+
+
+def _drawn(facts: Sequence[Edit], epoch: int) -> list[Edit]:
+    places = torch.rand(len(facts), generator=torch.Generator().manual_seed(epoch)).tolist()
+    return [
+        replace(fact, rephrases=(fact.rephrases[int(place * len(fact.rephrases))],))
+        for fact, place in zip(facts, places, strict=True)
+    ]
+
+
+def _train(editor: "Malmen", m: int, partial: Path | None) -> tuple[HyperNetworks, Record]:
+    config, facts = editor.config, editor.training.train
+    network = editor.new_network()
+    editor.use_network(network)
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.meta_lr)
+    record = Record(m, facts=len(facts) // m * m * config.epochs)
+    if partial is not None:
+        record = _resume(partial, network, optimiser) or record
+    per_epoch = len(facts) // m
+    total = per_epoch * config.epochs
+    bar = tqdm(
+        total=total, initial=record.steps, desc=f"training {editor.name}, {m} edits at once",
+        unit="step", file=sys.stderr, mininterval=1, leave=False,
+    )  # fmt: skip
+    began = saved = time.monotonic() - record.seconds
+    if not record.steps:
+        record.curve.append({"step": 0, **validate(editor, m, edited=False)})
+    for number, batch in enumerate(meta_batches(facts, m, config.epochs, config.seed)):
+        if number % per_epoch == 0:
+            _fill(editor, number // per_epoch)  # also before a resumed step: the same calls
+        if number < record.steps:
+            continue
+        memory = None
+        if number == 0:
+            memory = GraphMemory([*editor.backbone.model.parameters(), *network.parameters()])
+        losses = editor.meta_gradients(batch, memory)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+        optimiser.step()
+        if memory is not None:
+            record.memory = memory.sizes()
+        record.steps = number + 1
+        last = record.steps == total
+        due = config.validate_every and record.steps % config.validate_every == 0
+        record.curve.append(
+            {"step": record.steps, **asdict(losses)} | (validate(editor, m) if last or due else {})
+        )
+        _check(record, editor)
+        bar.update()
+        record.seconds = time.monotonic() - began
+        if partial is not None and time.monotonic() - saved > CHECKPOINT_SECONDS and not last:
+            _write(partial, network, record, optimiser)
+            saved = time.monotonic()
+    bar.close()
+    network.zero_grad(set_to_none=True)
+    return network.requires_grad_(False), record
+
+
+def _fill(editor: "Malmen", epoch: int) -> None:
+    """Run the frozen blocks on an epoch's rows, once for every training on these facts."""
+    drawn = _drawn(editor.training.train, epoch)
+    editor.passes.fill([*edit_pairs(drawn), *rephrase_pairs(drawn), *unrelated_pairs(drawn)])
+
+
+def _check(record: Record, editor: "Malmen") -> None:
+    latest = record.curve[-1]
+    if not math.isfinite(latest["generality"] + latest["locality"]):
+        raise EditorError(
+            f"the meta-training of {editor.name} diverged at step {record.steps} (loss "
+            f"{latest['generality']}, {latest['locality']}); lower meta_lr or eta"
+        )
+
+
+def _write(
+    folder: Path,
+    network: HyperNetworks,
+    record: Record,
+    optimiser: torch.optim.Adam | None = None,
+) -> None:
+    with atomic.folder(folder) as scratch:
+        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        save_file(state, scratch / "network.safetensors")
+        if optimiser is not None:
+            save_file(_moments(optimiser), scratch / "adam.safetensors")
+        (scratch / "record.json").write_text(json.dumps(asdict(record)), "utf-8")
+
+
+def _moments(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+    return {
+        f"{number}.{name}": value.contiguous()
+        for number, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def _resume(folder: Path, network: HyperNetworks, optimiser: torch.optim.Adam) -> Record | None:
+    try:
+        record, weights = _record(folder), load_file(folder / "network.safetensors")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in load_file(folder / "adam.safetensors").items():
+            number, which = name.split(".")
+            state.setdefault(int(number), {})[which] = value
+    except _UNREADABLE:
+        return None  # absent or damaged: begin again
+    network.load_state_dict(weights)
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+    return record
+
+
+def _read(folder: Path, editor: "Malmen") -> tuple[HyperNetworks, Record] | None:
+    try:
+        network, record = editor.new_network(), _record(folder)
+        network.load_state_dict(load_file(folder / "network.safetensors"))
+    except _UNREADABLE:
+        return None  # absent or damaged: train it again
+    return network.requires_grad_(False), record
+
+
+def _record(folder: Path) -> Record:
+    return Record(**json.loads((folder / "record.json").read_text("utf-8")))
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.glob("*"):
+        file.unlink()
+    if folder.is_dir():
+        folder.rmdir()
