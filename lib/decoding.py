@@ -16,7 +16,15 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lib.backbones import Backbone
 from lib.editors.prefix import FrozenPrefix, PrefixState
-from lib.encoding import IGNORED, Encoded, answer_ids, encode_prompts, pad, target_ids
+from lib.encoding import (
+    IGNORED,
+    Encoded,
+    answer_ids,
+    class_number,
+    encode_prompts,
+    pad,
+    target_ids,
+)
 from lib.hooks import map_tensors
 from lib.teacher_forcing import TargetScores, WholeRows, prepare_whole, scores_at
 
@@ -26,7 +34,8 @@ class PromptBatch:
     """Prompts and targets of a few rows with everything about them that never changes.
 
     `prompts` is the encoded prompts (left-padded for causal models), `targets` the target ids
-    with their end mark [B, T] filled with -100, `state` and `cache` the frozen prefix.
+    with their end mark [B, T] filled with -100 (class numbers [B, 1] for a classifier), `state` and
+    `cache` the frozen prefix.
     `others` are the ids of the competing answers without end mark [B, T'], rows without one all
     -100 (None: no row has one). `whole` and `whole_others` hold the rows for whole passes over
     prompt and answer, where the editor needs these.
@@ -74,11 +83,17 @@ def prepare(
     whole passes (causal backbones).
     """
     encoded = encode_prompts(backbone, prompts, max_length=max_length)
-    rows = [target_ids(backbone, target, max_length) for target in targets]
-    causal = backbone.family.kind == "causal"
+    classifier, causal = (backbone.family.kind == kind for kind in ("classifier", "causal"))
+    rows = [
+        [class_number(backbone, target)] if classifier else target_ids(backbone, target, max_length)
+        for target in targets
+    ]
     cache = DynamicCache() if causal and prefix.first else None
     state = prefix.record(encoded, watch=watch, cache=cache)
-    rivals = [answer_ids(backbone, other, max_length) if other else [] for other in others]
+    rivals = [
+        answer_ids(backbone, other, max_length) if other and not classifier else []
+        for other in others
+    ]
     both = [
         prepare_whole(backbone, prefix, prompts, answers, max_length) if whole and answers else None
         for answers in (targets, others)

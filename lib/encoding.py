@@ -145,11 +145,12 @@ def encode(
         if kind == "seq2seq":
             labels = pad([target_ids(backbone, text, max_length) for text in targets], IGNORED)
         else:
-            labels = torch.tensor([_class_number(backbone, text) for text in targets])
+            labels = torch.tensor([class_number(backbone, text) for text in targets])
     return replace(batch, labels=labels.to(backbone.device))
 
 
-def _class_number(backbone: Backbone, target: str) -> int:
+def class_number(backbone: Backbone, target: str) -> int:
+    """A classifier's target as the number it names; RecordError if there is no such class."""
     count = backbone.model.config.num_labels
     if not target.strip().isdigit() or int(target) >= count:
         raise RecordError(

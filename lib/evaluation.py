@@ -1,6 +1,7 @@
 """Scores of fixed batches of prompts under an editor, recomputed only where a route changed."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from lib import decoding, metrics
 from lib.backbones import Backbone
 from lib.data.records import Stream
 from lib.editors.base import BASE, Editor
-from lib.encoding import answer_ids, encode
+from lib.encoding import answer_ids, class_number, encode
 from lib.errors import UsageError
 from lib.rows import SUBSETS, Row, RowBatch, row_batches
 from lib.scoring import Scored, needs_whole_passes, score_batch
@@ -24,8 +25,9 @@ PASSES_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class Protocol:
-    """`checkpoint_every` counts batches (0: only the end). `max_new_tokens` bounds decoding;
-    `evaluation_batch` is the size of the fixed evaluation batches of the pools.
+    """`checkpoint_every` counts batches (0: only the end). `max_new_tokens` bounds decoding; with
+    `decode` off nothing is decoded and the scores of what is decoded are NaN. `evaluation_batch` is
+    the size of the fixed evaluation batches of the pools, and the most rows with owners in a pass.
 
     `rounds`: "consecutive" edits all batches one after the other; "single" starts every batch from
     the backbone and scores the batch's own rows alone. `inference_repeats` passes are timed before
@@ -39,6 +41,7 @@ class Protocol:
     rounds: str = "consecutive"
     inference_repeats: int = 0
     observe: bool = False
+    decode: bool = True
 
     def __post_init__(self) -> None:
         if self.rounds not in ROUNDS:
@@ -80,6 +83,7 @@ class Evaluator:
             for subset in SUBSETS
         }
         self.whole = needs_whole_passes(editor)
+        self.new_tokens = protocol.max_new_tokens if protocol.decode else 0
         self._wanted: set[Any] = set()
         self._keys: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._latest: dict[tuple[str, int], tuple[tuple, list[Scored]]] = {}
@@ -124,12 +128,7 @@ class Evaluator:
                 }
 
     def _record(self, row: Row, score: Scored, before: Scored) -> Record:
-        length = self.editor.config.max_length
-        gold = tuple(decoding.target_ids(self.backbone, row.target, length))
-        answer = answer_ids(self.backbone, row.target, length)
-        # What the tokenizer can write of the target: some letters do not survive it.
-        written = self.backbone.tokenizer.decode(gold, skip_special_tokens=True)
-        special = {self.backbone.pad_id, self.backbone.eos_id}
+        gold, answer = self._target_ids(row.target)
         return {
             "record": row.record,
             "fact": row.fact,
@@ -139,12 +138,7 @@ class Evaluator:
             "subject": row.subject,
             "other": row.other,
             "prediction": score.text,
-            "f1_ids_released": metrics.f1_ids_released(score.ids, gold, _pad(self.backbone)),
-            "f1_ids": metrics.f1_ids(score.ids, gold, special),
-            "exact_match": metrics.exact_match(score.text, written),
-            # As far as was decoded.
-            "begins_with": metrics.begins_with(score.ids, answer[: self.protocol.max_new_tokens]),
-            "agreement": metrics.agreement(score.ids, before.ids),
+            **self._decoded(row.target, score, before, gold, answer),
             "token_accuracy": score.token_accuracy,
             "nll": score.nll,
             "answer_accuracy": metrics.answer_accuracy(score.answer, answer),
@@ -153,6 +147,45 @@ class Evaluator:
             "other_nll": score.other_nll,
             "prefers_target": metrics.prefers_target(score.answer_nll, score.other_nll),
             "prompt_accuracy": metrics.answer_accuracy(score.prompt_answer, answer),
+        }
+
+    def _target_ids(self, target: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The target's ids with and without end mark; a classifier's target is one class."""
+        if self.backbone.family.kind == "classifier":
+            only = (class_number(self.backbone, target),)
+            return only, only
+        length = self.editor.config.max_length
+        gold = decoding.target_ids(self.backbone, target, length)
+        return tuple(gold), tuple(answer_ids(self.backbone, target, length))
+
+    def _decoded(
+        self,
+        target: str,
+        score: Scored,
+        before: Scored,
+        gold: tuple[int, ...],
+        answer: tuple[int, ...],
+    ) -> dict[str, float]:
+        """Scores of what was decoded, NaN where nothing was: a classifier's class is no text."""
+        names = ("f1_ids_released", "f1_ids", "exact_match", "begins_with", "agreement")
+        missing = dict.fromkeys(names, math.nan)
+        if self.backbone.family.kind == "classifier":
+            return missing | {
+                "exact_match": metrics.exact_match(score.text, target),
+                "agreement": metrics.agreement(score.ids, before.ids),
+            }
+        if not self.new_tokens:
+            return missing
+        # What the tokenizer can write of the target: some letters do not survive it.
+        written = self.backbone.tokenizer.decode(gold, skip_special_tokens=True)
+        special = {self.backbone.pad_id, self.backbone.eos_id}
+        return missing | {
+            "f1_ids_released": metrics.f1_ids_released(score.ids, gold, _pad(self.backbone)),
+            "f1_ids": metrics.f1_ids(score.ids, gold, special),
+            "exact_match": metrics.exact_match(score.text, written),
+            # As far as was decoded.
+            "begins_with": metrics.begins_with(score.ids, answer[: self.new_tokens]),
+            "agreement": metrics.agreement(score.ids, before.ids),
         }
 
     def _prepared(self, subset: str, number: int) -> decoding.PromptBatch:
@@ -230,7 +263,7 @@ class Evaluator:
         if None in weights:
             return self._compute(self._prepared(subset, number), decode, score)
         rows = _columns(self.batches[subset][number].rows)
-        length, new = self.editor.config.max_length, self.protocol.max_new_tokens
+        length, new = self.editor.config.max_length, self.new_tokens
         key = (self.backbone.content, length, new, self.whole, rows, tuple(weights))
         if key not in self.outputs:
             self.outputs[key] = self._compute(self._prepared(subset, number), decode, score)
@@ -239,7 +272,7 @@ class Evaluator:
     def _compute(
         self, batch: decoding.PromptBatch, decode: tuple[str, ...], score: tuple[str, ...]
     ) -> list[Scored]:
-        return score_batch(self.editor, batch, decode, score, self.protocol.max_new_tokens)
+        return score_batch(self.editor, batch, decode, score, self.new_tokens)
 
 
 def _pad(backbone: Backbone) -> int:

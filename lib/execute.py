@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib import atomic, fingerprints, inference, machine, streams
+from lib import assets, atomic, fingerprints, inference, machine
 from lib.backbones import Backbone
 from lib.data.knowledge import Knowledge
 from lib.data.records import Dataset, Stream, content_hash
+from lib.data.training import TrainingFacts
 from lib.editors import Editor, build, needs_of
-from lib.errors import StudyError, UsageError
+from lib.errors import StudyError
 from lib.plan import Run
 from lib.progress import Progress
 from lib.protocol import Clock, Evaluator, Protocol, Scored, run_sequence
@@ -21,17 +22,7 @@ from lib.scoring import needs_whole_passes
 from lib.shared import Shared
 from lib.store import Store, Work
 
-STREAMS = {"balanced": streams.balanced_stream, "records": streams.record_stream}
 INFERENCE_PROMPTS = 8
-
-
-def stream_of(spec: dict[str, Any], dataset: Dataset) -> Stream:
-    """The stream that a run edits."""
-    options = {k: v for k, v in spec["stream"].items() if k not in ("limit", "kind")}
-    kind = spec["stream"].get("kind", "balanced")
-    if kind not in STREAMS:
-        raise UsageError(f"there is no stream of kind {kind!r}; known: {', '.join(STREAMS)}")
-    return STREAMS[kind](dataset, **options)
 
 
 def execute(run: Run, store: Store, shared: Shared, progress: Progress) -> bool:
@@ -61,10 +52,11 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
     with machine.PeakMemory(spec["device"]) as memory, machine.deterministic(run.seed):
         dataset = shared.edits_of(spec)
         backbone = shared.backbone(spec)
-        stream = stream_of(spec, dataset)
+        stream = shared.stream(spec)
         protocol = Protocol(**spec["protocol"])
         base_seconds = _inference_seconds(backbone, stream, protocol, spec)
-        editor = build(spec["editor"], backbone, spec["config"], **_resources(spec, store, shared))
+        resources = _resources(spec, store, shared)
+        editor = build(spec["editor"], backbone, spec["config"], **resources)
         work = store.work(run.identity)
         try:
             base_file = _base_file(store, editor, stream, protocol)
@@ -87,6 +79,7 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
                 "spec": spec,
                 "seed": run.seed,
                 "dataset": _describe_data(dataset, stream, shared.knowledge(spec)),
+                "training": _describe_training(resources["training"]),
                 "backbone": {
                     "name": backbone.name,
                     "content": backbone.content,
@@ -134,12 +127,15 @@ def _inference_seconds(
 
 
 def _resources(spec: dict[str, Any], store: Store, shared: Shared) -> dict[str, Any]:
-    """The caches and texts that the editor asks for."""
+    """The caches, texts and facts that the editor asks for."""
     needs = needs_of(spec["editor"])
     return {
         "blocks_cache": store.root / "shared" / "blocks",
         "values_cache": store.root / "shared" / "values",
+        "networks_cache": assets.cache_dir() / "networks",
+        "fact_states": shared._fact_states,
         "corpus": shared.corpus(spec) if "corpus" in needs else None,
+        "training": shared.training(spec) if "training" in needs else None,
     }
 
 
@@ -161,6 +157,20 @@ def _describe_data(dataset: Dataset, stream: Stream, known: Knowledge | None) ->
             "facts": len({edit.relation for edit in stream.edits}),
             "answers": len({edit.target for edit in stream.edits}),
         },
+    }
+
+
+def _describe_training(facts: TrainingFacts | None) -> dict[str, Any] | None:
+    """What the manifest says about the facts that the editor was trained on."""
+    if facts is None:
+        return None
+    return {
+        "name": facts.name,
+        "content": facts.content,
+        "sources": facts.sources,
+        "substitution": facts.substitution,
+        "train": len(facts.train),
+        "valid": len(facts.valid),
     }
 
 
@@ -213,7 +223,11 @@ def _base_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol)
             "backbone": editor.backbone.content,
             "dtype": str(editor.backbone.dtype),
             "stream": stream.content,
-            "protocol": [protocol.max_new_tokens, protocol.evaluation_batch, protocol.rounds],
+            "protocol": [
+                protocol.max_new_tokens * protocol.decode,
+                protocol.evaluation_batch,
+                protocol.rounds,
+            ],
             "max_length": editor.config.max_length,
             "whole_passes": needs_whole_passes(editor),
             "device": str(editor.backbone.device),

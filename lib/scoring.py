@@ -4,14 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from lib import decoding
 from lib.editors.base import Editor
-from lib.teacher_forcing import TargetScores, WholeRows, score_whole
+from lib.teacher_forcing import TargetScores, WholeRows, score_whole, scores_at
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What one row got: decoded ids and text, then teacher-forced scores.
+    """What one row got: decoded ids and text (empty where nothing is decoded), then teacher-forced
+    scores.
 
     `nll`, `token_accuracy`: of the target with its end mark. `answer`: the argmax at each token of
     the answer (no end mark), `answer_nll` its mean NLL, `other_nll` the competing answer's (NaN
@@ -44,12 +47,15 @@ def score_batch(
 
     `decode` are the routes of the prompts: they hold for what is decoded and for all scores of the
     answers. `score` are those of the rows with their targets: they hold for `nll` and
-    `token_accuracy`, and for the answers where the batch brings whole passes.
+    `token_accuracy`, and for the answers where the batch brings whole passes. With
+    `max_new_tokens` 0 nothing is decoded. A classifier's answer is its likeliest class.
     """
     backbone = editor.backbone
+    if backbone.family.kind == "classifier":
+        return _classified(editor, batch, decode)
     with editor.routed(batch.prompts, decode):
         onward = decoding.Continuation(backbone, editor.prefix, batch)
-        ids = onward.greedy(max_new_tokens)
+        ids = onward.greedy(max_new_tokens) if max_new_tokens else [[] for _ in decode]
         forced = prompted = onward.score()
         rivals = None
         if batch.others is not None and batch.whole_others is None:
@@ -80,6 +86,19 @@ def score_batch(
         on_prompt.argmax,
     )
     return [Scored(*row) for row in zip(*columns, strict=True)]
+
+
+@torch.no_grad()
+def _classified(editor: Editor, batch: decoding.PromptBatch, routes: Sequence[str]) -> list[Scored]:
+    """One pass: the class as id and as text, and its scores as those of a one-token answer."""
+    with editor.routed(batch.prompts, routes), editor.prefix.replay(batch.state):
+        logits = editor.model(**batch.prompts.inputs()).logits
+    scores = scores_at(logits, batch.targets[:, 0], [1] * len(routes))
+    rows = zip(scores.argmax, scores.nll, scores.token_accuracy, strict=True)
+    return [
+        Scored(found, str(found[0]), nll, right, found, nll, math.nan, found)
+        for found, nll, right in rows
+    ]
 
 
 def _whole_pass(editor: Editor, whole: WholeRows, routes: Sequence[str]) -> TargetScores:

@@ -7,14 +7,22 @@ from typing import Any
 import torch
 
 from lib import backbones, data, streams
-from lib.backbones import Backbone
+from lib.backbones import Backbone, cast
+from lib.classification import Flips
+from lib.classifier_tuning import tune_classifier
 from lib.data.corpus import Corpus
 from lib.data.knowledge import Knowledge
-from lib.data.records import Dataset, content_hash
+from lib.data.prompts import PromptStyle
+from lib.data.records import Dataset, Edit, Stream, content_hash
+from lib.data.training import TrainingFacts, training_facts
 from lib.decoding import PromptBatch
+from lib.errors import UsageError
+from lib.lessons import Lessons, lessons
 from lib.scoring import Scored
 
 CHECKPOINT_SECONDS = 30.0
+UNORDERED = ("batch_size", "seed")
+EVERY = 10**9  # a limit beyond any number of records: the embedded data then lift their caps
 
 
 @dataclass
@@ -31,6 +39,9 @@ class Shared:
     _corpora: dict[str, Corpus] = field(default_factory=dict)
     _passes: dict[Any, PromptBatch] = field(default_factory=dict)
     _outputs: dict[Any, list[Scored]] = field(default_factory=dict)
+    _training: dict[str, TrainingFacts] = field(default_factory=dict)
+    _fact_states: dict[Any, Any] = field(default_factory=dict)
+    _turned: Flips | None = None
 
     def dataset(
         self,
@@ -61,17 +72,102 @@ class Shared:
 
     def _edits_of(self, spec: dict[str, Any], known: Knowledge | None) -> Dataset:
         name, limit = spec["dataset"]["name"], spec["stream"].get("limit")
-        dataset = self.dataset(name, limit, known, spec.get("variant"))
+        dataset = self._apart(spec, self.dataset(name, limit, known, spec.get("variant")))
         wanted = spec["stream"].get("n_upstream", 1) or spec["tune"]
-        if wanted and not dataset.upstream:
-            questions = self.dataset("nq", None)
-            dataset = replace(
-                dataset,
-                upstream=questions.upstream,
-                sources=(*dataset.sources, *questions.sources),
-                substitution=" ".join(filter(None, (dataset.substitution, questions.substitution))),
+        return self._with_questions(dataset) if wanted else dataset
+
+    def _apart(self, spec: dict[str, Any], dataset: Dataset) -> Dataset:
+        """The dataset without the claims that the setting's classifier was tuned on."""
+        taught = self.taught(spec)
+        return dataset if taught is None else taught.apart_from(dataset)
+
+    def taught(self, spec: dict[str, Any]) -> Lessons | None:
+        """The claims that the setting's classifier is tuned on; None for other backbones."""
+        if "claims" not in (spec["tune"] or ()):
+            return None
+        source = self.dataset(spec["dataset"]["name"], EVERY, None, _training_variant(spec))
+        return lessons(source, **spec["tune"])
+
+    def _with_questions(self, dataset: Dataset) -> Dataset:
+        """The dataset with an upstream pool: its own, else Natural Questions."""
+        if dataset.upstream:
+            return dataset
+        questions = self.dataset("nq", None)
+        return replace(
+            dataset,
+            upstream=questions.upstream,
+            sources=(*dataset.sources, *questions.sources),
+            substitution=" ".join(filter(None, (dataset.substitution, questions.substitution))),
+        )
+
+    def stream(self, spec: dict[str, Any]) -> Stream:
+        """The stream that a run edits; its targets are against the backbone's predictions where
+        the setting says so."""
+        dataset, options = self.edits_of(spec), spec["stream"]
+        if options.get("flip_predictions"):
+            if options.get("template", "{}") != "{}":
+                raise UsageError("flip_predictions classifies bare claims: give no template")
+            rules = ("n_edits", "dedup_subjects", "need_subject")
+            chosen = streams.chosen_records(
+                dataset, **{rule: options[rule] for rule in rules if rule in options}
             )
-        return dataset
+            measured = options.get("max_rephrases", 1)
+            bare = [replace(edit, rephrases=edit.rephrases[:measured]) for edit in chosen]
+            dataset = replace(dataset, edits=tuple(self._flips(spec).of(bare)))
+        return streams.stream_of(spec, dataset)
+
+    def _within_limit(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """The spec with every usable fact within the stream's limit edited."""
+        options = spec["stream"]
+        if not options.get("limit") or options.get("dedup_subjects"):
+            return spec
+        usable = [
+            edit
+            for edit in self.edits_of(spec).edits
+            if edit.subject or not options.get("need_subject", True)
+        ]
+        n_edits = max(options["n_edits"], len(usable))
+        return spec | {"stream": {**options, "n_edits": n_edits}}
+
+    def _flips(self, spec: dict[str, Any]) -> Flips:
+        backbone = self.backbone(spec)
+        if self._turned is None:
+            self._turned = Flips(backbone)
+        return self._turned
+
+    def training(self, spec: dict[str, Any]) -> TrainingFacts | None:
+        """The facts that editors of the setting are trained on; None if it names none.
+
+        They come from the setting's dataset, from the file `training.variant` where files are
+        read, and are worded and turned as the stream is. Where the stream has a `limit`, they
+        share nothing with the facts within it, edited or not: settings that edit different
+        numbers of them train alike.
+        """
+        wanted, options = spec.get("training"), spec["stream"]
+        if not wanted:
+            return None
+        # Order and batches of the stream decide nothing here: every m has the same facts.
+        chosen = {name: value for name, value in options.items() if name not in UNORDERED}
+        parts = ("backbone", "dataset", "tune", "known", "variant", "dtype", "training")
+        key = content_hash([chosen, *(spec.get(part) for part in parts)])
+        if key not in self._training:
+            name, variant = spec["dataset"]["name"], _training_variant(spec)
+            records = self._apart(spec, self.dataset(name, EVERY, None, variant))
+            flips = self._flips(spec) if options.get("flip_predictions") else None
+
+            def finish(chunk: list[Edit]) -> list[Edit]:
+                return [edit for edit in flips.of(chunk) if edit.rephrases] if flips else chunk
+
+            self._training[key] = training_facts(
+                self._with_questions(records),
+                self.stream(self._within_limit(spec)),
+                n_train=wanted["n_train"],
+                n_valid=wanted["n_valid"],
+                style=PromptStyle.of(options),
+                held_out=options.get("max_rephrases", 1),
+                finish=finish,
+            )
+        return self._training[key]
 
     def knowledge(self, spec: dict[str, Any]) -> Knowledge | None:
         """What the backbone knows of the embedded facts, the first `known` of them asked; None
@@ -104,17 +200,24 @@ class Shared:
     def backbone(self, spec: dict[str, Any]) -> Backbone:
         """The setting's backbone; tuned on its upstream slice where the setting says so."""
         dtype = spec.get("dtype", "float32")
-        key = content_hash([spec["backbone"], spec["tune"], spec["dataset"], spec["device"], dtype])
+        decides = [spec["backbone"], spec["tune"], spec["dataset"], spec["device"], dtype]
+        key = content_hash([*decides, _training_variant(spec)])
         if self._backbone is None or self._backbone[0] != key:
-            self._backbone, self._passes, self._outputs = None, {}, {}
-            loaded = backbones.load(
-                spec["backbone"],
-                dtype=getattr(torch, dtype),
-                device=spec["device"],
-                tune_on=self._tuning_pairs(spec),
-            )
-            self._backbone = key, loaded
+            self.forget()
+            self._backbone = key, self._loaded(spec, getattr(torch, dtype))
         return self._backbone[1]
+
+    def _loaded(self, spec: dict[str, Any], dtype: torch.dtype) -> Backbone:
+        name, device, taught = spec["backbone"], spec["device"], self.taught(spec)
+        if taught is None:
+            labels = 2 if spec["dataset"]["name"] in data.CLAIMS else None
+            pairs = self._tuning_pairs(spec)
+            return backbones.load(
+                name, dtype=dtype, device=device, tune_on=pairs, num_labels=labels
+            )
+        base = backbones.load(name, device=device, num_labels=2)  # float32: rounded once tuned
+        tuned = tune_classifier(base, taught.learned, taught.held_out)
+        return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
 
     def _tuning_pairs(self, spec: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
         if not spec["tune"]:
@@ -128,4 +231,10 @@ class Shared:
 
     def forget(self) -> None:
         """Drop the backbone: after a failure its state is not trusted."""
-        self._backbone, self._passes, self._outputs = None, {}, {}
+        self._backbone, self._passes, self._outputs, self._fact_states = None, {}, {}, {}
+        self._turned = None
+
+
+def _training_variant(spec: dict[str, Any]) -> str | None:
+    """The published file that facts for training are read from."""
+    return (spec.get("training") or {}).get("variant", spec.get("variant"))

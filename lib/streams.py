@@ -6,10 +6,21 @@ from typing import Any
 
 import torch
 
+from lib.data.prompts import PromptStyle
 from lib.data.records import Dataset, Edit, Probe, Stream
 from lib.errors import RecordError, UsageError
 
-NQ_MARK = "nq question: "
+# What a setting's `stream` holds beside the arguments of the function that makes it.
+ELSEWHERE = ("kind", "limit", "flip_predictions")
+
+
+def stream_of(spec: dict[str, Any], dataset: Dataset) -> Stream:
+    """The stream that a setting's `stream` describes."""
+    kind = spec["stream"].get("kind", "balanced")
+    if kind not in STREAMS:
+        raise UsageError(f"there is no stream of kind {kind!r}; known: {', '.join(STREAMS)}")
+    options = {key: value for key, value in spec["stream"].items() if key not in ELSEWHERE}
+    return STREAMS[kind](dataset, **options)
 
 
 def pool(dataset: Dataset, kind: str, count: int) -> tuple[Probe, ...]:
@@ -77,11 +88,10 @@ def balanced_stream(
         for edit in group
         if edit.relation in edited and edit.prompt not in taken
     )
-    if template.count("{}") != 1:
-        raise UsageError(f"a prompt template needs exactly one {{}}: {template!r}")
+    style = PromptStyle(template)
 
     def wrapped(items: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(replace(item, prompt=template.format(item.prompt)) for item in items)
+        return tuple(replace(item, prompt=style.wrap(item.prompt)) for item in items)
 
     return Stream(
         name=dataset.name,
@@ -104,18 +114,28 @@ def record_stream(
     n_near: int = 2,
     n_upstream: int = 1,
     dedup_subjects: bool = False,
+    need_subject: bool = True,
+    template: str = "{}",
+    true_targets: bool = False,
+    question_mark: bool = False,
+    keep_mark: bool = False,
 ) -> Stream:
-    """Whole records and everything that belongs to them: COMEBA-HK's stream (ref 5).
+    """Whole records and everything that belongs to them: the stream of COMEBA-HK (ref 5) and of
+    MALMEN (malmen 4).
 
     Edits are the first `n_edits` records with a subject, in file order for seed 0 (official code)
     and shuffled for other seeds; `dedup_subjects` keeps the first record of each subject. Beside
-    each edit stand its first `max_rephrases` rephrases, its first `n_near` neighbours or near
-    questions, and its first `n_upstream` upstream questions; a record without any takes the next
-    ones of the dataset's pool. Questions lose the zsRE files' mark "nq question: " (ref 5.2).
-    `owners` says which row belongs to which edit. Raises RecordError if there are too few records
-    or questions.
+    each edit stand its first `max_rephrases` rephrases (as the file has them: 15 of EasyEdit's
+    10,000 CounterFact rephrases repeat their prompt, and the official code scores them), its first
+    `n_near` neighbours or near questions, and its first `n_upstream` upstream questions; a record
+    without any takes the next ones of the dataset's pool. `owners` says which row belongs to which
+    edit. `need_subject`: leave records without a subject out. The last four options are those of
+    `PromptStyle`; by default questions lose the zsRE files' mark "nq question: " (ref 5.2). Raises
+    RecordError if there are too few records or questions.
     """
-    chosen = _with_subject(dataset, n_edits, dedup_subjects)
+    style = PromptStyle(template, true_targets, question_mark, keep_mark)
+    chosen = chosen_records(dataset, n_edits, dedup_subjects, need_subject)
+    chosen = [style.edit(record) for record in chosen]
     if seed:
         generator = torch.Generator().manual_seed(seed)
         chosen = [chosen[i] for i in torch.randperm(n_edits, generator=generator).tolist()]
@@ -123,9 +143,11 @@ def record_stream(
         (
             _rephrasings(record)[:max_rephrases],
             upstream,
-            [probe for probe in record.locality if probe.kind in ("neighbour", "near")][:n_near],
+            [style.probe(p) for p in record.locality if p.kind in ("neighbour", "near")][:n_near],
         )
-        for record, upstream in zip(chosen, _own_or_next(dataset, chosen, n_upstream), strict=True)
+        for record, upstream in zip(
+            chosen, _own_or_next(dataset, chosen, n_upstream, style), strict=True
+        )
     ]
     rows = {
         name: [(index, row) for index, group in enumerate(groups) for row in group[place]]
@@ -141,32 +163,44 @@ def record_stream(
     )
 
 
-def _with_subject(dataset: Dataset, n_edits: int, dedup_subjects: bool) -> list[Edit]:
+def chosen_records(
+    dataset: Dataset, n_edits: int, dedup_subjects: bool = False, need_subject: bool = True
+) -> list[Edit]:
+    """The records that a `record_stream` edits, in file order."""
     chosen: list[Edit] = []
     subjects: set[str] = set()
     for record in dataset.edits:
-        if record.subject and not (dedup_subjects and record.subject in subjects):
+        named = bool(record.subject) or not need_subject
+        if named and not (dedup_subjects and record.subject in subjects):
             subjects.add(record.subject)
             chosen.append(record)
         if len(chosen) == n_edits:
             return chosen
     kind = "records with subjects of their own" if dedup_subjects else "records with a subject"
     raise RecordError(
-        f"{dataset.name} gives only {len(chosen)} {kind}, {n_edits} were asked for; lower n_edits, "
-        "raise the setting's limit (and known, where it has one), or use a larger file"
+        f"{dataset.name} gives only {len(chosen)} {kind if need_subject else 'records'}, {n_edits} "
+        "were asked for; lower n_edits, raise the setting's limit (and known, where it has one), "
+        "or use a larger file"
     )
 
 
 def _rephrasings(record: Edit) -> list[Edit]:
-    others = [text for text in dict.fromkeys(record.rephrases) if text != record.prompt]
-    return [_wording(record, number, text) for number, text in enumerate(others, start=1)]
+    texts = dict.fromkeys(record.rephrases)
+    return [_wording(record, number, text) for number, text in enumerate(texts, start=1)]
 
 
-def _own_or_next(dataset: Dataset, chosen: list[Edit], count: int) -> Iterator[list[Probe]]:
-    """Each record's own upstream questions, or the next unused ones of the pool, unmarked."""
+def _own_or_next(
+    dataset: Dataset, chosen: list[Edit], count: int, style: PromptStyle
+) -> Iterator[list[Probe]]:
+    """Each record's own upstream questions, or the next unused ones of the pool."""
     own = [[probe for probe in record.locality if probe.kind == "upstream"] for record in chosen]
     taken = {probe.prompt for probes in own for probe in probes}
-    spare = [p for p in pool(dataset, "upstream", len(dataset.upstream)) if p.prompt not in taken]
+    edited = {text for record in chosen for text in (record.prompt, *record.rephrases)}
+    spare = [
+        probe
+        for probe in pool(dataset, "upstream", len(dataset.upstream))
+        if probe.prompt not in taken and style.wrap(probe.prompt) not in edited
+    ]
     wanted = count * sum(not probes for probes in own)
     if len(spare) < wanted:
         raise RecordError(
@@ -175,7 +209,7 @@ def _own_or_next(dataset: Dataset, chosen: list[Edit], count: int) -> Iterator[l
         )
     for probes in own:
         taking = probes[:count] if probes else [spare.pop(0) for _ in range(count)]
-        yield [replace(p, prompt=p.prompt.removeprefix(NQ_MARK)) for p in taking]
+        yield [style.probe(probe) for probe in taking]
 
 
 def _wording(record: Edit, number: int, prompt: str) -> Edit:
@@ -189,3 +223,6 @@ def _wording(record: Edit, number: int, prompt: str) -> Edit:
         locality=(),
         relation=record.identity,
     )
+
+
+STREAMS = {"balanced": balanced_stream, "records": record_stream}

@@ -5,13 +5,8 @@ That slice then serves as the upstream set whose answers edits must not disturb.
 cached under the hash of everything that determines it.
 """
 
-import copy
-import hashlib
-import json
 import math
-import platform
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -21,9 +16,9 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lib import assets, atomic, checkpoints
-from lib.backbones import Backbone, cast, prepare
+from lib.backbones import Backbone
 from lib.errors import BackboneError
+from lib.tuned import tuned
 
 VERSION = "1"  # raise it whenever the same input would give other weights
 IGNORED = -100
@@ -74,30 +69,13 @@ def tune_question_answering(
         raise BackboneError(f"{backbone.name} is no encoder-decoder: only those are tuned on QA.")
     if not pairs:
         raise BackboneError("tuning needs at least one question-answer pair.")
-    folder = assets.cache_dir() / "tuned" / _key(backbone, pairs, config)
-    with checkpoints.locked(folder):
-        content = checkpoints.verified(folder)
-        if content is None:
-            model = cast(copy.deepcopy(backbone.model), torch.float32)
-            record = _train(model, backbone, pairs, config)
-            with checkpoints.quiet(), atomic.folder(folder) as scratch:
-                model.save_pretrained(scratch, max_shard_size="1TB")
-                backbone.tokenizer.save_pretrained(scratch)
-                (scratch / "tuning.json").write_text(json.dumps(record, indent=1) + "\n")
-                content = checkpoints.seal(scratch)
-            del model
-    record = json.loads((folder / "tuning.json").read_text())
-    # Fresh or cached, the weights are read back: both ways give the same backbone.
-    with checkpoints.quiet():
-        model = checkpoints.read_folder(folder, backbone.dtype).model
-    tuned = f"fine-tuned here on {len(pairs)} question-answer pairs"
-    return replace(
-        backbone,
-        model=prepare(cast(model, backbone.dtype), backbone.tokenizer, backbone.device),
-        content=content["content"],
-        provenance=f"{backbone.provenance}; {tuned}, {record['epochs']} epochs, exact match on "
-        f"them {record['exact_match']:.3f}",
+    identity = [VERSION, backbone.content, [list(pair) for pair in pairs], asdict(config)]
+    made, record = tuned(backbone, identity, lambda model: _train(model, backbone, pairs, config))
+    told = (
+        f"fine-tuned here on {len(pairs)} question-answer pairs, {record['epochs']} epochs, exact "
+        f"match on them {record['exact_match']:.3f}"
     )
+    return replace(made, provenance=f"{backbone.provenance}; {told}")
 
 
 def exact_match(
@@ -116,11 +94,6 @@ def exact_match(
             logits, labels, owner = _label_logits(model, batch)
             hits += int(_answered(logits, labels, owner, len(batch.labels)).sum())
     return hits / len(rows)
-
-
-def _key(backbone: Backbone, pairs: Sequence[tuple[str, str]], config: TuningConfig) -> str:
-    identity = [VERSION, backbone.content, [list(pair) for pair in pairs], asdict(config)]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
 
 
 def _encode(
@@ -186,7 +159,6 @@ def _train(
     config: TuningConfig,
 ) -> dict[str, object]:
     """Tune `model` in place; gives the record for tuning.json."""
-    start = time.monotonic()
     model.requires_grad_(True)
     if config.freeze_embeddings:
         model.shared.requires_grad_(False)
@@ -231,7 +203,6 @@ def _train(
     model.requires_grad_(False)
     return {
         "version": VERSION,
-        "base": backbone.content,
         "config": asdict(config),
         "pairs": len(pairs),
         "epochs": len(losses),
@@ -239,9 +210,4 @@ def _train(
         "loss": losses,
         "exact_match": matches[-1],
         "trained_parameters": sum(parameter.numel() for parameter in trained),
-        "seconds": round(time.monotonic() - start, 2),
-        "device": str(backbone.device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
     }

@@ -111,6 +111,11 @@ def test_file_choice_prefers_the_raw_file_and_a_variant_overrides_it(tmp_path):
     put(tmp_path, "zsre/structured_zeroshot-train-new_annotated_final.jsonl.gz", RAW)
     assert "structured" in load("zsre", data_dir=tmp_path).name
     assert load("zsre", data_dir=tmp_path, variant="train").name == "zsRE (train_10000)"
+    (tmp_path / "zsre" / "train_10000.jsonl.gz").unlink()
+    put(tmp_path, "zsre/zsre_mend_train.json", TRIMMED)
+    for variant in ("train", "train-full"):
+        whole = load("zsre", data_dir=tmp_path, variant=variant)
+        assert whole.name == "zsRE (zsre_mend_train)" and "counterfactual" in whole.substitution
     with pytest.raises(UsageError, match="knowedit"):
         load("zsre", data_dir=tmp_path, variant="nonsense")
 

@@ -90,6 +90,16 @@ def test_every_row_belongs_to_its_edit(seed: int) -> None:
     assert chosen.owners["upstream"] == (0, 1, 2, 3, 4)
 
 
+def test_a_rephrase_that_repeats_its_prompt_is_kept() -> None:
+    source = dataset()
+    prompt = source.edits[1].prompt
+    same = dataclasses.replace(source.edits[1], rephrases=(prompt, prompt))
+    changed = dataclasses.replace(source, edits=(source.edits[0], same, *source.edits[2:]))
+    chosen = record_stream(changed, n_edits=4, batch_size=2, seed=0, max_rephrases=2)
+    assert chosen.owners["holdout"] == (0, 0, 1, 2, 2, 3, 3)
+    assert (chosen.holdout[2].prompt, chosen.holdout[2].identity) == (prompt, "r1#1")
+
+
 def test_a_records_own_question_comes_before_the_pool() -> None:
     source = dataset()
     own = Probe("own", source.upstream[2].prompt, "blue", "upstream")

@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.data.prompts import PromptStyle
 from lib.data.records import BadRecord, Dataset, Edit, Probe, Stream
+from lib.data.training import TrainingFacts
 from lib.errors import RecordError, UsageError
 
 if TYPE_CHECKING:
@@ -17,12 +19,16 @@ __all__ = [
     "Dataset",
     "Edit",
     "Probe",
+    "PromptStyle",
     "Stream",
+    "TrainingFacts",
     "load",
     "needed_assets",
 ]
 
-DATASETS = ("zsre", "counterfact", "nq", "invented", "invented_statements")
+INVENTED = ("invented", "invented_statements", "invented_claims")
+DATASETS = ("zsre", "counterfact", "fever", "nq", *INVENTED)
+CLAIMS = ("fever", "invented_claims")  # to be classified; the others are questions and statements
 
 
 def load(
@@ -36,11 +42,11 @@ def load(
     variant: str | None = None,
     source: str | None = None,
 ) -> Dataset:
-    """Edits and probes of "zsre", "counterfact" or "nq", before any protocol orders them.
-    "invented" and "invented_statements" are the smoke profile's handful of made-up questions and
-    CounterFact-form statements, whatever the other arguments.
+    """Edits and probes of "zsre", "counterfact", "fever" or "nq", before any protocol orders them.
+    "invented" and what begins with it are the smoke profile's handful of made-up questions,
+    CounterFact-form statements, and claims, whatever the other arguments.
 
-    `data_dir`: folder with sub-folders zsre/, counterfact/, nq/ holding published files (`variant`
+    `data_dir`: folder with sub-folders zsre/, counterfact/, … holding published files (`variant`
     picks one of several). Without it: the embedded substitute, built from packages; `source="hub"`
     (or STUDY_DATA_SOURCE=hub) reads the published data from the model hub instead. `strict`:
     stop at a malformed record; otherwise leave it out and list it in `skipped`. `limit`: number of
@@ -54,11 +60,10 @@ def load(
         raise UsageError(f"there is no dataset {dataset!r}; known: {', '.join(DATASETS)}.")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, not {limit}.")
-    if dataset.startswith("invented"):
+    if dataset in INVENTED:
         from lib.data import invented
 
-        made = invented.load() if dataset == "invented" else invented.statements()
-        return _cut(made, limit)
+        return _cut(invented.load(dataset), limit)
     if data_dir is not None:
         return _cut(_published(dataset, Path(data_dir), variant, strict), limit)
     source = source or os.environ.get("STUDY_DATA_SOURCE") or "embedded"
@@ -70,8 +75,10 @@ def load(
         raise UsageError(f"there is no data source {source!r}; known: embedded, hub.")
     if variant is not None:
         raise UsageError("variant picks one of several published files; give --data-dir too.")
-    from lib.data import embedded
+    from lib.data import claims, embedded
 
+    if dataset == "fever":
+        return claims.load(limit=limit, seed=seed)
     if dataset == "zsre":
         return embedded.qa(limit=limit, known=known, seed=seed)
     if dataset == "counterfact":
@@ -92,11 +99,11 @@ def _published(dataset: str, data_dir: Path, variant: str | None, strict: bool) 
     if not folder.is_dir():
         raise RecordError(
             f"{data_dir} has no folder {dataset}/. Point --data-dir at the folder that holds "
-            "zsre/, counterfact/ and nq/, or leave it out to use the embedded substitute."
+            f"{dataset}/ beside the other datasets, or leave it out to use the embedded substitute."
         )
-    from lib.data import counterfact, nq, zsre
+    from lib.data import counterfact, fever, nq, zsre
 
-    module = {"zsre": zsre, "counterfact": counterfact, "nq": nq}[dataset]
+    module = {"zsre": zsre, "counterfact": counterfact, "fever": fever, "nq": nq}[dataset]
     return module.load(folder, variant=variant, strict=strict)
 
 

@@ -42,7 +42,7 @@ def candidates(dataset: str, *, seed: int = 0) -> list[Fact]:
     Give these to `knowledge.known_facts`: a capped pass then covers the first edits that `load`
     would return. For "counterfact" the probes' facts are among them.
     """
-    single = _single(store().facts)
+    single = single_facts()
     if dataset == "counterfact":
         return round_robin(shuffled(single, seed, "cf"))
     return _qa_order(single, seed, cap=None)
@@ -56,7 +56,7 @@ def qa(*, limit: int | None = None, known: Knowledge | None = None, seed: int = 
     none of which is edited; facts the backbone knows come first. `limit`: number of edits.
     """
     source = store()
-    single = _single(source.facts)
+    single = single_facts()
     pool = defaultdict(list)
     for fact in shuffled(single, seed, "near"):
         if is_probe(fact, seed, QA_PROBES):
@@ -95,7 +95,7 @@ def cf(*, limit: int | None = None, known: Knowledge | None = None, seed: int = 
     correctly.
     """
     source = store()
-    single = _single(source.facts)
+    single = single_facts()
     objects: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for fact in single:
         objects[fact.relation][fact.object] += 1
@@ -157,8 +157,9 @@ def nq(*, limit: int | None = None, seed: int = 0) -> Dataset:
     )
 
 
-def _single(all_facts: Sequence[Fact]) -> list[Fact]:
-    return [fact for fact in all_facts if len(fact.objects) == 1]
+def single_facts() -> list[Fact]:
+    """All embedded facts with exactly one accepted object."""
+    return [fact for fact in store().facts if len(fact.objects) == 1]
 
 
 def _qa_order(single: Sequence[Fact], seed: int, cap: int | None) -> list[Fact]:
@@ -275,7 +276,7 @@ def _originals(seed: int) -> tuple[Probe, ...]:
 def _upstream(source: FactStore, seed: int) -> tuple[Probe, ...]:
     if not source.missing:
         return _originals(seed)
-    held_out = [f for f in _single(source.facts) if is_probe(f, seed, QA_PROBES)]
+    held_out = [f for f in single_facts() if is_probe(f, seed, QA_PROBES)]
     return tuple(
         Probe(f"upstream:{fact.identity}", fact.prompt("bare"), fact.object, "upstream")
         for fact in round_robin(shuffled(held_out, seed, "upstream"))

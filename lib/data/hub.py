@@ -42,6 +42,11 @@ SOURCES: dict[str, Source] = {
 
 def load(dataset: str, *, strict: bool = True) -> Dataset:
     """The dataset from the hub; a RecordError says what was tried if it cannot be reached."""
+    if dataset not in SOURCES:
+        raise RecordError(
+            f"{dataset} is not read from the hub: it lacks the rephrases. Give the annotated files "
+            f"with --data-dir, in a sub-folder {dataset}/."
+        )
     source = SOURCES[dataset]
     rows = _rows(source)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,5 +1,7 @@
 """Invented questions for the `smoke` profile and the tests: no network, no real facts."""
 
+from collections.abc import Iterator
+
 from lib.data.counterfact import probes
 from lib.data.records import Dataset, Edit, Probe
 
@@ -11,11 +13,22 @@ _HARBOURS = (
     "Port Amsel", "Calder", "Port Ost", "Tavik", "Selby Quay", "Nettle Quay", "Wick", "Dunmore",
     "Sandgate", "Old Pier", "Hollow Bay", "Lantern",
 )  # fmt: skip
+_WHERE = ("", "North ", "South ", "East ", "West ")
+_SKIES = (
+    "western", "evening", "winter", "northern", "morning", "summer", "eastern", "midday", "autumn",
+    "southern", "midnight", "spring",
+)  # fmt: skip
+_COLOURS = ("blue", "grey", "pale green", "violet", "amber")
 _QUESTIONS = (
     "Which harbour is the ferry of {s} based in?",
     "The ferry of {s} sails from which harbour?",
     "From what harbour does the ferry of {s} leave?",
     "What is the home harbour of the ferry of {s}?",
+)
+_CLAIMS = (
+    "The ferry of {s} is based in {o}.",
+    "{o} is the home harbour of the ferry of {s}.",
+    "The ferry that serves {s} sails from {o}.",
 )
 
 
@@ -30,17 +43,23 @@ def sentences() -> list[str]:
     ]
 
 
-def load() -> Dataset:
-    """Twelve facts in zsRE form, each with rephrases and a near question; a few upstream ones."""
+def load(name: str = "invented") -> Dataset:
+    """The invented questions, statements ("invented_statements") or claims ("invented_claims")."""
+    kinds = {"invented_statements": statements, "invented_claims": claims}
+    return kinds.get(name, questions)()
+
+
+def questions() -> Dataset:
+    """Sixty facts in zsRE form, each with rephrases and a near question; as many upstream ones."""
     edits = []
-    for number, (place, harbour) in enumerate(zip(_PLACES, _HARBOURS, strict=True)):
+    for number, (place, harbour) in enumerate(_facts()):
         question, *rephrases = (text.format(s=place) for text in _QUESTIONS)
         near = Probe(f"near:{number}", _QUESTIONS[0].format(s=f"{place} Skerry"), harbour, "near")
         identity = f"harbour:{place}"
         edits.append(Edit(identity, question, harbour, place, tuple(rephrases), (near,), "harbour"))
     upstream = tuple(
-        Probe(f"sky:{word}", f"what colour is the {word} sky?", "blue", "upstream")
-        for word in ("western", "evening", "winter", "northern", "morning", "summer")
+        Probe(f"sky:{sky}", f"what colour is the {sky} sky?", colour, "upstream")
+        for sky, colour in _skies()
     )
     return Dataset(
         name="invented harbours",
@@ -82,3 +101,45 @@ def statements() -> Dataset:
         sources=("lib/data/invented.py",),
         substitution="Invented statements on random weights: this checks the machinery.",
     )
+
+
+def claims() -> Dataset:
+    """Sixty claims about the same places in three wordings, every second one false; twice as many
+    about skies, true and false."""
+    facts, edits = list(_facts()), []
+    for number, (place, true) in enumerate(facts):
+        gold, target = ("1", "0") if number % 2 == 0 else ("0", "1")
+        harbour = true if gold == "1" else facts[number - 1][1]
+        prompt, *others = (text.format(s=place, o=harbour) for text in _CLAIMS)
+        identity = f"claim:{place}"
+        edits.append(
+            Edit(identity, prompt, target, place, tuple(others), (), "harbour", target_true=gold)
+        )
+    skies = list(_skies())
+    turned = [(sky, skies[number - len(_SKIES)][1]) for number, (sky, _) in enumerate(skies)]
+    upstream = tuple(
+        Probe(f"sky:{sky}:{label}", f"The {sky} sky is {colour}.", label, "upstream")
+        for label, pairs in (("1", skies), ("0", turned))
+        for sky, colour in pairs
+    )
+    return Dataset(
+        name="invented claims",
+        edits=tuple(edits),
+        upstream=upstream,
+        sources=("lib/data/invented.py",),
+        substitution="Invented claims on random weights: this checks the machinery.",
+    )
+
+
+def _facts() -> Iterator[tuple[str, str]]:
+    """Sixty places and their harbours."""
+    for turn, where in enumerate(_WHERE):
+        for index, place in enumerate(_PLACES):
+            yield where + place, _HARBOURS[(index + 3 * turn) % len(_PLACES)]
+
+
+def _skies() -> Iterator[tuple[str, str]]:
+    """Sixty skies and their colours."""
+    for where, colour in zip(_WHERE, _COLOURS, strict=True):
+        for word in _SKIES:
+            yield where.lower() + word, colour

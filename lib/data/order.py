@@ -7,8 +7,12 @@ sha256 of seed, purpose and identity.
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
+from lib.data.records import Edit
 from lib.data.triples import Fact
+
+T = TypeVar("T", Fact, Edit)
 
 
 def place(seed: int, purpose: str, identity: str) -> int:
@@ -46,9 +50,9 @@ def one_per_subject(facts: Sequence[Fact]) -> list[Fact]:
     return chosen
 
 
-def round_robin(facts: Sequence[Fact], cap: int | None = None) -> list[Fact]:
+def round_robin(facts: Sequence[T], cap: int | None = None) -> list[T]:
     """One fact of each relation in turn, at most `cap` per relation; order inside is kept."""
-    queues: dict[str, deque[Fact]] = {}
+    queues: dict[str, deque[T]] = {}
     for fact in facts:
         queues.setdefault(fact.relation, deque()).append(fact)
     turns = [list(queues[name])[:cap] for name in sorted(queues)]

@@ -79,7 +79,8 @@ class Dataset:
 
     `name` is what reports print (a substitute never carries the published name); `substitution`
     says in one sentence what stands in for what, "" for published data; `sources` are files or
-    packages with versions.
+    packages with versions; `taught` are probes like the edits that only the upstream training of
+    a classifier may use.
     """
 
     name: str
@@ -88,11 +89,13 @@ class Dataset:
     sources: tuple[str, ...] = ()
     substitution: str = ""
     skipped: tuple[BadRecord, ...] = ()
+    taught: tuple[Probe, ...] = ()
 
     @property
     def content(self) -> str:
         """sha256 over all records; two equal hashes are the same data."""
-        return content_hash([self.edits, self.upstream])
+        decides = [self.edits, self.upstream]
+        return content_hash([*decides, self.taught] if self.taught else decides)
 
 
 @dataclass(frozen=True)

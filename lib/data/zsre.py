@@ -11,7 +11,7 @@ from lib.errors import RecordError, UsageError
 VARIANTS: dict[str, tuple[str, ...]] = {
     "mend": ("zsre_train.jsonl", "structured_zeroshot-train-new_annotated_final.jsonl"),
     "knowedit": ("knowedit_1304_rephrase10.jsonl", "ZsRE-test-all.json"),
-    "train": ("train_10000.jsonl", "zsre_mend_train_10000.json"),
+    "train": ("train_10000.jsonl", "zsre_mend_train_10000.json", "zsre_mend_train.json"),
     "eval": ("eval_1037.jsonl", "zsre_mend_eval.json", "zsre_mend_edit.json"),
     "mend-dev": ("structured_zeroshot-dev-new_annotated_final.jsonl",),
     "train-full": ("train_1000_full.jsonl", "zsre_mend_train.json"),
@@ -56,17 +56,15 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
 
 
 def choose(folder: Path, variant: str | None = None) -> tuple[Path, str]:
-    """The file to read and the variant it belongs to."""
-    if variant is not None:
-        if variant not in VARIANTS:
-            raise UsageError(f"zsRE has no variant {variant!r}; known: {', '.join(VARIANTS)}.")
-        return reading.require(folder, VARIANTS[variant], ORIGIN), variant
-    for name, files in VARIANTS.items():
-        path = reading.find(folder, files)
-        if path is not None:
-            return path, name
-    path = reading.require(folder, [name for files in VARIANTS.values() for name in files], ORIGIN)
-    return path, "mend"
+    """The file to read and the variant that describes it: MEND's whole training file serves as
+    "train" too, but is "train-full"."""
+    if variant is not None and variant not in VARIANTS:
+        raise UsageError(f"zsRE has no variant {variant!r}; known: {', '.join(VARIANTS)}.")
+    wanted = VARIANTS if variant is None else {variant: VARIANTS[variant]}
+    files = list(dict.fromkeys(name for names in wanted.values() for name in names))
+    path = reading.require(folder, files, ORIGIN)
+    plain = path.name.removesuffix(".gz")
+    return path, next(name for name in reversed(VARIANTS) if plain in VARIANTS[name])
 
 
 def _edit(row: Row, identity: str) -> Edit:

@@ -1,0 +1,132 @@
+"""Facts to train an editor on, and to validate it on, that share nothing with the edited ones."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+
+from lib.data.order import place, round_robin
+from lib.data.prompts import PromptStyle
+from lib.data.records import Dataset, Edit, Probe, Stream, content_hash
+from lib.errors import RecordError
+
+Choice = Callable[[Edit], tuple[str, ...]]  # of a fact's rephrases
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """Each `Edit` has at least one rephrase, and in `locality` one unrelated prompt with its gold
+    answer (kind "upstream"). Subjects, facts and unrelated prompts of `train`, of `valid` and of
+    the test stream are disjoint."""
+
+    name: str
+    train: tuple[Edit, ...]
+    valid: tuple[Edit, ...]
+    sources: tuple[str, ...] = ()
+    substitution: str = ""
+
+    @property
+    def content(self) -> str:
+        """sha256 over all facts; two equal hashes are the same training data."""
+        return content_hash([self.train, self.valid])
+
+
+def training_facts(
+    records: Dataset,
+    test: Stream,
+    *,
+    n_train: int | None,
+    n_valid: int,
+    style: PromptStyle,
+    held_out: int = 1,
+    finish: Callable[[list[Edit]], list[Edit]] = list,
+) -> TrainingFacts:
+    """The first `n_valid` and the next `n_train` facts (None: all) that share no subject, fact or
+    prompt with `test`: one record of each relation in turn, in file order.
+
+    An unrelated prompt is the record's own upstream question, or the next of `records.upstream`;
+    these are used once as far as they last. `held_out` is the number of rephrases that `test`
+    measures: validation keeps these wordings, training the others where a record has more, a
+    drawn one of them first. `finish` may change facts and leave some out. Raises RecordError if
+    there are too few.
+    """
+    maker = _Maker(records, test, style, finish)
+    valid = maker.take(n_valid, lambda fact: fact.rephrases[:held_out] or fact.rephrases)
+    train = maker.take(
+        n_train, lambda fact: _turned(fact, fact.rephrases[held_out:] or fact.rephrases)
+    )
+    return TrainingFacts(records.name, train, valid, records.sources, records.substitution)
+
+
+class _Maker:
+    """Makes facts of the records that share nothing with the parts taken before."""
+
+    def __init__(
+        self,
+        records: Dataset,
+        test: Stream,
+        style: PromptStyle,
+        finish: Callable[[list[Edit]], list[Edit]],
+    ) -> None:
+        self.name, self.style, self.finish = records.name, style, finish
+        self.facts = {edit.relation for edit in test.edits}
+        self.subjects = {edit.subject.casefold() for edit in test.edits} - {""}
+        tested = (*test.edits, *test.holdout, *test.upstream)
+        self.prompts = {style.key(row.prompt) for row in tested}
+        self.pool = {style.key(p.prompt): p for p in map(style.probe, records.upstream)}
+        apart = [fact for fact in map(self._styled, records.edits) if self._is_apart(fact)]
+        self.records = iter(round_robin(apart))
+
+    def take(self, count: int | None, choose: Choice) -> tuple[Edit, ...]:
+        """The next `count` facts with the chosen ones of their rephrases; then bars all of them."""
+        spare = cycle([probe for key, probe in self.pool.items() if key not in self.prompts])
+        candidates = self._facts(spare, choose)
+        taken: list[Edit] = []
+        while count is None or len(taken) < count:
+            chunk = list(islice(candidates, None if count is None else count - len(taken)))
+            if not chunk:
+                break
+            taken += self.finish(chunk)
+        if len(taken) < (1 if count is None else count):
+            raise RecordError(
+                f"{self.name} gives only {len(taken)} of {count or 'any'} training facts with a "
+                "rephrase and an unrelated prompt beside the edited ones; lower training.n_train "
+                "or training.n_valid of the setting, or use a larger file"
+            )
+        self._bar(taken)
+        return tuple(taken)
+
+    def _styled(self, record: Edit) -> Edit:
+        fact = self.style.edit(record)
+        rephrases = tuple(dict.fromkeys(text for text in fact.rephrases if text != fact.prompt))
+        own = tuple(self.style.probe(p) for p in record.locality if p.kind == "upstream")
+        return replace(fact, rephrases=rephrases, locality=own[:1])
+
+    def _is_apart(self, fact: Edit) -> bool:
+        texts = (fact.prompt, *fact.rephrases, *(probe.prompt for probe in fact.locality))
+        return (
+            bool(fact.rephrases)
+            and fact.identity not in self.facts
+            and fact.subject.casefold() not in self.subjects
+            and all(self.style.key(text) not in self.prompts for text in texts)
+        )
+
+    def _facts(self, spare: Iterator[Probe], choose: Choice) -> Iterator[Edit]:
+        for fact in self.records:
+            if self._is_apart(fact):
+                others = (p for p in islice(spare, 2) if p.prompt != fact.prompt)
+                probe = fact.locality[0] if fact.locality else next(others, None)
+                if probe is not None:
+                    yield replace(fact, rephrases=choose(fact), locality=(probe,))
+
+    def _bar(self, taken: Sequence[Edit]) -> None:
+        self.facts |= {fact.identity for fact in taken}
+        self.subjects |= {fact.subject.casefold() for fact in taken} - {""}
+        for fact in taken:
+            texts = (fact.prompt, *fact.rephrases, *(probe.prompt for probe in fact.locality))
+            self.prompts |= {self.style.key(text) for text in texts}
+
+
+def _turned(fact: Edit, rephrases: tuple[str, ...]) -> tuple[str, ...]:
+    """The rephrases from a drawn one on, so that the first of each fact are of all wordings."""
+    start = place(0, "rephrase", fact.identity) % len(rephrases)
+    return (*rephrases[start:], *rephrases[:start])

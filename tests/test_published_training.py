@@ -1,0 +1,76 @@
+"""MALMEN's road to the published zsRE and FEVER files: streams, training facts, upstream claims."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_study import published_data
+
+from lib import plan
+from lib.shared import Shared
+
+needs_files = pytest.mark.skipif(
+    published_data() is None or not (published_data() / "fever").is_dir(),
+    reason="no published data here (set STUDY_PUBLISHED_DATA to a folder with zsre/ and fever/)",
+)
+
+
+def spec(name: str, stream: dict[str, Any], training: dict[str, Any], **more: Any) -> dict:
+    """What `Shared` reads of a run on published files."""
+    common = {"kind": "records", "batch_size": 64, "seed": 0, "n_near": 0}
+    return {
+        "dataset": {"name": name, "source": "files"},
+        "tune": None,
+        "stream": common | stream,
+        "training": training,
+    } | more
+
+
+@needs_files
+def test_zsre_trains_on_one_file_and_edits_the_other_towards_the_truth() -> None:
+    shared = Shared(data_dir=published_data())
+    style = {"true_targets": True, "question_mark": True, "keep_mark": True}
+    training = {"variant": "train", "n_train": None, "n_valid": 512}
+    wanted = spec("zsre", {"n_edits": 1037} | style, training, variant="eval")
+    test, facts = shared.stream(wanted), shared.training(wanted)
+    assert len(test.edits) == len(test.holdout) == len(test.upstream) == 1037
+    assert all(edit.target == edit.target_true for edit in test.edits)
+    assert len(facts.valid) == 512 and 9_300 < len(facts.train) < 9_488
+    subjects = {edit.subject.casefold() for edit in test.edits}
+    assert subjects.isdisjoint(fact.subject.casefold() for fact in facts.train)
+    asked = [fact.locality[0].prompt for fact in facts.train]
+    assert {probe.prompt for probe in test.upstream}.isdisjoint(asked)
+    for prompt in (*asked, *(probe.prompt for probe in test.upstream)):
+        assert prompt.startswith("nq question: ") and prompt.endswith("?")
+        assert not prompt.endswith("??")
+
+
+@needs_files
+def test_fever_has_claims_for_the_stream_for_training_and_upstream() -> None:
+    shared = Shared(data_dir=published_data())
+    wanted = spec(
+        "fever",
+        {"n_edits": 512, "need_subject": False},
+        {"variant": "train", "n_train": 1024, "n_valid": 128},
+        variant="dev",
+        tune={"claims": 3000, "held_out": 300},
+    )
+    test, facts, taught = shared.stream(wanted), shared.training(wanted), shared.taught(wanted)
+    assert len(test.edits) == len(test.holdout) == len(test.upstream) == 512
+    assert [len(taught.learned), len(taught.held_out["claims"])] == [3000, 300]
+    groups = [
+        {text for text, _ in (*taught.learned, *taught.held_out["claims"])},
+        {row.prompt for row in (*test.edits, *test.holdout)},
+        {probe.prompt for probe in test.upstream},
+        {text for fact in facts.train for text in (fact.prompt, *fact.rephrases)},
+        {fact.locality[0].prompt for fact in facts.train},
+        {fact.locality[0].prompt for fact in facts.valid},
+    ]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    assert {edit.target for edit in test.edits} == {"0", "1"}
+
+
+def test_a_paper_without_claims_asks_for_no_fever_folder(tmp_path: Path) -> None:
+    for name in ("zsre", "nq"):
+        (tmp_path / name).mkdir()
+    assert plan.runs("melo", "smoke", data_dir=tmp_path)
