@@ -33,6 +33,7 @@ fi
 
 if [ "${1:-}" = "--test" ]; then
   shift
-  exec "$python" -m pytest "$@"
+  # Two workers that take file after file; --test -n 0 runs everything in one process.
+  exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 fi
 exec "$python" -m lib "$@"

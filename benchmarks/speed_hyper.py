@@ -163,11 +163,12 @@ def _joint(editor: Malmen, facts: Sequence[Edit]) -> Tensor:
 
     shifted = {}
     traced = [trace(backbone, rows, editor.sites).rows for rows in batches(edit_pairs(facts))]
+    for path in editor.paths:  # all rows enter the statistics before the first is standardised
+        for rows in traced:
+            editor.network.of(path)[0].standardiser.update(torch.cat(rows[path], dim=1))
     for path in editor.paths:
         net, module = editor.network.of(path)
         parts = [rows[path] for rows in traced]
-        for pair in parts:
-            net.standardiser.update(torch.cat(pair, dim=1))
         keys, gradients = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         gram = keys.T @ keys + net.alpha[module].exp() * torch.eye(keys.shape[1])
         shift = torch.linalg.solve(gram, keys.T @ editor.wanted(path, keys, gradients))

@@ -1,7 +1,8 @@
 """Claims: sentences of a paper, each with a test on reproduced numbers and a verdict.
 
 A test is a function of `Material` that returns a `Finding` (`lib.findings`); `TESTS` names the
-factories that make them (`lib.claim_tests`, `lib.claim_costs`).
+factories that make them (`lib.claim_tests`, `lib.claim_scaling`, `lib.claim_costs`,
+`lib.claim_resources`).
 """
 
 import html
@@ -12,6 +13,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lib.claim_costs import constant_size, fewest, overhead_below
+from lib.claim_resources import less_time, passes_stay_flat
+from lib.claim_scaling import (
+    behind_at_sizes,
+    better_at_sizes,
+    better_on_some,
+    carries_more,
+    gap_grows,
+)
 from lib.claim_tests import (
     at_least,
     better_than,
@@ -31,8 +40,9 @@ __all__ = [
 TESTS: dict[str, Callable[..., Test]] = {
     test.__name__: test
     for test in (
-        at_least, better_than, constant_size, fewest, flat_retention, no_worse_than_before,
-        overhead_below, stable_over, stable_over_steps,
+        at_least, behind_at_sizes, better_at_sizes, better_on_some, better_than, carries_more,
+        constant_size, fewest, flat_retention, gap_grows, less_time, no_worse_than_before,
+        overhead_below, passes_stay_flat, stable_over, stable_over_steps,
     )
 }  # fmt: skip
 

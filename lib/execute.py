@@ -23,6 +23,7 @@ from lib.shared import Shared
 from lib.store import Store, Work
 
 INFERENCE_PROMPTS = 8
+TRAINING_EXAMPLES = 2  # facts of the training that the manifest shows
 
 
 def execute(run: Run, store: Store, shared: Shared, progress: Progress) -> bool:
@@ -171,6 +172,16 @@ def _describe_training(facts: TrainingFacts | None) -> dict[str, Any] | None:
         "substitution": facts.substitution,
         "train": len(facts.train),
         "valid": len(facts.valid),
+        "examples": [
+            {
+                "prompt": fact.prompt,
+                "target": fact.target,
+                "rephrase": fact.rephrases[0],
+                "unrelated": fact.locality[0].prompt,
+                "unrelated_target": fact.locality[0].target,
+            }
+            for fact in facts.train[:TRAINING_EXAMPLES]
+        ],
     }
 
 

@@ -99,9 +99,15 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 def _png(figure: Figure) -> bytes:
-    with use_style():
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=192, metadata={"Software": None})
+    """The drawing that `_svg` has just laid out, as it stands: no second layout."""
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine(None)
+    try:
+        with use_style():
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=192, metadata={"Software": None})
+    finally:
+        figure.set_layout_engine(engine)
     return stream.getvalue()
 
 

@@ -1,6 +1,7 @@
 """COMEBA-HK's two schematics, drawn again: one layer with its hook, one round over three layers.
 
-Our own drawings of what the paper's Figures 1 and 2 explain.
+Our own drawings of what the paper's Figures 1 and 2 explain; `canvas`, `box` and `arrow` serve
+other schematics too.
 """
 
 import pandas as pd
@@ -18,28 +19,28 @@ def one_layer() -> Plot:
     with use_style():
         figure, axes = panels(2, height=4.1)
         for panel, title in zip(axes, ("(a) Temporary hook", "(b) Validated hook"), strict=True):
-            _canvas(panel, title, 10, 8.6)
-            _box(panel, 0.2, 1.5, 4.2, 1.5, "base W₀\nfrozen", BASE)
-            _arrow(panel, (5, 0.65), (2.3, 1.5))
-            _arrow(panel, (5, 0.65), (7.7, 1.5))
+            canvas(panel, title, 10, 8.6)
+            box(panel, 0.2, 1.5, 4.2, 1.5, "base W₀\nfrozen", BASE)
+            arrow(panel, (5, 0.65), (2.3, 1.5))
+            arrow(panel, (5, 0.65), (7.7, 1.5))
             panel.text(5, 0.3, "inputs of the layer, one per token", ha="center", va="center")
         left, right = axes
-        _box(left, 5.6, 1.5, 4.2, 1.5, "hook Wₕ\nbeing edited", TEMPORARY)
-        _arrow(left, (7.7, 3.0), (7.7, 4.2), "O for\nevery token")
+        box(left, 5.6, 1.5, 4.2, 1.5, "hook Wₕ\nbeing edited", TEMPORARY)
+        arrow(left, (7.7, 3.0), (7.7, 4.2), "O for\nevery token")
         left.text(2.3, 3.5, "P is not used", ha="center", color=MUTED, style="italic")
-        _box(left, 0.2, 4.2, 9.6, 2.2, "C ← C + k kᵀ, starting from λ E[k kᵀ]\n"
+        box(left, 0.2, 4.2, 9.6, 2.2, "C ← C + k kᵀ, starting from λ E[k kᵀ]\n"
              "Wₕ ← Wₕ + (v − h) kᵀ C⁻¹", BASE)  # fmt: skip
         left.text(5, 7.3, "h: output now · v: output wanted\nk: inputs at subjects' last tokens",
                   ha="center", va="center", color=MUTED, fontsize=9)  # fmt: skip
-        _box(right, 5.6, 1.5, 4.2, 1.5, "hook Wₕ\nedited", VALIDATED)
-        _arrow(right, (2.3, 3.0), (2.3, 4.0), "P")
-        _arrow(right, (7.7, 3.0), (7.7, 4.0), "O")
-        _box(right, 0.2, 4.0, 9.6, 1.5, "m = ‖O − P‖ of each token\n"
+        box(right, 5.6, 1.5, 4.2, 1.5, "hook Wₕ\nedited", VALIDATED)
+        arrow(right, (2.3, 3.0), (2.3, 4.0), "P")
+        arrow(right, (7.7, 3.0), (7.7, 4.0), "O")
+        box(right, 0.2, 4.0, 9.6, 1.5, "m = ‖O − P‖ of each token\n"
              "z = (m − mean) / standard deviation", BASE)  # fmt: skip
-        _arrow(right, (2.3, 5.5), (2.3, 6.4), "z < α")
-        _arrow(right, (7.7, 5.5), (7.7, 6.4), "z ≥ α")
-        _box(right, 0.2, 6.4, 4.2, 1.3, "output P\n(not edited)", BASE)
-        _box(right, 5.6, 6.4, 4.2, 1.3, "output O\n(edited)", VALIDATED)
+        arrow(right, (2.3, 5.5), (2.3, 6.4), "z < α")
+        arrow(right, (7.7, 5.5), (7.7, 6.4), "z ≥ α")
+        box(right, 0.2, 6.4, 4.2, 1.3, "output P\n(not edited)", BASE)
+        box(right, 5.6, 6.4, 4.2, 1.3, "output O\n(edited)", VALIDATED)
     rows = [
         ("temporary", "every token gets the hook's output O; the weights are solved for"),
         ("validated", "a token gets O if its z score reaches alpha, else the base output P"),
@@ -55,21 +56,21 @@ def one_round() -> Plot:
         figure, axes = panels(3, height=3.7)
         for step, panel in enumerate(axes):
             left = 3 - step
-            _canvas(panel, f"Step {step + 1}: layer {step + 1} is solved", 10, 9.0)
+            canvas(panel, f"Step {step + 1}: layer {step + 1} is solved", 10, 9.0)
             for layer in range(3):
                 state = VALIDATED if layer < step else TEMPORARY
                 name = "validated" if layer < step else "temporary"
                 y = 1.1 + 2.25 * layer
-                _box(panel, 0.2, y, 3.0, 1.3, f"layer {layer + 1}\nbase W₀", BASE)
-                _box(panel, 3.6, y, 3.0, 1.3, f"hook\n{name}", state, bold=layer == step,
+                box(panel, 0.2, y, 3.0, 1.3, f"layer {layer + 1}\nbase W₀", BASE)
+                box(panel, 3.6, y, 3.0, 1.3, f"hook\n{name}", state, bold=layer == step,
                      label=f"{name} hook")  # fmt: skip
-                _arrow(panel, (3.4, y - 0.75 if layer else 0.35), (3.4, y))
+                arrow(panel, (3.4, y - 0.75 if layer else 0.35), (3.4, y))
                 divisor = left if layer == step else None
                 if divisor:
                     text = "residual" if divisor == 1 else f"residual / {divisor}"
                     panel.text(6.9, y + 0.65, f"← {text}", va="center", fontweight="bold")
                 rows.append((step + 1, layer + 1, name, divisor))
-            _arrow(panel, (3.4, 6.9), (3.4, 7.9))
+            arrow(panel, (3.4, 6.9), (3.4, 7.9))
             panel.text(3.4, 8.2, "output of the last layer:\nresidual = target − output now",
                        ha="center", va="bottom", fontsize=9)  # fmt: skip
             panel.set_ylim(0, 9.6)
@@ -79,17 +80,19 @@ def one_round() -> Plot:
     return Plot(figure, data, "A drawing; no data.")
 
 
-def _canvas(panel: Axes, title: str, width: float, height: float) -> None:
+def canvas(panel: Axes, title: str, width: float, height: float) -> None:
+    """An empty sheet of this size in its own units."""
     panel.set_title(title)
     panel.set(xlim=(0, width), ylim=(0, height), xticks=[], yticks=[])
     panel.grid(False)
     panel.spines[:].set_visible(False)
 
 
-def _box(
+def box(
     panel: Axes, x: float, y: float, width: float, height: float, text: str, face: str,
     *, bold: bool = False, label: str | None = None,
 ) -> None:  # fmt: skip
+    """A box with text; `face` is one of the three colours above."""
     panel.add_patch(
         FancyBboxPatch(
             (x + 0.08, y + 0.08), width - 0.16, height - 0.16, boxstyle="round,pad=0.08",
@@ -102,9 +105,10 @@ def _box(
                fontweight="bold" if bold else "normal", bbox=back)  # fmt: skip
 
 
-def _arrow(
+def arrow(
     panel: Axes, start: tuple[float, float], end: tuple[float, float], text: str = ""
 ) -> None:
+    """An arrow, with a few words on its right."""
     style = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
     panel.annotate("", end, start, arrowprops=style)
     if text:

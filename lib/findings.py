@@ -21,12 +21,15 @@ FEWEST_FACTS = 10  # resampling fewer independent facts gives intervals that are
 
 @dataclass(frozen=True)
 class Material:
-    """What claims are judged on (columns as the runs write): scored prompts, edited batches, and
-    timed forward passes (`costs.inference`: one row per timed run)."""
+    """What claims are judged on (columns as the runs write): scored prompts, edited batches, timed
+    forward passes (`costs.inference`), and what editors observed about themselves. `times` has a
+    row per run: editor, m (facts edited at once), and seconds `train` and `edit` for one batch."""
 
     records: pd.DataFrame
     steps: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     inference: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    observations: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    times: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
 
 
 @dataclass(frozen=True)

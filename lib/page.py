@@ -114,14 +114,34 @@ def draw(study: Study, setting: str, name: str, plot: figures.Plot, text: str) -
 def departures(study: Study, setting: str, *, together: bool = False) -> str:
     """What the profile changes against the paper's settings, as an HTML table.
 
-    `together`: editors in which a value changes in the same way share a row.
+    `together`: editors in which a value changes in the same way share a row, and an editor or a
+    sweep that one of the profiles leaves out has one row.
     """
     changed = study.departures(setting)
+    if together:
+        changed = _as_wholes(study, setting, changed)
     rows = [(" › ".join(name.split(".")), before, now) for name, before, now in changed]
     if together:
         rows = _by_value(changed)
     caption = f"{study.document['settings'][setting]['title']}: what this profile changes"
     return html_table(("where", "paper profile", "here"), rows, caption)
+
+
+def _as_wholes(
+    study: Study, setting: str, changed: Sequence[tuple[str, object, object]]
+) -> list[tuple[str, object, object]]:
+    """The changes; those of an editor or a sweep in one profile only as one change."""
+    here, paper = (d["settings"][setting] for d in (study.document, study.original))
+    rest, wholes = list(changed), []
+    for group in ("editors", "sweeps"):
+        now, before = (part.get(group, {}) for part in (here, paper))
+        for name in [name for name in {**before, **now} if (name in now) != (name in before)]:
+            others = [row for row in rest if not row[0].startswith(f"{group}.{name}.")]
+            if len(others) < len(rest):
+                words = ("run", "left out") if name in before else ("–", "added")
+                wholes.append((f"{group}.{name}", *words))
+            rest = others
+    return [*rest, *wholes]
 
 
 def _by_value(changed: Sequence[tuple[str, object, object]]) -> list[tuple[str, object, object]]:

@@ -1,6 +1,7 @@
 """From a paper's YAML file to the list of runs of one profile, without loading anything."""
 
 import copy
+import functools
 import importlib.resources
 import json
 from collections.abc import Iterator
@@ -12,16 +13,15 @@ import yaml
 
 from lib import fingerprints
 from lib.data.records import content_hash
-from lib.editors import module_of
 from lib.errors import UsageError
 
 PROFILES = ("smoke", "laptop", "gpu", "paper")
-PAPERS = ("melo", "comeba_hk")
+PAPERS = ("melo", "malmen", "comeba_hk")
 DTYPES = ("float32", "float16", "bfloat16")
-# Sweeps are read at the end only, and nothing else is measured along them.
+# Sweeps are read at the end only, and nothing else is measured along them unless they say so.
 UNSWEPT = {"checkpoint_every": 0, "inference_repeats": 0, "observe": False}
 # What a run's spec holds of its setting only if it is given there.
-GIVEN = ("dtype", "known", "corpus", "variant")
+GIVEN = ("dtype", "known", "corpus", "variant", "training")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Run:
     seconds: float
     gigabytes: float
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """Content hash of `spec`: the run's name in the store."""
         return f"{self.paper}-{self.setting}-{content_hash(self.spec)[:16]}"
@@ -61,11 +61,16 @@ class Sourced:
 
 
 def read_paper(paper: str) -> dict[str, Any]:
-    """The paper's YAML file as it stands."""
+    """The paper's YAML file as it stands; the caller's own to change."""
     if paper not in PAPERS:
         raise UsageError(f"unknown paper {paper!r}; the papers are {', '.join(PAPERS)}")
+    return copy.deepcopy(_parsed(paper))
+
+
+@functools.cache
+def _parsed(paper: str) -> dict[str, Any]:
     text = importlib.resources.files("lib.papers").joinpath(f"{paper}.yaml").read_text("utf-8")
-    return yaml.safe_load(text)
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def merged(base: Any, over: Any) -> Any:
@@ -100,9 +105,10 @@ def profile_of(paper: str, profile: str) -> tuple[dict[str, Any], list[Sourced]]
     document = read_paper(paper)
     chosen = merged(document["common"], document["profiles"][profile] or {})
     for setting in chosen["settings"].values():
-        # A profile leaves an editor of the paper out by giving it no entry.
-        kept = {name: entry for name, entry in setting["editors"].items() if entry is not None}
-        setting["editors"] = kept
+        # A profile leaves an editor or a sweep of the paper out by giving it no entry.
+        for group in ("editors", "sweeps"):
+            given = setting.get(group, {})
+            setting[group] = {name: entry for name, entry in given.items() if entry is not None}
     found: list[Sourced] = []
     return plain(chosen, found=found), found
 
@@ -177,6 +183,8 @@ def _setting_runs(
     decides: dict[str, Any],
     device: str,
 ) -> Iterator[Run]:
+    from lib.editors import module_of  # loads transformers, which wrong usage should not wait for
+
     text_code = ("lib.data.corpus",) if "corpus" in decides else ()
     for label, sweep, value, chosen in _variants(setting):
         entry = chosen["editor"]
@@ -189,7 +197,7 @@ def _setting_runs(
             "protocol": chosen["protocol"],
             "device": device,
             "code": fingerprints.code(
-                "lib.protocol", "lib.streams", module_of(entry["kind"]), *text_code
+                "lib.protocol", "lib.shared", module_of(entry["kind"]), *text_code
             ),
             "versions": fingerprints.versions(),
         }
@@ -212,8 +220,8 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
             for value in axis["values"]:
                 chosen, parameter = main[label], axis["parameter"]
                 if _with(chosen, parameter, value) != chosen:
-                    unswept = {**chosen, "protocol": {**chosen["protocol"], **UNSWEPT}}
-                    chosen = _with(unswept, parameter, value)
+                    measured = {**chosen["protocol"], **UNSWEPT, **axis.get("protocol", {})}
+                    chosen = _with({**chosen, "protocol": measured}, parameter, value)
                 yield label, sweep, str(value), chosen
 
 

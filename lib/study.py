@@ -198,7 +198,8 @@ class Study:
         """Every value of a setting that the profile changes: (where, paper profile's, here)."""
         here, there = self.document["settings"][setting], self.original["settings"][setting]
         before, now = dict(_leaves(there)), dict(_leaves(here))
-        names = [name for name in dict.fromkeys([*before, *now]) if not name.startswith("cost")]
+        known = dict.fromkeys([*before, *now])
+        names = [name for name in known if "cost" not in name.split(".")]  # plans, not results
         return [
             (name, before.get(name, "–"), now.get(name, "–"))
             for name in names

@@ -1,5 +1,6 @@
 """An invented study of COMEBA-HK: every frame its page reads, and nothing that ran."""
 
+import functools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,8 +46,9 @@ def _row(common: dict, subset: str, i: int, k: int, moment: str, n: int, skill: 
     }  # fmt: skip
 
 
+@functools.cache
 def records(setting: str, sweep: str = "", n: int = 24) -> pd.DataFrame:
-    """One row per scored prompt, in the columns of finished runs."""
+    """One row per scored prompt, in the columns of finished runs. Made once: do not write to it."""
     noise, rows = np.random.default_rng(len(setting) + len(sweep)), []
     editors = SKILL if not sweep else {"COMEBA-HK": SKILL["COMEBA-HK"]}
     for editor, (reliable, general, local, lost) in editors.items():
@@ -92,8 +94,10 @@ def steps(setting: str, n: int = 24) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@functools.cache
 def observations(setting: str, n: int = 24) -> pd.DataFrame:
-    """One row per token; short prompts, a one-token prompt without a z score among them."""
+    """One row per token; short prompts, a one-token prompt without a z score among them. Made
+    once: do not write to it."""
     noise, rows = np.random.default_rng(5), []
     for editor in ("COMEBA-HK", "COMEBA-HK intended"):
         for subset, count in (("edits", 1), ("holdout", 2), ("near", 2)):
@@ -150,7 +154,7 @@ class InventedStudy:
     sourced: list = field(default_factory=list)
     runs: list = field(default_factory=list)
 
-    @property
+    @functools.cached_property
     def document(self) -> dict[str, Any]:
         blocks = yaml.safe_load(self.blocks.read_text("utf-8"))
         axes = SWEEPS if self.sweeps else ()

@@ -15,6 +15,7 @@ from lib.data.records import Edit, Probe
 from lib.data.training import TrainingFacts
 from lib.editors.malmen import Malmen, MalmenConfig
 from lib.editors.mend import Mend, MendConfig
+from lib.editors.meta_study import training_rows
 from lib.editors.sites import Site
 
 FAMILIES = ("tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert")
@@ -229,5 +230,4 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def curve_of(editor: Malmen) -> list[dict[str, Any]]:
     """The learning curve that the editor reports."""
-    rows = editor.observe(stream())
-    return [row for row in rows if row["kind"] == "curve"]
+    return [row for row in training_rows(editor.trained) if row["kind"] == "curve"]

@@ -75,7 +75,7 @@ def test_the_main_table_says_that_nothing_was_reported(study: InventedStudy) -> 
         shown = table.to_html()
         assert '<th rowspan="2" scope="col" class="reported">reported</th>' in shown
         assert "not available" in shown and "no result table of the paper could be seen" in shown
-        assert "not run here yet" in shown and "left out of this profile" in shown
+        assert "see the MALMEN report" in shown and "left out of this profile" in shown
         assert "CoachHooK" in shown
         assert {cell.metric for cell in table.cells} == {
             "Reliability", "Generality", "Locality", "Average",
@@ -137,7 +137,7 @@ def test_the_abstract_is_judged_once_per_form(study: InventedStudy) -> None:
     assert "stable-instances" in found["cf"].index and "stable-instances" not in found["zsre"].index
     for frame in found.values():
         assert frame.loc["single-best", "verdict"] == "holds"
-        assert "MEND: not run here yet" in frame.loc["single-best", "evidence"]
+        assert "MEND, which stands on the MALMEN report" in frame.loc["single-best", "evidence"]
         assert frame.loc["constant-memory", "verdict"] == "holds"
 
 

@@ -1,5 +1,7 @@
 """The shared pass over prompts equals `generate` and a full forward pass."""
 
+from collections import defaultdict
+
 import pytest
 import torch
 from conftest import edits, generate, make, stream
@@ -97,8 +99,16 @@ def test_label_positions_equal_hugging_faces_logits(generator: Backbone) -> None
     assert len(labels) == sum(len(decoding.target_ids(generator, t)) for t in TARGETS)
 
 
+@pytest.fixture(scope="module")
+def bases() -> dict[str, dict]:
+    """Scores of the unedited backbones by name, for evaluators to share as those of a study do."""
+    return defaultdict(dict)
+
+
 @pytest.mark.parametrize("kind", ["melo", "grace", "lora", "ft"])
-def test_a_decoded_match_is_all_tokens_right_when_forced(kind: str, generator: Backbone) -> None:
+def test_a_decoded_match_is_all_tokens_right_when_forced(
+    kind: str, generator: Backbone, bases: dict[str, dict]
+) -> None:
     """Greedy decoding gives the target exactly if every teacher-forced argmax is right; an
     evaluator that mixed up rows, routes or caches would break this."""
     editor = make(kind, generator, steps=40)
@@ -108,7 +118,7 @@ def test_a_decoded_match_is_all_tokens_right_when_forced(kind: str, generator: B
         editor,
         stream(),
         protocol,
-        Evaluator(editor, stream(), protocol),
+        Evaluator(editor, stream(), protocol, base=bases[generator.name]),
         write_record=records.append,
         write_step=lambda step: None,
         after_batch=lambda done: None,

@@ -1,17 +1,18 @@
 """What holds for every editor on every architecture: written once, run over all of them."""
 
-import json
-import subprocess
-import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import CAUSAL, EDITORS, SEQ2SEQ, configuration, edits, generate, make, prompt_logits
-from safetensors.torch import load_file
+from processes import start
 
 from lib import backbones
 from lib.backbones import Backbone
-from lib.editors import BASE, REGISTRY, build, class_of
+from lib.editors import BASE, REGISTRY, Editor, build, class_of
 from lib.encoding import encode_prompts
 from lib.errors import EditorError
 
@@ -34,6 +35,26 @@ def supported(request: pytest.FixtureRequest) -> None:
         backbone = request.getfixturevalue(name)
         if backbone.family.kind not in class_of(kind).kinds:
             pytest.skip(f"{kind} does not edit {backbone.family.kind} backbones")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        (kind, name)
+        for stack, names in (("causal", CAUSAL), ("seq2seq", SEQ2SEQ))
+        for name in names
+        for kind in EDITORS
+        if stack in class_of(kind).kinds
+    ],
+    ids="-".join,
+)
+def edited(request: pytest.FixtureRequest) -> Iterator[Editor]:
+    """An editor after three edits, for tests that leave it as it is."""
+    kind, name = request.param
+    editor = make(kind, backbones.load(name))
+    editor.edit(edits(3))
+    yield editor
+    editor.close()
 
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-t5", "tiny-bert"])
@@ -100,42 +121,38 @@ def test_an_edit_after_rollback_equals_a_first_edit(kind: str, generator: Backbo
     assert torch.equal(prompt_logits(generator, PROMPTS), first)
 
 
-LOADER = """
-import json, sys
-sys.path.insert(0, "tests")
-from pathlib import Path
-from safetensors.torch import save_file
-from conftest import make, prompt_logits
-from lib import backbones
-name, folder, prompts, kinds = sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4].split(",")
-logits = {}
-for kind in kinds:
-    backbone = backbones.load(name)
-    editor = make(kind, backbone, **json.loads((folder / f"{kind}.json").read_text()))
-    editor.load(folder / kind)
-    logits[kind] = prompt_logits(backbone, json.loads(prompts))
-save_file(logits, folder / "out")
-"""
+def load_and_answer(
+    connection: Connection, name: str, folder: Path, configurations: dict[str, dict]
+) -> None:
+    """In another process: the logits of every saved editor. Arrays, as torch shares its tensors'
+    memory and this process ends at once."""
+    logits = {}
+    for kind, configured in configurations.items():
+        backbone = backbones.load(name)
+        make(kind, backbone, **configured).load(folder / kind)
+        logits[kind] = prompt_logits(backbone, PROMPTS).numpy()
+    connection.send(logits)
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, *SEQ2SEQ])
 def test_saved_edits_load_in_another_process(name: str, tmp_path) -> None:
-    """All editors of an architecture at once: most of the time is the other process's start."""
+    """All editors of an architecture at once."""
     kind_of = backbones.load(name).family.kind
     kinds = [kind for kind in EDITORS if kind_of in class_of(kind).kinds]
-    expected = {}
+    expected, configurations = {}, {}
     for kind in kinds:
         backbone = backbones.load(name)
         editor = make(kind, backbone)
         editor.edit(edits(2))
         editor.edit(edits(4)[2:])
         editor.save(tmp_path / kind)
-        expected[kind] = prompt_logits(backbone, PROMPTS)
-        (tmp_path / f"{kind}.json").write_text(json.dumps(configuration(kind, backbone)))
-    arguments = [name, str(tmp_path), json.dumps(PROMPTS), ",".join(kinds)]
-    subprocess.run([sys.executable, "-c", LOADER, *arguments], check=True, timeout=180)
-    found = load_file(tmp_path / "out")
-    assert [kind for kind in kinds if not torch.equal(found[kind], expected[kind])] == []
+        expected[kind] = prompt_logits(backbone, PROMPTS).numpy()
+        configurations[kind] = configuration(kind, backbone)
+    process, connection = start(load_and_answer, name, tmp_path, configurations)
+    found = connection.recv()
+    process.join(timeout=60)
+    assert process.exitcode == 0
+    assert [kind for kind in kinds if not np.array_equal(found[kind], expected[kind])] == []
 
 
 def test_saved_state_holds_only_what_the_edits_changed(
@@ -169,32 +186,29 @@ def test_loading_refuses_another_configuration(kind: str, generator: Backbone, t
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_batch_of_one_equals_a_batch_of_many(kind: str, generator: Backbone, side: str) -> None:
-    if generator.family.kind == "seq2seq" and side == "left":
+def test_a_batch_of_one_equals_a_batch_of_many(edited: Editor, side: str) -> None:
+    backbone = edited.backbone
+    if backbone.family.kind == "seq2seq" and side == "left":
         pytest.skip("T5's relative positions make left padding another input; not supported")
-    editor = make(kind, generator)
-    editor.edit(edits(3))
-    together = prompt_logits(generator, PROMPTS, side)
-    apart = torch.cat([prompt_logits(generator, [prompt], side) for prompt in PROMPTS])
+    together = prompt_logits(backbone, PROMPTS, side)
+    apart = torch.cat([prompt_logits(backbone, [prompt], side) for prompt in PROMPTS])
     # float32 rounding differs with the shape of the batch; an effect of padding is 100x larger
     assert torch.allclose(together, apart, atol=2e-4, rtol=1e-4)
 
 
-def test_generate_gives_the_same_text_in_a_batch(kind: str, generator: Backbone) -> None:
-    editor = make(kind, generator)
-    editor.edit(edits(3))
-    assert generate(generator, PROMPTS) == [generate(generator, [p])[0] for p in PROMPTS]
+def test_generate_gives_the_same_text_in_a_batch(edited: Editor) -> None:
+    backbone = edited.backbone
+    assert generate(backbone, PROMPTS) == [generate(backbone, [p])[0] for p in PROMPTS]
 
 
-def test_forced_routes_equal_free_routing(kind: str, generator: Backbone) -> None:
-    editor = make(kind, generator)
-    editor.edit(edits(3))
-    free = prompt_logits(generator, PROMPTS)
-    batch = encode_prompts(generator, PROMPTS, side="right")
-    routes = editor.route(batch)
+def test_forced_routes_equal_free_routing(edited: Editor) -> None:
+    backbone = edited.backbone
+    free = prompt_logits(backbone, PROMPTS)
+    batch = encode_prompts(backbone, PROMPTS, side="right")
+    routes = edited.route(batch)
     assert set(routes[:3]) != {BASE}
-    with editor.routed(batch, routes):
-        forced = prompt_logits(generator, PROMPTS)
+    with edited.routed(batch, routes):
+        forced = prompt_logits(backbone, PROMPTS)
     assert torch.equal(forced, free)
 
 

@@ -1,21 +1,21 @@
 """Runs and the store: identity, resuming after a kill, damage, failures, sharing."""
 
 import json
-import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import start
 
 from lib import plan
 from lib.errors import UsageError
-from lib.execute import Shared, execute
+from lib.execute import Evaluator, Shared, execute
 from lib.progress import LineProgress
 from lib.store import Store
 from lib.study import Study
@@ -52,27 +52,20 @@ def results(store: Store, run: plan.Run) -> pd.DataFrame:
     return found.records[SCORES]
 
 
-RUNNER = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, "tests")
-from test_execute import smoke_runs
-from lib.execute import Shared, execute
-from lib.progress import LineProgress
-from lib.store import Store
-import lib.protocol, torch
-torch.set_num_threads(1)
-run = smoke_runs(sys.argv[2], sys.argv[5] == "single")[sys.argv[3]]
-slow = lib.execute.Evaluator.records
-def records(self, *a, **k):
-    for record in slow(self, *a, **k):
-        time.sleep(float(sys.argv[4]))
-        yield record
-lib.execute.Evaluator.records = records
-print("ready", flush=True)
-fine = execute(run, Store(Path(sys.argv[1])), Shared(checkpoint_seconds=0.0), LineProgress())
-sys.exit(0 if fine else 1)
-"""
+def run_slowly(
+    connection: Connection, root: Path, setting: str, editor: str, pause: float, rounds: str
+) -> None:
+    """One smoke run with `pause` seconds after every record, in a process of its own."""
+    run, plain = smoke_runs(setting, rounds == "single")[editor], Evaluator.records
+
+    def records(*arguments, **keywords):
+        for record in plain(*arguments, **keywords):
+            time.sleep(pause)
+            yield record
+
+    Evaluator.records = records
+    connection.send("ready")
+    sys.exit(not execute(run, Store(root), Shared(checkpoint_seconds=0.0), LineProgress()))
 
 
 @pytest.mark.parametrize(
@@ -91,30 +84,15 @@ def test_killed_and_resumed_equals_unbroken(
     expected = results(Store(tmp_path / "whole"), run)
     rng, kills = random.Random(f"{setting}{editor}"), 0
     for attempt in range(12):
-        pause = "0.004" if attempt < 3 else "0"
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                RUNNER,
-                str(tmp_path / "broken"),
-                setting,
-                editor,
-                pause,
-                rounds,
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        process.stdout.readline()
+        pause = 0.02 if attempt < 3 else 0.0  # long enough that the first kill finds it running
+        process, connection = start(run_slowly, tmp_path / "broken", setting, editor, pause, rounds)
+        assert connection.recv() == "ready"
         if attempt < 3:
             time.sleep(rng.uniform(0.2, 1.2))
-            process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
-        process.stdout.close()
-        kills += process.returncode == -signal.SIGKILL
-        if process.returncode == 0:
+            process.kill()
+        process.join(timeout=60)
+        kills += process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:
             break
     assert kills >= 1
     pd.testing.assert_frame_equal(results(Store(tmp_path / "broken"), run), expected)
@@ -201,9 +179,11 @@ def test_a_failed_run_is_noted_and_tried_again(tmp_path: Path, monkeypatch) -> N
 
 
 def test_two_processes_share_a_store(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RUNNER, str(tmp_path), "zsre-t5", "FT", "0.002", ""]
-    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=90) for process in processes] == [0, 0]
+    both = [start(run_slowly, tmp_path, "zsre-t5", "FT", 0.002, "") for _ in range(2)]
+    for process, connection in both:
+        assert connection.recv() == "ready"
+        process.join(timeout=90)
+    assert [process.exitcode for process, _ in both] == [0, 0]
     run = smoke_runs()["FT"]
     assert len(list((tmp_path / "runs").glob(f"{run.identity}/manifest.json"))) == 1
     results(Store(tmp_path), run)

@@ -23,9 +23,11 @@ def test_a_trained_network_is_read_and_not_trained_again(tmp_path: Path) -> None
     before_each_step(second, refuse)
     assert same(trained(second), network)
     assert curve_of(second) == curve_of(first)
-    cached = [[r["cached"] for r in editor.observe(stream()) if r["kind"] == "training"]
-              for editor in (first, second)]  # fmt: skip
-    assert cached == [[False], [True]]
+    rows = [next(editor.observe(stream())) for editor in (first, second)]
+    assert [(row["kind"], row["cached"]) for row in rows] == [
+        ("training", False),
+        ("training", True),
+    ]
     facts = facts_for(backbone, 2, start=7)
     ours, theirs = first.shifts_of(facts), second.shifts_of(facts)
     assert all(torch.equal(ours[path], theirs[path]) for path in ours)

@@ -18,10 +18,10 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def study(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def study(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "lib", *arguments],
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", "STUDY_OFFLINE": "1", **environment},
         capture_output=True,
         text=True,
@@ -70,7 +70,9 @@ def test_a_second_call_reuses_every_run(output: Path) -> None:
     assert len(manifests) == sum(
         len({run.identity for run in plan.runs(paper, "smoke", device="cpu")}) for paper in PAPERS
     )
-    done = study("--profile", "smoke", "--output", str(output.parent))
+    planned = study("--profile", "smoke", "--plan", "--output", str(output.parent))
+    assert planned.stdout.count(" 0 to do") == len(PAPERS)
+    done = study("--profile", "smoke", "--only", "melo", "--output", str(output.parent))
     assert done.returncode == 0, done.stderr[-3000:]
     assert " 0 to do" in done.stderr
     assert {p: p.stat().st_mtime_ns for p in output.glob("runs/*/manifest.json")} == manifests
@@ -100,38 +102,38 @@ def test_wrong_usage_names_the_valid_and_exits_with_2(arguments: list[str], name
     assert "Traceback" not in done.stderr
 
 
-def test_a_failed_run_leaves_the_others_and_shows_in_the_page(tmp_path: Path) -> None:
-    """The FT editor of a copied project breaks; everything else is done and the page says so."""
+BROKEN = """
+
+def bad_luck(*_):
+    raise RuntimeError("<b>bad luck</b>")
+
+
+FineTune._edit = bad_luck
+"""
+
+
+def test_a_failed_run_leaves_the_others_and_shows_in_the_page(output: Path, tmp_path: Path) -> None:
+    """The FT editor of a copied project breaks; everything else is done and the page says so.
+
+    Finished runs of other editors are still good there: only the last one has to run, after FT.
+    """
+    runs = plan.runs("melo", "smoke", device="cpu")
+    editors = {run.identity: run.spec["editor"] for run in runs}
+    others = [identity for identity, editor in editors.items() if editor != "ft"]
+    assert len(others) == len(editors) - 2 and others[-1] == list(editors)[-1]
+    for identity in others[:-1]:
+        shutil.copytree(output / "runs" / identity, tmp_path / "out" / "smoke" / "runs" / identity)
     copy = tmp_path / "project"
     for name in ("lib", "notebooks"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    broken = copy / "lib" / "editors" / "ft.py"
-    text = broken.read_text("utf-8")
-    line = "        state = self.prefix.record(encoded)\n"
-    assert line in text
-    raising = '        raise RuntimeError("<b>bad luck</b>")\n'
-    broken.write_text(text.replace(line, raising + line), "utf-8")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lib",
-            "--profile",
-            "smoke",
-            "--only",
-            "melo",
-            "--output",
-            str(tmp_path / "out"),
-        ],
-        cwd=copy,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(copy)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    with (copy / "lib" / "editors" / "ft.py").open("a", encoding="utf-8") as file:
+        file.write(BROKEN)
+    arguments = ("--profile", "smoke", "--only", "melo", "--output", str(tmp_path / "out"))
+    done = study(*arguments, cwd=copy, PYTHONPATH=str(copy))
     assert done.returncode == 1, done.stderr[-2000:]
+    assert " 3 to do" in done.stderr
     folder = tmp_path / "out" / "smoke"
-    assert len(list(folder.glob("runs/*/manifest.json"))) == 12
+    assert {path.parent.name for path in folder.glob("runs/*/manifest.json")} == set(others)
     page = (folder / "melo.html").read_text("utf-8")
     assert "&lt;b&gt;bad luck&lt;/b&gt;" in page
     assert "<b>bad luck</b>" not in page
@@ -162,7 +164,8 @@ def published_data() -> Path | None:
     reason="no published data here (set STUDY_PUBLISHED_DATA to a folder with zsre/ and nq/)",
 )
 def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
-    from lib.execute import Shared, stream_of
+    from lib.shared import Shared
+    from lib.streams import stream_of
 
     run = plan.runs("melo", "laptop", seeds=1, data_dir=published_data(), device="cpu")[0]
     stream = stream_of(run.spec, Shared(data_dir=published_data()).edits_of(run.spec))
@@ -174,7 +177,8 @@ def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
 @pytest.mark.skipif(published_data() is None, reason="no published data here")
 @pytest.mark.parametrize("setting", ["cf-consecutive", "zsre-consecutive"])
 def test_a_comeba_hk_stream_can_be_built_from_the_published_files(setting: str) -> None:
-    from lib.execute import Shared, stream_of
+    from lib.shared import Shared
+    from lib.streams import stream_of
 
     folder = published_data()
     runs = plan.runs("comeba_hk", "paper", seeds=1, data_dir=folder, device="cpu")
@@ -185,3 +189,6 @@ def test_a_comeba_hk_stream_can_be_built_from_the_published_files(setting: str) 
     assert len(stream.near if setting.startswith("cf") else stream.upstream) == 1000
     if setting.startswith("cf"):
         assert all(edit.target_true for edit in stream.edits)
+    pairs = zip(stream.edits, stream.holdout, strict=True)
+    repeated = [edit.relation for edit, rephrase in pairs if edit.prompt == rephrase.prompt]
+    assert repeated == ([f"edit_10000:{i}" for i in (92, 516)] if setting.startswith("cf") else [])

@@ -1,5 +1,6 @@
 """What editors with a hyper-network share: facts as rows, shifts in force, saving, the network."""
 
+import contextlib
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -98,14 +99,23 @@ class HyperEditor(Editor):
 
             if self._m is None and self.config.train_m is None:
                 raise EditorError(f"call fit with a stream first: {self.name} trains for its size")
-            self.weights.restore()
             try:
-                self.trained = trained_network(self, self.config.train_m or self._m)
+                with self.unedited():
+                    self.trained = trained_network(self, self.config.train_m or self._m)
             finally:
                 self._network = None  # half a network, if the training was interrupted
-                self.weights.write(self._shifts)
             self._network = self.trained.network
         return self._network
+
+    @contextlib.contextmanager
+    def unedited(self) -> Iterator[None]:
+        """The backbone's own weights inside the context, the edits after it."""
+        self.weights.restore()
+        try:
+            yield
+        finally:
+            self.weights.restore()
+            self.weights.write(self._shifts)
 
     def new_network(self) -> HyperNetworks:
         """An untrained network for this backbone's layers, drawn from the configured seed."""
@@ -243,11 +253,13 @@ class HyperEditor(Editor):
         return {"parameters": sum(d * width for d, width in shapes), "stored_floats": kept}
 
     def observe(self, stream: Stream) -> Iterator[dict[str, Any]]:
-        """The learning curve, what training cost, and how well each layer's shift gives every row
-        of the last batch the output change that it wants."""
-        from lib.editors.meta_study import module_rows, training_rows
+        """The learning curve, what training cost, what a meta-step of the stream's size keeps in
+        memory, and how well each layer's shift gives every row of the last batch the output change
+        that it wants."""
+        from lib.editors.meta_study import memory_rows, module_rows, training_rows
 
         yield from training_rows(self.trained)
+        yield from memory_rows(self, stream.batch_size)
         yield from module_rows(self, list(stream.batches())[-1])
 
 

@@ -1,11 +1,13 @@
 """What an editor with a hyper-network reports about itself, as flat rows for the observations."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lib.data.records import Edit
+from lib.editors.graph_memory import GraphMemory
 from lib.editors.hyper_editor import edit_pairs
 from lib.editors.malmen import rank_one_shifts, wanted_outputs
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def training_rows(trained: "Trained | None") -> Iterator[dict[str, Any]]:
-    """The training's size and seconds, its graph memory, and one row per meta-step."""
+    """The training's size and seconds, and one row per meta-step."""
     if trained is None:
         return
     record = trained.record
@@ -28,10 +30,27 @@ def training_rows(trained: "Trained | None") -> Iterator[dict[str, Any]]:
         "cached": trained.cached,
         "parameters": trained.network.size(),
     }
-    if record.memory:
-        yield {"kind": "memory", "m": record.m, **record.memory}
     for entry in record.curve:
         yield {"kind": "curve", "m": record.m, "facts": entry["step"] * record.m, **entry}
+
+
+def memory_rows(editor: "Malmen", m: int) -> Iterator[dict[str, Any]]:
+    """What a meta-step of m facts keeps for its backward passes, jointly and decoupled, and the
+    row store, in bytes. The step is made on a copy of the network; nothing without m facts."""
+    facts = editor.training.train[:m] if editor.training else ()
+    if len(facts) < m:
+        return
+    network = editor.network
+    memory = GraphMemory([*editor.backbone.model.parameters(), *network.parameters()])
+    trial = copy.deepcopy(network).requires_grad_(True)
+    memory.exclude(trial.parameters())
+    editor.use_network(trial)
+    try:
+        with editor.unedited():
+            editor.meta_gradients(facts, memory)
+    finally:
+        editor.use_network(network)
+    yield {"kind": "memory", "m": m, **memory.sizes()}
 
 
 @torch.no_grad()
@@ -44,7 +63,7 @@ def module_rows(editor: "Malmen", batch: Sequence[Edit]) -> Iterator[dict[str, A
     """
     from lib.editors.ridge import Ridge
 
-    with editor.weights.originals():
+    with editor.unedited():
         store, _ = editor.cache(
             editor.passes.mini_batches(edit_pairs(batch), editor.config.batch_rows)
         )

@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from lib import atomic, fingerprints
 from lib.data.records import Edit, content_hash
-from lib.editors.graph_memory import GraphMemory
 from lib.editors.hyper_editor import edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.editors.hypernetwork import HyperNetworks
 from lib.editors.meta_validation import validate
@@ -40,15 +39,14 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, SafetensorError)
 
 @dataclass
 class Record:
-    """What is known about a training beside its network: meta-steps done, seconds spent, the
-    learning curve (one entry per meta-step) and the graph memory of the first meta-step."""
+    """What is known about a training beside its network: meta-steps done, seconds spent and the
+    learning curve (one entry per meta-step)."""
 
     m: int
     facts: int
     steps: int = 0
     seconds: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
-    memory: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,14 +143,9 @@ def _train(editor: "Malmen", m: int, partial: Path | None) -> tuple[HyperNetwork
             _fill(editor, number // per_epoch)  # also before a resumed step: the same calls
         if number < record.steps:
             continue
-        memory = None
-        if number == 0:
-            memory = GraphMemory([*editor.backbone.model.parameters(), *network.parameters()])
-        losses = editor.meta_gradients(batch, memory)
+        losses = editor.meta_gradients(batch)
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
         optimiser.step()
-        if memory is not None:
-            record.memory = memory.sizes()
         record.steps = number + 1
         last = record.steps == total
         due = config.validate_every and record.steps % config.validate_every == 0

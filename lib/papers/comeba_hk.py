@@ -187,4 +187,4 @@ def summary(
         for cell in main_table(study, setting).cells if setting else ():
             if cell.metric == "Average" and cell.editor in (OWN, "MEMIT", "FT") and cell.n:
                 headline.append(dataclasses.replace(cell, metric=f"average, {words}"))
-    return common.summary(study, verdicts, listed, headline, order=2)
+    return common.summary(study, verdicts, listed, headline, order=3)

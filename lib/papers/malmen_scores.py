@@ -1,0 +1,82 @@
+"""The rows that MALMEN's page reads: every run by the number of facts that it edits at once."""
+
+import pandas as pd
+
+from lib.study import Study
+
+OWN, RIVAL, SUM = "MALMEN", "MEND", "MALMEN with a plain sum"
+METRIC = "answer_accuracy"  # share of answer tokens that are the teacher-forced argmax (malmen 5)
+NAMES = {"edits": "ES", "holdout": "GS", "upstream": "LS"}
+SWEEP = "m"
+NEEDED = ("m", "moment", "subset", "record", "prompt", METRIC)
+
+
+def settings(study: Study) -> list[str]:
+    """The settings that this profile runs."""
+    planned = study.document["settings"].items()
+    return [name for name, setting in planned if setting.get("enabled", True)]
+
+
+def title_of(study: Study, setting: str) -> str:
+    """How the page calls a setting."""
+    return study.document["settings"][setting]["title"]
+
+
+def generates(study: Study, setting: str) -> bool:
+    """Whether the setting's backbone writes text (a classifier's answer is one class)."""
+    return setting in study.document["tables"]["decoded"]["settings"]
+
+
+def usual(study: Study, setting: str) -> int:
+    """m of the main table: facts edited at once."""
+    return study.document["settings"][setting]["stream"]["batch_size"]
+
+
+def planned(study: Study, setting: str) -> dict[int, list[str]]:
+    """The editors of the page's main tables at each m of this profile, smallest first."""
+    here = study.document["settings"][setting]
+    shown = [
+        name for name in study.document["tables"]["main"]["editors"] if name in here["editors"]
+    ]
+    found = {usual(study, setting): shown}
+    axis = here.get("sweeps", {}).get(SWEEP)
+    for value in axis["values"] if axis else ():
+        swept = [name for name in shown if name in axis["editors"]]
+        found[value] = [name for name in shown if name in {*found.get(value, ()), *swept}]
+    return dict(sorted(found.items()))
+
+
+def sizes(study: Study, setting: str) -> list[int]:
+    """All m of a setting, smallest first."""
+    return list(planned(study, setting))
+
+
+def by_m(study: Study, setting: str, which: str = "records") -> pd.DataFrame:
+    """Rows ("records", "steps", "observations") of the main table and of the sweep over m, each
+    run once, with `m` and with `sweep` "m" throughout. Observations keep the m they name."""
+    read = getattr(study, which)
+    main, swept = read(setting), read(setting, SWEEP)
+    if "m" not in main and "m" not in swept:
+        main = main.assign(m=usual(study, setting))
+        swept = swept.assign(m=pd.to_numeric(swept["value"]).astype("int64"))
+    parts = [part for part in (swept, main[~main["run"].isin(swept["run"])]) if len(part)]
+    if not parts:  # nothing ran: no rows, but every column that readers ask for
+        main = main.reindex(columns=list(dict.fromkeys([*main, *NEEDED])))
+    rows = pd.concat(parts, ignore_index=True) if parts else main
+    return rows.assign(sweep=SWEEP)
+
+
+def observed(study: Study, setting: str, kind: str) -> pd.DataFrame:
+    """What editors observed of one kind, in the main table and in the sweep over m; `m` is the
+    number of facts that the observation is about."""
+    rows = by_m(study, setting, "observations")
+    if "kind" not in rows:
+        return pd.DataFrame(columns=["kind", "run", "editor", "m", "cached", "step"])
+    found = rows[rows["kind"] == kind]
+    return found.dropna(axis="columns", how="all") if len(found) else found
+
+
+def unedited(records: pd.DataFrame) -> pd.DataFrame:
+    """The scores before any edit, once: they are the same in every run."""
+    before = records[records["moment"] == "before"] if len(records) else records
+    return before[before["run"] == before["run"].iloc[0]] if len(before) else before
