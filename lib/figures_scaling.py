@@ -109,7 +109,7 @@ def memory_by_m(
             over_m(panel, data["m"])
         legend(figure, axes)
     facts = (
-        f"Counted in the first meta-step of {counted(len(rows), 'training')}: bytes of distinct "
+        f"Counted in one meta-step each of {counted(len(rows), 'network')}: bytes of distinct "
         "tensors that autograd keeps, weights not counted."
     )
     return Plot(figure, data.drop(columns=["low", "high"]), facts)

@@ -77,6 +77,10 @@ def observed(study: Study, setting: str, kind: str) -> pd.DataFrame:
 
 
 def unedited(records: pd.DataFrame) -> pd.DataFrame:
-    """The scores before any edit, once: they are the same in every run."""
+    """The scores before any edit, once: they are the same in every run that has them (runs of the
+    sweep may leave decoding out)."""
     before = records[records["moment"] == "before"] if len(records) else records
-    return before[before["run"] == before["run"].iloc[0]] if len(before) else before
+    if before.empty:
+        return before
+    decoded = before.groupby("run", sort=False)["begins_with"].count()
+    return before[before["run"] == decoded.idxmax()]
