@@ -24,7 +24,8 @@ from lib.findings import (
 )
 from lib.intervals import Difference
 
-METRIC, SWEEP = "answer_accuracy", "m"
+METRIC = "answer_accuracy"  # share of answer tokens that are the teacher-forced argmax (malmen 5)
+SWEEP = "m"
 NAMES = {"edits": "ES", "holdout": "GS", "upstream": "LS"}
 Pairs = list[tuple[str, Difference]]
 
@@ -38,38 +39,15 @@ def better_at_sizes(
     metric: str = METRIC,
     margin: float = 0.02,
     setting: str | None = None,
+    behind: bool = False,
 ) -> Test:
-    """`editor` scores better than each of `others`, at the usual m and at the largest common one.
+    """`editor` scores better than each of `others`, at the usual m and at the largest common one;
+    with `behind` each of `others` better than `editor`.
 
     All comparisons count together (Holm); the verdict is that of `decide`, strictly.
     """
-    pairs = [(editor, other) for other in others]
-    return _all_better(pairs, subset, usual, metric, margin, setting)
+    duels = [(other, editor) if behind else (editor, other) for other in others]
 
-
-def behind_at_sizes(
-    editor: str,
-    others: Sequence[str],
-    subset: str,
-    usual: int,
-    *,
-    metric: str = METRIC,
-    margin: float = 0.02,
-    setting: str | None = None,
-) -> Test:
-    """Each of `others` scores better than `editor`, at the usual and at the largest common m."""
-    pairs = [(other, editor) for other in others]
-    return _all_better(pairs, subset, usual, metric, margin, setting)
-
-
-def _all_better(
-    duels: Sequence[tuple[str, str]],
-    subset: str,
-    usual: int,
-    metric: str,
-    margin: float,
-    setting: str | None,
-) -> Test:
     def test(material: Material) -> Finding:
         rows = _right_after(material, metric, subset, setting)
         pairs = [pair for duel in duels for pair in _pairs(rows, *duel, usual, metric, len(duels))]

@@ -15,7 +15,6 @@ import pandas as pd
 from lib.claim_costs import constant_size, fewest, overhead_below
 from lib.claim_resources import less_time, passes_stay_flat
 from lib.claim_scaling import (
-    behind_at_sizes,
     better_at_sizes,
     better_on_some,
     carries_more,
@@ -40,7 +39,7 @@ __all__ = [
 TESTS: dict[str, Callable[..., Test]] = {
     test.__name__: test
     for test in (
-        at_least, behind_at_sizes, better_at_sizes, better_on_some, better_than, carries_more,
+        at_least, better_at_sizes, better_on_some, better_than, carries_more,
         constant_size, fewest, flat_retention, gap_grows, less_time, no_worse_than_before,
         overhead_below, passes_stay_flat, stable_over, stable_over_steps,
     )

@@ -143,9 +143,11 @@ class Shared:
         share nothing with the facts within it, edited or not: settings that edit different
         numbers of them train alike.
         """
-        wanted, options = spec.get("training"), spec["stream"]
+        wanted = spec.get("training")
         if not wanted:
             return None
+        spec = self._within_limit(spec)
+        options = spec["stream"]
         # Order and batches of the stream decide nothing here: every m has the same facts.
         chosen = {name: value for name, value in options.items() if name not in UNORDERED}
         parts = ("backbone", "dataset", "tune", "known", "variant", "dtype", "training")
@@ -160,7 +162,7 @@ class Shared:
 
             self._training[key] = training_facts(
                 self._with_questions(records),
-                self.stream(self._within_limit(spec)),
+                self.stream(spec),
                 n_train=wanted["n_train"],
                 n_valid=wanted["n_valid"],
                 style=PromptStyle.of(options),

@@ -6,7 +6,6 @@ import pytest
 
 from lib.claim_resources import less_time, passes_stay_flat
 from lib.claim_scaling import (
-    behind_at_sizes,
     better_at_sizes,
     better_on_some,
     carries_more,
@@ -17,7 +16,7 @@ from lib.claims import FAILS, HOLDS, UNKNOWN, Claim, Material, judge
 N = 60
 TESTS = [
     better_at_sizes("A", ["B"], "edits", 8),
-    behind_at_sizes("A", ["B"], "edits", 8),
+    better_at_sizes("A", ["B"], "edits", 8, behind=True),
     better_on_some("A", ["B"], ["edits", "holdout"], 8),
     gap_grows("A", "B", ["edits"]),
     carries_more("A", "B", "holdout"),
@@ -62,8 +61,8 @@ def test_better_needs_both_sizes_and_every_rival() -> None:
 
 
 def test_behind_is_the_others_being_better() -> None:
-    assert behind_at_sizes("B", ["A"], "holdout", 8)(FAR).verdict == HOLDS
-    found = behind_at_sizes("A", ["B"], "holdout", 8)(FAR)
+    assert better_at_sizes("B", ["A"], "holdout", 8, behind=True)(FAR).verdict == HOLDS
+    found = better_at_sizes("A", ["B"], "holdout", 8, behind=True)(FAR)
     assert found.verdict == FAILS and "B against A" in found.evidence
 
 

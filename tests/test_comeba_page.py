@@ -1,14 +1,14 @@
 """COMEBA-HK's page on an invented study: scores, tables, claims, and what is missing is said."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from invented_comeba import SETTINGS, InventedStudy, records
+from page_checks import check_claims_and_deviations, markdown_of
 
 from lib import page
-from lib.claims import TESTS, UNKNOWN
+from lib.claims import UNKNOWN
 from lib.intervals import facts
 from lib.papers import comeba_hk, common
 from lib.papers.comeba_hk_scores import with_scores
@@ -200,14 +200,8 @@ def test_the_one_reported_number_is_the_readmes() -> None:
 
 
 def test_every_claim_can_be_followed_to_its_section() -> None:
-    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
-    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    headings = {line.lstrip("# ") for line in text.splitlines() if line.startswith("#")}
     document = InventedStudy(Path()).document
-    for claim in document["claims"]:
-        assert claim["shown"] in headings, claim["key"]
-        assert claim["test"] in TESTS and claim["protocol"] in ("single", "consecutive")
-    assert all(
-        set(entry) == {"paper", "code", "here", "effect"} for entry in document["deviations"]
-    )
+    check_claims_and_deviations(document, NOTEBOOK)
+    assert {c["protocol"] for c in document["claims"]} <= {"single", "consecutive"}
+    text = markdown_of(NOTEBOOK)
     assert "COMEBA-HK" in text and "CoachHooK" in text

@@ -1,15 +1,15 @@
 """MALMEN's page on an invented study: rows by m, tables, times, claims, and what is missing."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from invented_malmen import FIRST, OWN, SIZES, SUM, USUAL, InventedStudy, N
+from page_checks import check_claims_and_deviations
 from test_plan import planned
 
 from lib import page
-from lib.claims import FAILS, HOLDS, TESTS, UNKNOWN
+from lib.claims import FAILS, HOLDS, UNKNOWN
 from lib.papers import common, malmen
 from lib.papers.malmen_scores import by_m, observed, unedited
 from lib.papers.malmen_scores import planned as sizes_of
@@ -180,16 +180,8 @@ def test_the_front_page_gets_generality_at_the_largest_m(study: InventedStudy) -
 
 
 def test_every_claim_can_be_followed_to_its_section() -> None:
-    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
-    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    headings = {line.lstrip("# ") for line in text.splitlines() if line.startswith("#")}
     document = InventedStudy(Path()).document
-    for claim in document["claims"]:
-        assert claim["shown"] in headings, claim["key"]
-        assert claim["test"] in TESTS and claim["source"]
-    assert all(
-        set(entry) == {"paper", "code", "here", "effect"} for entry in document["deviations"]
-    )
+    check_claims_and_deviations(document, NOTEBOOK)
     letters = {entry["key"] for entry in document["tables"]["ablations"]}
     assert letters == set("abcdefg")
 

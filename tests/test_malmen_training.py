@@ -236,7 +236,8 @@ def test_an_editor_whose_training_was_interrupted_does_not_edit_with_half_a_netw
 
 
 def test_a_network_does_not_depend_on_what_was_trained_before_it() -> None:
-    """Other seeds draw other rephrases; prefixes kept from their trainings change no bit."""
+    """Other seeds take the facts in another order; prefixes kept from their trainings change no
+    bit."""
     backbone = backbones.load("tiny-llama")
     alone = trained(learner("malmen", backbone, seed=2))
     states: dict[Any, Any] = {}
@@ -244,3 +245,13 @@ def test_a_network_does_not_depend_on_what_was_trained_before_it() -> None:
         trained(learner("malmen", backbone, seed=seed, fact_states=states)) for seed in (0, 1, 2)
     ]
     assert same(after[-1], alone)
+
+
+def test_an_editor_that_is_fitted_for_another_m_gets_the_network_of_that_m() -> None:
+    backbone = backbones.load("tiny-gpt2")
+    editor = learner("malmen", backbone)
+    trained(editor, 2)
+    again = trained(editor, 4)
+    assert same(again, trained(learner("malmen", backbone), 4))
+    assert editor.trained.record.m == 4
+    assert same(trained(editor, 4), again)

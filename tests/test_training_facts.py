@@ -210,6 +210,8 @@ def test_a_settings_facts_are_made_once_and_reach_beyond_the_streams_limit() -> 
     again = {**SPEC, "stream": {**SPEC["stream"], "batch_size": 2, "seed": 1}}
     assert shared.training(again) is made, "the same facts for every number of edits at once"
     assert Shared().training(again).content == made.content
+    fewer = {**SPEC, "stream": {**SPEC["stream"], "n_edits": 4}}
+    assert shared.training(fewer) is made, "and for settings that edit fewer of the same facts"
     other = {**SPEC, "training": {"n_train": 20, "n_valid": 8}}
     assert shared.training(other).train == made.train[:20]
     assert shared.training({**SPEC, "training": None}) is None

@@ -99,10 +99,7 @@ def _joined(row: Row, identity: str) -> Edit:
 
 def _annotated(row: Row, identity: str) -> Edit:
     """De Cao's record: claim, output[0].answer (gold), alternatives, filtered rephrases."""
-    outputs = row.get("output")
-    if not isinstance(outputs, list) or not outputs or not isinstance(outputs[0], dict):
-        raise RecordError("the field 'output' is not a list with an answer")
-    gold = _label(reading.text(outputs[0], "answer"))
+    gold = _label(reading.first_answer(row))
     alternatives = reading.texts(row, "alternatives")
     return Edit(
         identity=identity,

@@ -168,6 +168,14 @@ def texts(row: Row, name: str) -> tuple[str, ...]:
     return tuple(item for item in values if item.strip())
 
 
+def first_answer(row: Row) -> str:
+    """output[0].answer of a KILT record; RecordError if there is none."""
+    outputs = row.get("output")
+    if not isinstance(outputs, list) or not outputs or not isinstance(outputs[0], dict):
+        raise RecordError("the field 'output' is not a list with an answer")
+    return text(outputs[0], "answer")
+
+
 def subject_in(prompt: str, subject: str) -> str:
     """`subject` as it is spelled in `prompt` (case may differ); RecordError if it is not there."""
     found = spelled_in(prompt, subject)

@@ -80,16 +80,13 @@ def _edit(row: Row, identity: str) -> Edit:
 def _raw(row: Row, identity: str) -> Edit:
     """MEND's own record: question, output[0].answer (the true answer), filtered rephrases."""
     prompt = reading.text(row, "input")
-    outputs = row.get("output")
-    if not isinstance(outputs, list) or not outputs or not isinstance(outputs[0], dict):
-        raise RecordError("the field 'output' is not a list with an answer")
     meta = row.get("meta")
     surfaces = reading.texts(meta, "sub_surface") if isinstance(meta, dict) else ()
     subjects = (*reading.texts(row, "subject"), *surfaces)
     return Edit(
         identity=identity,
         prompt=prompt,
-        target=reading.text(outputs[0], "answer"),
+        target=reading.first_answer(row),
         # Several surface forms may be listed; only one that stands in the question is of use.
         subject=next((subject for subject in subjects if subject in prompt), ""),
         rephrases=reading.texts(row, "filtered_rephrases"),

@@ -7,6 +7,7 @@ batch in mini-batches, no stopping rule.
 """
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +72,9 @@ class _TrainsWeights(Editor):
                 weight.grad = None
         return EditReport(seconds, losses[0], losses[-1], self.counts())
 
+    @abstractmethod
     def _train(self, batch: Sequence[Edit]) -> tuple[list[float], float]:
         """Change the weights; gives the loss of every step and the seconds."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def rollback(self) -> None:

@@ -139,8 +139,14 @@ class HyperEditor(Editor):
     def fit(self, stream: Stream) -> None:
         """Meta-training at the stream's number of edits at once (malmen 2.4), or its cached
         outcome. Raises EditorError without training facts."""
-        self._m = stream.batch_size
+        self._train_for(stream.batch_size)
         _ = self.network
+
+    def _train_for(self, m: int | None) -> None:
+        """The network for m edits at once is wanted; one trained for another m is let go."""
+        if self.trained is not None and self.config.train_m is None and m != self._m:
+            self._network = self.trained = None
+        self._m = m
 
     # -- one batch of edits --------------------------------------------------------------------
 
@@ -242,7 +248,7 @@ class HyperEditor(Editor):
         saved = tensors.get("shifts", {})
         if saved and set(saved) != set(self.paths):
             raise EditorError(f"the saved edits change other layers than {', '.join(self.paths)}")
-        self._m = extra["m"]
+        self._train_for(extra["m"])
         self._shifts = {path: shift.to(self.backbone.device) for path, shift in saved.items()}
         self.weights.write(self._shifts)
 

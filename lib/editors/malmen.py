@@ -155,11 +155,12 @@ class Malmen(HyperEditor):
             with memory.of("model"):
                 logits, _ = label_logits(self.backbone, batch.rows)
                 loss = divergence(reference, logits)
-        coefficient = self.config.loc_coef
-        return _collected(coefficient * loss, self.weights, gammas) / (coefficient or 1.0)
+        return _collected(loss, self.weights, gammas, self.config.loc_coef)
 
 
-def _collected(loss: Tensor, weights: EditedWeights, gammas: dict[str, Tensor]) -> float:
-    loss.backward()
+def _collected(
+    loss: Tensor, weights: EditedWeights, gammas: dict[str, Tensor], coefficient: float = 1.0
+) -> float:
+    (coefficient * loss).backward()
     weights.collect(gammas)
     return loss.item()

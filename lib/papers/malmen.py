@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lib import claims, index_page, tables
+from lib.claim_scaling import METRIC, NAMES
 from lib.papers import common
 from lib.papers.common import reason, substitutions
 from lib.papers.malmen_frames import (
@@ -19,8 +20,6 @@ from lib.papers.malmen_frames import (
     training_examples,
 )
 from lib.papers.malmen_scores import (
-    METRIC,
-    NAMES,
     OWN,
     RIVAL,
     SUM,

@@ -7,12 +7,11 @@ from typing import Any
 import pandas as pd
 
 from lib import tables
+from lib.claim_scaling import METRIC, NAMES
 from lib.figures_scaling import MEMORY, MIB
 from lib.findings import paired
 from lib.intervals import Difference
 from lib.papers.malmen_scores import (
-    METRIC,
-    NAMES,
     OWN,
     RIVAL,
     observed,

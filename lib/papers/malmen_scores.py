@@ -2,12 +2,10 @@
 
 import pandas as pd
 
+from lib.claim_scaling import METRIC, SWEEP
 from lib.study import Study
 
 OWN, RIVAL, SUM = "MALMEN", "MEND", "MALMEN with a plain sum"
-METRIC = "answer_accuracy"  # share of answer tokens that are the teacher-forced argmax (malmen 5)
-NAMES = {"edits": "ES", "holdout": "GS", "upstream": "LS"}
-SWEEP = "m"
 NEEDED = ("m", "moment", "subset", "record", "prompt", METRIC)
 
 
