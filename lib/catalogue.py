@@ -126,11 +126,19 @@ ENTRIES: dict[str, Entry] = {
         _hub("gpt-j-6b", "EleutherAI/gpt-j-6b"),
         _hub("llama-2-7b", "meta-llama/Llama-2-7b-hf"),
         _hub("scotus-bert", "tomh/scotus-bert"),
+        # SERAC's scope classifier, and its counterfactual model for Llama 2.
+        _hub("distilbert-base-cased", "distilbert/distilbert-base-cased", num_labels=0),
+        _hub("llama-160m", "JackFram/llama-160m"),
         _random("tiny-gpt2", lambda seed, *_: tiny.tiny_gpt2(seed)),
         _random("tiny-gptj", lambda seed, *_: tiny.tiny_gptj(seed)),
         _random("tiny-llama", lambda seed, *_: tiny.tiny_llama(seed), prefix="<|endoftext|>"),
         _random("tiny-t5", lambda seed, *_: tiny.tiny_t5(seed)),
         _random("tiny-t5-relu", lambda seed, *_: tiny.tiny_t5(seed, gated=False)),
         _random("tiny-bert", lambda seed, labels, _: tiny.tiny_bert(seed, labels), num_labels=4),
+        _random(
+            "tiny-distilbert",
+            lambda seed, labels, _: tiny.tiny_distilbert(seed, labels),
+            num_labels=4,
+        ),
     )
 }

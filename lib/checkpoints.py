@@ -20,6 +20,8 @@ from transformers import (
     AutoTokenizer,
     BertForSequenceClassification,
     BertModel,
+    DistilBertForSequenceClassification,
+    DistilBertModel,
     GPT2LMHeadModel,
     GPTJForCausalLM,
     LlamaForCausalLM,
@@ -40,8 +42,11 @@ CLASSES = {
     "llama": LlamaForCausalLM,
     "t5": T5ForConditionalGeneration,
     "bert": BertForSequenceClassification,
+    "distilbert": DistilBertForSequenceClassification,
 }
-# Every name under which the five architectures keep a dropout rate.
+ENCODERS = {"bert": BertModel, "distilbert": DistilBertModel}  # without a head
+HEADS = ("classifier.", "pre_classifier.")
+# Every name under which the six architectures keep a dropout rate.
 DROPOUTS = (
     "attn_pdrop",
     "embd_pdrop",
@@ -50,7 +55,9 @@ DROPOUTS = (
     "attention_probs_dropout_prob",
     "hidden_dropout_prob",
     "classifier_dropout",
+    "dropout",
     "dropout_rate",
+    "seq_classif_dropout",
 )
 # What reading a foreign checkpoint may raise: files missing or damaged, shapes that do not fit.
 READING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
@@ -113,9 +120,9 @@ def _read(
         )
     _without_dropout(config)
     kind = CLASSES[config.model_type]
-    if config.model_type == "bert" and num_labels is not None:
+    if config.model_type in ENCODERS and num_labels is not None:
         if num_labels == 0:
-            kind = BertModel
+            kind = ENCODERS[config.model_type]
         else:
             config.num_labels = num_labels
     model, report = kind.from_pretrained(
@@ -126,7 +133,7 @@ def _read(
         # where they begin (an odd offset after its header) moves results by 1e-6.
         parameter.data = parameter.data.clone()
     missing = sorted(report["missing_keys"])
-    strange = [key for key in missing if not key.startswith("classifier.")]
+    strange = [key for key in missing if not key.startswith(HEADS)]
     if strange:
         # transformers would go on with random values in their place.
         raise ValueError(f"the checkpoint lacks {len(strange)} tensors, first {strange[0]}")

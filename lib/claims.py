@@ -1,8 +1,8 @@
 """Claims: sentences of a paper, each with a test on reproduced numbers and a verdict.
 
 A test is a function of `Material` that returns a `Finding` (`lib.findings`); `TESTS` names the
-factories that make them (`lib.claim_tests`, `lib.claim_scaling`, `lib.claim_costs`,
-`lib.claim_resources`).
+factories that make them (`lib.claim_tests`, `lib.claim_scaling`, `lib.claim_lifelong`,
+`lib.claim_costs`, `lib.claim_resources`).
 """
 
 import html
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lib.claim_costs import constant_size, fewest, overhead_below
+from lib.claim_lifelong import ahead_at_equal_edits, better_at_largest, better_variant, defers
 from lib.claim_resources import less_time, passes_stay_flat
 from lib.claim_scaling import (
     better_at_sizes,
@@ -39,9 +40,10 @@ __all__ = [
 TESTS: dict[str, Callable[..., Test]] = {
     test.__name__: test
     for test in (
-        at_least, better_at_sizes, better_on_some, better_than, carries_more,
-        constant_size, fewest, flat_retention, gap_grows, less_time, no_worse_than_before,
-        overhead_below, passes_stay_flat, stable_over, stable_over_steps,
+        ahead_at_equal_edits, at_least, better_at_largest, better_at_sizes, better_on_some,
+        better_than, better_variant, carries_more, constant_size, defers, fewest,
+        flat_retention, gap_grows, less_time, no_worse_than_before, overhead_below,
+        passes_stay_flat, stable_over, stable_over_steps,
     )
 }  # fmt: skip
 

@@ -5,7 +5,7 @@
 * classifier: the text; the target is the class number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,12 +45,15 @@ class Encoded:
 
     def to(self, device: torch.device | str) -> "Encoded":
         """The same batch on another device."""
-        moved = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
+        return self._each(lambda value: value.to(device))
+
+    def select(self, rows: Tensor) -> "Encoded":
+        """Some rows of the batch, as wide as it is."""
+        return self._each(lambda value: value.index_select(0, rows.to(value.device)))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Encoded":
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> Tensor:

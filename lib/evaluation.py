@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ from lib.data.records import Stream
 from lib.editors.base import BASE, Editor
 from lib.encoding import answer_ids, class_number, encode
 from lib.errors import UsageError
-from lib.rows import SUBSETS, Row, RowBatch, row_batches
-from lib.scoring import Scored, needs_whole_passes, score_batch
+from lib.rows import SUBSETS, Row, RowBatch, columns, row_batches
+from lib.scoring import Scored, needs_whole_passes, score_batch, score_stand_ins
 
 Record = dict[str, Any]
 ROUNDS = ("consecutive", "single")
@@ -31,8 +31,9 @@ class Protocol:
 
     `rounds`: "consecutive" edits all batches one after the other; "single" starts every batch from
     the backbone and scores the batch's own rows alone. `inference_repeats` passes are timed before
-    and after editing (0: none). `observe` asks the editor about itself after the last batch.
-    Raises UsageError for another `rounds`.
+    and after editing (0: none). `observe` asks the editor about itself after the last batch. Before
+    and after editing, at most `lm_eval_limit` items (None: all) of the `lm_eval` tasks
+    (`lib.general_ability`) are run. Raises UsageError for another `rounds`.
     """
 
     checkpoint_every: int = 0
@@ -42,6 +43,8 @@ class Protocol:
     inference_repeats: int = 0
     observe: bool = False
     decode: bool = True
+    lm_eval: Sequence[str] = ()
+    lm_eval_limit: int | None = None
 
     def __post_init__(self) -> None:
         if self.rounds not in ROUNDS:
@@ -190,7 +193,7 @@ class Evaluator:
 
     def _prepared(self, subset: str, number: int) -> decoding.PromptBatch:
         editor, rows = self.editor, self.batches[subset][number].rows
-        prompts, targets, others = _columns(rows)
+        prompts, targets, others = columns(rows)
         length, first = editor.config.max_length, editor.prefix.first
         key = (self.backbone.content, first, length, self.whole, prompts, targets, others)
         known = self.passes.get(key)
@@ -220,6 +223,10 @@ class Evaluator:
         if held <= PASSES_BYTES:
             self.passes[key] = made
 
+    def keys(self, subset: str) -> torch.Tensor:
+        """The keys [n, d] of a subset's prompts, in order, once `score_unedited` has read them."""
+        return torch.cat([self._keys[subset, n][0] for n in range(len(self.batches[subset]))])
+
     def _routes(self, subset: str, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Routes for decoding (keys of the prompts) and for teacher-forced scores."""
         editor, place = self.editor, (subset, number)
@@ -228,7 +235,7 @@ class Evaluator:
             keys = editor.keys_from(batch.state, batch.prompts)
             full = keys
             if self.backbone.family.kind == "causal" and editor.keys_see_target:
-                prompts, targets, _ = _columns(self.batches[subset][number].rows)
+                prompts, targets, _ = columns(self.batches[subset][number].rows)
                 length = editor.config.max_length
                 full = editor.keys_of(encode(self.backbone, prompts, targets, max_length=length))
             self._keys[place] = keys, full
@@ -261,16 +268,29 @@ class Evaluator:
     ) -> list[Scored]:
         weights = [self.editor.weights_of(route) for route in (*decode, *score)]
         if None in weights:
-            return self._compute(self._prepared(subset, number), decode, score)
-        rows = _columns(self.batches[subset][number].rows)
+            return self._answered(subset, number, decode, score)
+        rows = columns(self.batches[subset][number].rows)
         length, new = self.editor.config.max_length, self.new_tokens
         key = (self.backbone.content, length, new, self.whole, rows, tuple(weights))
         if key not in self.outputs:
-            self.outputs[key] = self._compute(self._prepared(subset, number), decode, score)
+            self.outputs[key] = self._answered(subset, number, decode, score)
         return self.outputs[key]
 
+    def _answered(
+        self, subset: str, number: int, decode: tuple[str, ...], score: tuple[str, ...]
+    ) -> list[Scored]:
+        """The scores of all rows: the model's own, or a stand-in's."""
+        stand_ins, batch = [*map(self.editor.stand_in, decode)], self._prepared(subset, number)
+        if not any(stand_ins):
+            return self._compute(batch, decode, score)
+        own = tuple(BASE if s else r for r, s in zip(decode, stand_ins, strict=True))
+        none = set(own) == {BASE}
+        scored = self._base(subset, number) if none else self._compute(batch, own, own)
+        theirs = score_stand_ins(batch, stand_ins, self.new_tokens)
+        return [theirs.get(row, score) for row, score in enumerate(scored)]
+
     def _compute(
-        self, batch: decoding.PromptBatch, decode: tuple[str, ...], score: tuple[str, ...]
+        self, batch: decoding.PromptBatch, decode: Sequence[str], score: Sequence[str]
     ) -> list[Scored]:
         return score_batch(self.editor, batch, decode, score, self.new_tokens)
 
@@ -278,9 +298,3 @@ class Evaluator:
 def _pad(backbone: Backbone) -> int:
     """The id dropped from predictions; where pad and end are one token, the end mark stays."""
     return backbone.pad_id if backbone.pad_id != backbone.eos_id else -1
-
-
-def _columns(rows: tuple[Row, ...]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Prompts, targets and competing answers of some rows."""
-    prompts, targets = tuple(row.prompt for row in rows), tuple(row.target for row in rows)
-    return prompts, targets, tuple(row.other for row in rows)

@@ -15,6 +15,7 @@ from lib.data.records import Dataset, Stream, content_hash
 from lib.data.training import TrainingFacts
 from lib.editors import Editor, build, needs_of
 from lib.errors import StudyError
+from lib.general_ability import GeneralTasks
 from lib.plan import Run
 from lib.progress import Progress
 from lib.protocol import Clock, Evaluator, Protocol, Scored, run_sequence
@@ -74,7 +75,18 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
             if not base_file.exists():
                 _write_base(base_file, evaluator.base)
             progress.start(run.title, len(stream.edits), 0)
+            general = GeneralTasks(
+                editor,
+                protocol,
+                data_dir=shared.data_dir,
+                files=spec.get("general_files", ""),
+                strict=shared.strict,
+                kept=store.root / "shared",
+            )
+            if work.position["batches"] == 0:
+                _observe(work, general.rows("before"))
             clock = _sequence(work, editor, stream, protocol, evaluator, progress, shared)
+            _observe(work, general.rows("end"))
             manifest = {
                 "title": run.title,
                 "spec": spec,
@@ -155,6 +167,7 @@ def _describe_data(dataset: Dataset, stream: Stream, known: Knowledge | None) ->
             "holdout": len(stream.holdout),
             "upstream": len(stream.upstream),
             "near": len(stream.near),
+            **({"general": len(stream.general)} if stream.general else {}),
             "facts": len({edit.relation for edit in stream.edits}),
             "answers": len({edit.target for edit in stream.edits}),
         },
@@ -224,6 +237,11 @@ def _sequence(
         start_batch=start,
         clock=clock,
     )
+
+
+def _observe(work: Work, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        work.append("observations", row)
 
 
 def _base_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol) -> Path:

@@ -2,7 +2,7 @@
 
 Editors ask for ("mlp_out", 4, "encoder") and never spell a module path. A family is chosen by
 `config.model_type` alone; T5 comes in two shapes (gated v1.1, ReLU v1.0) that its configuration
-tells apart, BERT with or without a classification head.
+tells apart, BERT and DistilBERT with or without a classification head.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ from lib.errors import BackboneError
 PARTS = (
     "block",
     "attention",
+    "attn_query",
+    "attn_value",
+    "attn_qkv",
     "mlp",
     "mlp_in",
     "mlp_gate",
@@ -84,6 +87,7 @@ GPT2 = Family(
         "decoder": {
             "block": "",
             "attention": "attn",
+            "attn_qkv": "attn.c_attn",
             "mlp": "mlp",
             "mlp_in": "mlp.c_fc",
             "mlp_out": "mlp.c_proj",
@@ -100,6 +104,8 @@ GPTJ = Family(
         "decoder": {
             "block": "",
             "attention": "attn",
+            "attn_query": "attn.q_proj",
+            "attn_value": "attn.v_proj",
             "mlp": "mlp",
             "mlp_in": "mlp.fc_in",
             "mlp_out": "mlp.fc_out",
@@ -116,6 +122,8 @@ LLAMA = Family(
         "decoder": {
             "block": "",
             "attention": "self_attn",
+            "attn_query": "self_attn.q_proj",
+            "attn_value": "self_attn.v_proj",
             "mlp": "mlp",
             "mlp_in": "mlp.up_proj",
             "mlp_gate": "mlp.gate_proj",
@@ -178,7 +186,29 @@ def _bert(prefix: str, head: dict[str, str]) -> Family:
 
 BERT, BERT_WITHOUT_HEAD = _bert("bert.", {"head": "classifier"}), _bert("", {})
 
-MODEL_TYPES = ("gpt2", "gptj", "llama", "t5", "bert")
+
+def _distilbert(prefix: str, head: dict[str, str]) -> Family:
+    return Family(
+        name="distilbert",
+        kind="classifier",
+        stacks={"encoder": f"{prefix}transformer.layer"},
+        per_block={
+            "encoder": {
+                "block": "",
+                "attention": "attention",
+                "mlp": "ffn",
+                "mlp_in": "ffn.lin1",
+                "mlp_out": "ffn.lin2",
+            }
+        },
+        per_model={"embedding": f"{prefix}embeddings.word_embeddings"} | head,
+    )
+
+
+DISTILBERT = _distilbert("distilbert.", {"head": "classifier"})
+DISTILBERT_WITHOUT_HEAD = _distilbert("", {})
+
+MODEL_TYPES = ("gpt2", "gptj", "llama", "t5", "bert", "distilbert")
 
 
 def family_of(model: PreTrainedModel) -> Family:
@@ -188,6 +218,8 @@ def family_of(model: PreTrainedModel) -> Family:
         return T5_GATED if config.is_gated_act else T5_RELU
     if config.model_type == "bert":
         return BERT_WITHOUT_HEAD if model.base_model is model else BERT
+    if config.model_type == "distilbert":
+        return DISTILBERT_WITHOUT_HEAD if model.base_model is model else DISTILBERT
     known = {"gpt2": GPT2, "gptj": GPTJ, "llama": LLAMA}
     if config.model_type not in known:
         raise BackboneError(

@@ -16,7 +16,7 @@ from lib.data.records import content_hash
 from lib.errors import UsageError
 
 PROFILES = ("smoke", "laptop", "gpu", "paper")
-PAPERS = ("melo", "malmen", "comeba_hk")
+PAPERS = ("melo", "malmen", "elder", "comeba_hk")
 DTYPES = ("float32", "float16", "bfloat16")
 # Sweeps are read at the end only, and nothing else is measured along them unless they say so.
 UNSWEPT = {"checkpoint_every": 0, "inference_repeats": 0, "observe": False}
@@ -131,12 +131,24 @@ def runs(
         texts_content = fingerprints.folder(texts.resolve())
     else:
         texts_content = None
+    _keep_readable_tasks(enabled, data_dir)
     planned = []
     for name, setting in enabled.items():
         decides = _decides(name, setting, described, texts_content)
+        if data_dir is not None and setting["protocol"].get("lm_eval"):
+            decides["general_files"] = fingerprints.folder(data_dir.resolve() / "general")
         for seed in range(seeds or setting["seeds"]):
             planned += _setting_runs(paper, name, setting, seed, decides, device)
     return planned
+
+
+def _keep_readable_tasks(settings: dict[str, Any], data_dir: Path | None) -> None:
+    """Leave general tasks whose files are not given out of the settings' protocols."""
+    for setting in settings.values():
+        if setting["protocol"].get("lm_eval"):
+            from lib.general_ability import readable  # loads transformers, as below
+
+            setting["protocol"]["lm_eval"] = readable(setting["protocol"]["lm_eval"], data_dir)
 
 
 def _decides(
@@ -185,7 +197,9 @@ def _setting_runs(
 ) -> Iterator[Run]:
     from lib.editors import module_of  # loads transformers, which wrong usage should not wait for
 
-    text_code = ("lib.data.corpus",) if "corpus" in decides else ()
+    more_code = ("lib.data.corpus",) if "corpus" in decides else ()
+    if setting["protocol"].get("lm_eval"):
+        more_code += ("lib.general_ability",)
     for label, sweep, value, chosen in _variants(setting):
         entry = chosen["editor"]
         cost = {**setting["cost"], **entry.get("cost", {})}
@@ -197,7 +211,7 @@ def _setting_runs(
             "protocol": chosen["protocol"],
             "device": device,
             "code": fingerprints.code(
-                "lib.protocol", "lib.shared", module_of(entry["kind"]), *text_code
+                "lib.protocol", "lib.shared", module_of(entry["kind"]), *more_code
             ),
             "versions": fingerprints.versions(),
         }
@@ -212,7 +226,10 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
     A sweep's value that changes nothing is the run of the main table.
     """
     shared = {"stream": setting["stream"], "protocol": setting["protocol"]}
-    main = {label: {"editor": entry, **shared} for label, entry in setting["editors"].items()}
+    main = {
+        label: {"editor": entry, **shared, "stream": _stream_of(setting, entry)}
+        for label, entry in setting["editors"].items()
+    }
     for label, chosen in main.items():
         yield label, "", "", chosen
     for sweep, axis in setting.get("sweeps", {}).items():
@@ -221,8 +238,14 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
                 chosen, parameter = main[label], axis["parameter"]
                 if _with(chosen, parameter, value) != chosen:
                     measured = {**chosen["protocol"], **UNSWEPT, **axis.get("protocol", {})}
+                    measured.pop("lm_eval", None)
                     chosen = _with({**chosen, "protocol": measured}, parameter, value)
                 yield label, sweep, str(value), chosen
+
+
+def _stream_of(setting: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """The setting's stream; an expensive editor may edit only the first so many of it."""
+    return merged(setting["stream"], entry.get("stream", {}))
 
 
 def _with(chosen: dict[str, Any], parameter: str, value: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The protocols: edit batch after batch, score each prompt at named moments.
 
 Consecutive rounds: `before` any edit, `own` (right after the batch that holds the edit),
-`checkpoint` (everything, every so many batches), `end` (everything, after the last batch).
+`checkpoint` (everything but general ability, every so many batches), `end` (everything, after the
+last batch).
 Single rounds: every batch starts from the backbone; `before`, and `own` for all rows that belong to
 the batch, rephrases and locality prompts among them.
 """
@@ -14,7 +15,7 @@ from lib.data.records import Stream
 from lib.editors.base import Editor
 from lib.errors import UsageError
 from lib.evaluation import Evaluator, Protocol, Record
-from lib.rows import SUBSETS
+from lib.rows import BETWEEN, SUBSETS
 from lib.scoring import Scored
 
 __all__ = ["SUBSETS", "Clock", "Evaluator", "Protocol", "Record", "Scored", "run_sequence"]
@@ -92,19 +93,19 @@ def run_sequence(
             }
             | report.counts
         )
-        for subset in SUBSETS if single else ("edits",):
+        for subset in BETWEEN if single else ("edits",):
             write(subset, "own", editor.n_edits, only=number)
         last = number + 1 == len(batches)
         every = protocol.checkpoint_every
         if not single and (last or (every and (number + 1) % every == 0)):
             # Rows that have owners wait for their edit; those of shared pools are always due.
             applied = editor.n_edits if stream.owners else None
-            for subset in SUBSETS:
+            for subset in SUBSETS if last else BETWEEN:
                 write(subset, "end" if last else "checkpoint", editor.n_edits, applied=applied)
         after_batch(number + 1)
     if protocol.observe:
         began = time.perf_counter()
-        for row in editor.observe(stream):
+        for row in editor.observe(stream, evaluator.keys):
             write_observation(row)
         clock.evaluate += time.perf_counter() - began
     return clock

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from lib.data.records import Edit, Probe, Stream
 
-SUBSETS = ("edits", "holdout", "upstream", "near")
+SUBSETS = ("edits", "holdout", "upstream", "near", "general")
+BETWEEN = SUBSETS[:-1]  # general ability is scored before the first edit and after the last alone
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ def row_batches(stream: Stream, subset: str, size: int, *, by_edits: bool = True
 
     Where rows have owners, a batch holds rows of one batch of edits only, and the rows of a large
     batch of edits are cut into several; not `by_edits`: rows fill their batches. Without owners,
-    edits stay in their batches whatever `size` is.
+    edits stay in their batches whatever `size` is. "general" rows never have owners.
     """
     items: Sequence[Edit | Probe] = getattr(stream, subset)
     rows = [_row(stream, subset, index, item) for index, item in enumerate(items)]
-    if not stream.owners:
+    if not stream.owners or subset == "general":
         step = stream.batch_size if subset == "edits" else size
         starts = range(0, len(rows), step)
         return [RowBatch(i, tuple(rows[at : at + step])) for i, at in enumerate(starts)]
@@ -59,6 +60,12 @@ def row_batches(stream: Stream, subset: str, size: int, *, by_edits: bool = True
         for number, group in sorted(groups.items())
         for at in range(0, len(group), size)
     ]
+
+
+def columns(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Prompts, targets and competing answers of some rows."""
+    prompts, targets = tuple(row.prompt for row in rows), tuple(row.target for row in rows)
+    return prompts, targets, tuple(row.other for row in rows)
 
 
 def _row(stream: Stream, subset: str, index: int, item: Edit | Probe) -> Row:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from lib import decoding
+from lib.backbones import Backbone
 from lib.editors.base import Editor
+from lib.editors.prefix import FrozenPrefix, PrefixState
+from lib.editors.stand_in import StandIn, tell
 from lib.teacher_forcing import TargetScores, WholeRows, score_whole, scores_at
 
 
@@ -54,18 +57,13 @@ def score_batch(
     if backbone.family.kind == "classifier":
         return _classified(editor, batch, decode)
     with editor.routed(batch.prompts, decode):
-        onward = decoding.Continuation(backbone, editor.prefix, batch)
-        ids = onward.greedy(max_new_tokens) if max_new_tokens else [[] for _ in decode]
-        forced = prompted = onward.score()
-        rivals = None
-        if batch.others is not None and batch.whole_others is None:
-            rivals = onward.score(batch.others)
+        ids, prompted, rivals = _continued(backbone, editor.prefix, batch, max_new_tokens)
+    forced = prompted
     if score != decode:
         with editor.routed(batch.prompts, score):
             forced = decoding.Continuation(backbone, editor.prefix, batch).score()
     on_prompt = prompted.without(backbone.eos_id)
-    answers, nll = list(on_prompt.argmax), on_prompt.nll
-    others = [math.nan] * len(ids) if rivals is None else rivals.nll
+    answers, nll, others = list(on_prompt.argmax), on_prompt.nll, rivals
     if batch.whole is not None:
         whole = _whole_pass(editor, batch.whole, score)
         for place, row in enumerate(batch.whole.rows):
@@ -74,6 +72,53 @@ def score_batch(
         whole = _whole_pass(editor, batch.whole_others, score)
         for place, row in enumerate(batch.whole_others.rows):
             others[row] = whole.nll[place]
+    return _rows(backbone, ids, forced, answers, nll, others, on_prompt)
+
+
+def score_stand_ins(
+    batch: decoding.PromptBatch, stand_ins: Sequence[StandIn | None], max_new_tokens: int
+) -> dict[int, Scored]:
+    """Scores of the rows that have a stand-in, by row: what is decoded and all scores of the
+    answers come from one pass of that backbone over these rows alone, each behind its text."""
+    rows = [row for row, stand_in in enumerate(stand_ins) if stand_in is not None]
+    backbone = stand_ins[rows[0]].backbone
+    chosen = torch.tensor(rows, device=batch.targets.device)
+    told = tell(backbone, [stand_ins[row].text for row in rows], batch.prompts.select(chosen))
+    asked = decoding.PromptBatch(
+        told,
+        batch.targets[chosen],
+        PrefixState(None, {}, {}, len(rows)),
+        None,
+        None if batch.others is None else batch.others[chosen],
+    )
+    ids, scores, rivals = _continued(backbone, FrozenPrefix(backbone, 0), asked, max_new_tokens)
+    answers = scores.without(backbone.eos_id)
+    scored = _rows(backbone, ids, scores, answers.argmax, answers.nll, rivals, answers)
+    return dict(zip(rows, scored, strict=True))
+
+
+def _continued(
+    backbone: Backbone, prefix: FrozenPrefix, batch: decoding.PromptBatch, max_new_tokens: int
+) -> tuple[list[list[int]], TargetScores, list[float]]:
+    """Decoded ids, the targets' scores and the competing answers' NLL (NaN where whole passes score
+    these, or there are none), from one pass over the prompts."""
+    onward = decoding.Continuation(backbone, prefix, batch)
+    ids = onward.greedy(max_new_tokens) if max_new_tokens else [[] for _ in batch.prompts.input_ids]
+    scores = onward.score()
+    if batch.others is None or batch.whole_others is not None:
+        return ids, scores, [math.nan] * len(ids)
+    return ids, scores, onward.score(batch.others).nll
+
+
+def _rows(
+    backbone: Backbone,
+    ids: list[list[int]],
+    forced: TargetScores,
+    answers: Sequence[tuple[int, ...]],
+    nll: Sequence[float],
+    others: Sequence[float],
+    on_prompt: TargetScores,
+) -> list[Scored]:
     texts = backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
     columns = (
         map(tuple, ids),

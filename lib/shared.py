@@ -102,7 +102,7 @@ class Shared:
 
     def stream(self, spec: dict[str, Any]) -> Stream:
         """The stream that a run edits; its targets are against the backbone's predictions where
-        the setting says so."""
+        the setting says so. `n_general`: items per task of general ability (0: none)."""
         dataset, options = self.edits_of(spec), spec["stream"]
         if options.get("flip_predictions"):
             if options.get("template", "{}") != "{}":
@@ -114,7 +114,9 @@ class Shared:
             measured = options.get("max_rephrases", 1)
             bare = [replace(edit, rephrases=edit.rephrases[:measured]) for edit in chosen]
             dataset = replace(dataset, edits=tuple(self._flips(spec).of(bare)))
-        return streams.stream_of(spec, dataset)
+        made = streams.stream_of(spec, dataset)
+        name, count = spec["dataset"]["name"], options.get("n_general", 0)
+        return replace(made, general=data.general_probes(name, count, dataset.edits))
 
     def _within_limit(self, spec: dict[str, Any]) -> dict[str, Any]:
         """The spec with every usable fact within the stream's limit edited."""

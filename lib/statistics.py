@@ -8,7 +8,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def _folder(backbone: Backbone, block: int, corpus: Corpus, sample: Sample) -> P
             str(backbone.dtype),
             backbone.path("mlp_out", block),
             corpus.content,
-            _length(backbone, sample),
+            document_length(backbone, sample),
             sample.documents,
             backbone.prefix,
         ]
@@ -111,7 +111,8 @@ def _folder(backbone: Backbone, block: int, corpus: Corpus, sample: Sample) -> P
     return assets.cache_dir() / "statistics" / f"{backbone.name}-{block}-{key[:20]}"
 
 
-def _length(backbone: Backbone, sample: Sample) -> int:
+def document_length(backbone: Backbone, sample: Sample) -> int:
+    """Tokens at which documents are cut: the sample's choice, within what the model can read."""
     longest = backbone.model.config.max_position_embeddings
     return min(sample.length or longest, longest)
 
@@ -150,7 +151,7 @@ def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample
     while count < sample.tokens and documents < total:
         texts = corpus.texts[documents : min(documents + GROUP, total)]
         before = count
-        count += add_documents(backbone, texts, _length(backbone, sample), sums)
+        count += add_documents(backbone, texts, document_length(backbone, sample), sums)
         documents += len(texts)
         done = count >= sample.tokens or documents >= total
         if done or time.monotonic() - written > CHECKPOINT_SECONDS:
@@ -190,36 +191,40 @@ def add_documents(
 ) -> int:
     """Add k k^T of the tokens of some documents to each block's sum [f, f]; returns how many tokens
     counted."""
+    counted, beyond = 0, max(sums) + 1
+    for batch, real in document_batches(backbone, texts, length):
+        with contextlib.ExitStack() as context:
+            seen = {
+                block: context.enter_context(capture(backbone.module("mlp_out", block)))
+                for block in sums
+            }
+            if beyond < backbone.n_blocks():
+                context.enter_context(stop_before(backbone.module("block", beyond)))
+            backbone.model.base_model(**batch.inputs(), use_cache=False)
+        for block, taken in seen.items():
+            keys = taken.input[real].float()
+            sums[block].addmm_(keys.T, keys)
+        counted += int(real.sum())
+    return counted
+
+
+def document_batches(
+    backbone: Backbone, texts: Sequence[str], length: int
+) -> Iterator[tuple[Encoded, Tensor]]:
+    """Documents, cut at `length` tokens, as right-padded batches of about 2048 tokens, each with
+    the mask [B, T] of the tokens that count: real ones behind the backbone's document prefix."""
     head = len(backbone.tokenizer(backbone.prefix)["input_ids"]) if backbone.prefix else 0
     rows = [
         backbone.tokenizer(backbone.prefix + text, truncation=True, max_length=length)["input_ids"]
         for text in texts
     ]
-    rows = sorted((row for row in rows if len(row) > head), key=len)
-    counted, pending = 0, rows
+    pending = sorted((row for row in rows if len(row) > head), key=len)
     while pending:
         # Rows of like length together, so that little is padded.
         widest = len(pending[-1])
         take = max(1, min(len(pending), math.ceil(2048 / widest)))
-        counted += _add_rows(backbone, pending[-take:], head, sums)
-        pending = pending[:-take]
-    return counted
-
-
-def _add_rows(backbone: Backbone, rows: list[list[int]], head: int, sums: dict[int, Tensor]) -> int:
-    batch: Encoded = batch_rows(backbone, rows, [len(row) for row in rows], "right")
-    real = batch.attention_mask.bool()
-    real[:, :head] = False
-    beyond = max(sums) + 1
-    with contextlib.ExitStack() as context:
-        seen = {
-            block: context.enter_context(capture(backbone.module("mlp_out", block)))
-            for block in sums
-        }
-        if beyond < backbone.n_blocks():
-            context.enter_context(stop_before(backbone.module("block", beyond)))
-        backbone.model.base_model(**batch.inputs(), use_cache=False)
-    for block, taken in seen.items():
-        keys = taken.input[real].float()
-        sums[block].addmm_(keys.T, keys)
-    return int(real.sum())
+        some, pending = pending[-take:], pending[:-take]
+        batch = batch_rows(backbone, some, [len(row) for row in some], "right")
+        real = batch.attention_mask.bool()
+        real[:, :head] = False
+        yield batch, real

@@ -11,7 +11,7 @@ from lib.data.records import Dataset, Edit, Probe, Stream
 from lib.errors import RecordError, UsageError
 
 # What a setting's `stream` holds beside the arguments of the function that makes it.
-ELSEWHERE = ("kind", "limit", "flip_predictions")
+ELSEWHERE = ("kind", "limit", "flip_predictions", "n_general")
 
 
 def stream_of(spec: dict[str, Any], dataset: Dataset) -> Stream:

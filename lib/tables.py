@@ -62,6 +62,7 @@ def measure(
     resolution: float = 0.0,
     groups: Callable[[pd.DataFrame], Iterable[object]] | None = None,
     exponentiate: bool = False,
+    percent: bool = False,
     substitutions: Sequence[str] = (),
     error: str = "",
 ) -> Cell:
@@ -70,7 +71,8 @@ def measure(
     `column` is the score column, `metric` the name printed; `shown_as` and `shown_setting` replace
     the row and column heading. Rows about one fact (`intervals.facts`) are one unit unless
     `groups` (frame -> labels) says otherwise. `exponentiate`: perplexity from a mean of `nll`,
-    compared on the logarithms. No matching row: the cell says so, or says `error`.
+    compared on the logarithms. `percent`: `reported` and the cell are in percent, the rows are
+    shares. No matching row: the cell says so, or says `error`.
     """
     rows = records
     for name, wanted in (
@@ -91,8 +93,10 @@ def measure(
     target = reported
     if exponentiate and reported is not None:
         target = math.log(reported) if reported > 0 else None
+    if percent and reported is not None:
+        target = reported / 100
     verdict = compare(target, rows[column], n_reported, groups=units, resolution=resolution)
-    shape = math.exp if exponentiate else float
+    shape = math.exp if exponentiate else (lambda share: 100 * share) if percent else float
     return Cell(
         **{**labels, "setting": labels["setting"] or _joined(rows["setting"])},
         backbone=_joined(rows["backbone"]),

@@ -14,6 +14,9 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    DistilBertModel,
     GPT2Config,
     GPT2LMHeadModel,
     GPTJConfig,
@@ -239,6 +242,30 @@ def tiny_bert(
         return _seeded(lambda: BertModel(config), seed), tokenizer
     config.num_labels = num_labels
     return _seeded(lambda: BertForSequenceClassification(config), seed), tokenizer
+
+
+def tiny_distilbert(
+    seed: int = 0, num_labels: int = 4
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """DistilBERT with a classification head, or without one if `num_labels` is 0."""
+    tokenizer = bert_tokenizer()
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer),
+        dim=32,
+        n_layers=BLOCKS,
+        n_heads=4,
+        hidden_dim=64,
+        max_position_embeddings=POSITIONS,
+        dropout=0.0,
+        attention_dropout=0.0,
+        seq_classif_dropout=0.0,
+        initializer_range=0.3,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    if num_labels == 0:
+        return _seeded(lambda: DistilBertModel(config), seed), tokenizer
+    config.num_labels = num_labels
+    return _seeded(lambda: DistilBertForSequenceClassification(config), seed), tokenizer
 
 
 def t5_from_scratch(

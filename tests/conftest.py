@@ -21,7 +21,9 @@ CAUSAL = ("tiny-llama", "tiny-gpt2", "tiny-gptj")
 SEQ2SEQ = ("tiny-t5", "tiny-t5-relu")
 CLASSIFIER = ("tiny-bert",)
 EDITORS = (
-    "melo", "grace", "lora", "ft", "ft_epochs", "comeba_hk", "memit", "rome", "malmen", "mend",
+    "melo", "elder", "grace", "lora", "ft", "ft_epochs", "comeba_hk", "memit", "rome", "malmen",
+    "mend", "serac",
+    "ft_l", "wilke", "t_patcher",
 )  # fmt: skip
 
 FACTS = (
@@ -156,14 +158,43 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
             "steps": 12,
             "replacement": "replace_last",
         },
+        "elder": {
+            "sites": sites(backbone),
+            "sensor": {"part": "mlp_out", "block": 1},
+            "rank": 4,
+            "alpha": 4.0,
+            "epsilon": 9,
+            "lr": 0.02,
+            "steps": 12,
+        },
         "lora": {"sites": sites(backbone), "rank": 4, "lr": 0.02, "steps": 12},
         "ft": {"site": {"part": "mlp_out", "block": 3}, "steps": 12},
         "ft_epochs": {"sites": sites(backbone), "lr": 5e-3, "epochs": 8, "batch_rows": 4},
         "malmen": HYPER | {"sites": sites(backbone)},
         "mend": HYPER | {"sites": sites(backbone), "eta": 1e-3},
+        "serac": {
+            "classifier": "tiny-bert",
+            "counterfactual": backbone.name,
+            "scale": 0.2,
+            "lr": 0.02,
+            "iterations": 8,
+            "batch_rows": 4,
+            "classifier_lr": 3e-3,
+            "classifier_iterations": 16,
+            "classifier_rows": 8,
+            "cedit": 1.0,
+        },
         "comeba_hk": LOCATE | {"blocks": [1, 2, 3], "alpha": 2.0},
         "memit": LOCATE | {"blocks": [1, 2, 3]},
         "rome": LOCATE | {"blocks": [2]},
+        "wilke": LOCATE | {"blocks": [1, 2], "value_steps": 4},
+        "t_patcher": {"memory_tokens": 200, "memory_rows": 20, "steps": 25},
+        "ft_l": {
+            "site": {"part": "mlp_out", "block": 3},
+            "lr": 5e-3,
+            "norm_constraint": 0.02,
+            "steps": 8,
+        },
     }[kind]
     return chosen | changes
 

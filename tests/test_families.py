@@ -8,7 +8,10 @@ from lib import backbones
 from lib.errors import BackboneError
 from lib.families import PARTS
 
-TINY = ("tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert")
+TINY = (
+    "tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert",
+    "tiny-distilbert",
+)  # fmt: skip
 MODEL_PARTS = ("final_norm", "head", "embedding")
 
 

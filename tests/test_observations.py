@@ -11,7 +11,7 @@ from lib.store import Store
 from lib.study import Study
 
 
-def says(self, stream):
+def says(self, stream, keys=None):
     """What an observing editor might yield."""
     for index, edit in enumerate(stream.edits):
         yield {"subset": "edits", "edit_index": index, "z": None if index else 2.5,
@@ -35,7 +35,7 @@ def test_observations_come_after_the_last_batch_and_survive_the_store(
 def test_a_run_killed_while_it_observes_observes_again(tmp_path: Path, monkeypatch) -> None:
     from lib.editors.ft import FineTune
 
-    def breaks(self, stream):
+    def breaks(self, stream, keys=None):
         yield next(says(self, stream))
         raise KeyboardInterrupt
 

@@ -30,9 +30,9 @@ def searched(monkeypatch) -> list[int]:
     """Number of requests of every search that really ran."""
     counts, search = [], LocateEditor._search
 
-    def counted(editor, requests, initial_part):
+    def counted(editor, requests, *where):
         counts.append(len(requests))
-        return search(editor, requests, initial_part)
+        return search(editor, requests, *where)
 
     monkeypatch.setattr(LocateEditor, "_search", counted)
     return counts

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ __all__ = [
     "PromptStyle",
     "Stream",
     "TrainingFacts",
+    "general_probes",
     "load",
     "needed_assets",
 ]
@@ -84,6 +86,20 @@ def load(
     if dataset == "counterfact":
         return embedded.cf(limit=limit, known=known, seed=seed)
     return embedded.nq(limit=limit, seed=seed)
+
+
+def general_probes(dataset: str, count: int, edits: Sequence[Edit]) -> tuple[Probe, ...]:
+    """Tests of general ability beside `edits` of a dataset, `count` items per task: from the
+    embedded data, about no edited subject; for the invented datasets invented ones."""
+    if not count:
+        return ()
+    if dataset in INVENTED:
+        from lib.data import invented
+
+        return invented.general(count)
+    from lib.data import general
+
+    return general.probes(count, edited={edit.subject.casefold() for edit in edits})
 
 
 def needed_assets() -> tuple[str, ...]:

@@ -131,6 +131,21 @@ def claims() -> Dataset:
     )
 
 
+def general(count: int) -> tuple[Probe, ...]:
+    """`count` invented prompts for two of the tasks of `lib.data.general`."""
+    asked = {"sentiment": ("good", "bad"), "recall": ("north", "south", "east")}
+    return tuple(
+        Probe(
+            f"general/{task}/{number}",
+            f"The wind at {_HARBOURS[number % len(_HARBOURS)]} on day {number} is",
+            answers[number % len(answers)],
+            "general",
+        )
+        for task, answers in asked.items()
+        for number in range(count)
+    )
+
+
 def _facts() -> Iterator[tuple[str, str]]:
     """Sixty places and their harbours."""
     for turn, where in enumerate(_WHERE):

@@ -15,7 +15,8 @@ class Probe:
 
     `kind` says why it is there: "upstream" (what the backbone was trained for), "near" (same
     relation, other subject), "neighbour" (same relation and same true object), "distractor" (the
-    edit's own statement before a neighbour prompt). `target` is the gold answer, "" if unknown.
+    edit's own statement before a neighbour prompt), "general" (general ability: nothing to do with
+    the edits). `target` is the gold answer, "" if unknown.
     """
 
     identity: str
@@ -106,6 +107,7 @@ class Stream:
     identity, written as `Edit`s so that they can be scored like edits; `upstream` and `near` are
     the locality pools. `owners` names, for each of these three ("holdout", "upstream", "near"),
     the index of the edit that each of its rows belongs to; empty where rows are shared pools.
+    `general` (tests of general ability) is a shared pool always.
 
     Raises RecordError if `owners` does not match the rows.
     """
@@ -118,6 +120,7 @@ class Stream:
     near: tuple[Probe, ...] = ()
     notes: tuple[str, ...] = field(default=())
     owners: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    general: tuple[Probe, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.owners:
@@ -134,7 +137,7 @@ class Stream:
         """The edit that row `index` of a subset belongs to; -1 for a row of a shared pool."""
         if subset == "edits":
             return index
-        return self.owners[subset][index] if self.owners else -1
+        return self.owners[subset][index] if self.owners and subset != "general" else -1
 
     def batches(self) -> Iterator[Sequence[Edit]]:
         """The edits in order, `batch_size` at a time; the last batch may be shorter."""
@@ -145,4 +148,5 @@ class Stream:
     def content(self) -> str:
         """sha256 over everything that decides a result."""
         decides = [self.edits, self.batch_size, self.holdout, self.upstream, self.near]
-        return content_hash([*decides, dict(self.owners)] if self.owners else decides)
+        given = [dict(self.owners), self.general]
+        return content_hash([*decides, *(value for value in given if value)])

@@ -18,10 +18,15 @@ REGISTRY = {
     "memit": ("lib.editors.memit", "Memit", "MemitConfig"),
     "rome": ("lib.editors.rome", "Rome", "RomeConfig"),
     "grace": ("lib.editors.grace", "Grace", "GraceConfig"),
+    "elder": ("lib.editors.elder", "Elder", "ElderConfig"),
     "lora": ("lib.editors.lora", "Lora", "LoraConfig"),
     "malmen": ("lib.editors.malmen", "Malmen", "MalmenConfig"),
     "mend": ("lib.editors.mend", "Mend", "MendConfig"),
+    "serac": ("lib.editors.serac", "Serac", "SeracConfig"),
+    "t_patcher": ("lib.editors.t_patcher", "TPatcher", "TPatcherConfig"),
+    "wilke": ("lib.editors.wilke", "Wilke", "WilkeConfig"),
     "ft": ("lib.editors.ft", "FineTune", "FtConfig"),
+    "ft_l": ("lib.editors.ft_l", "FtL", "FtLConfig"),
     "ft_epochs": ("lib.editors.ft", "FineTuneEpochs", "FtEpochsConfig"),
 }
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,8 +17,12 @@ from lib import atomic
 from lib.backbones import Backbone
 from lib.data.records import Edit, Stream
 from lib.editors.prefix import FrozenPrefix, PrefixState
+from lib.editors.stand_in import StandIn
 from lib.encoding import Encoded, encode
 from lib.errors import EditorError
+
+KeysOf = Callable[[str], Tensor]
+"""The keys [n, d] of all rows of a subset of the stream, in its order."""
 
 BASE = "base"
 """The route of a row to which nothing is applied: the backbone's own output."""
@@ -143,14 +147,20 @@ class Editor(ABC):
         its outputs; None where a route means something else in every run."""
         return BASE if route == BASE else None
 
+    def stand_in(self, route: str) -> StandIn | None:
+        """Who answers a row of this route in the model's place, if another model does. Only for
+        editors whose keys do not see the target."""
+        return None
+
     @contextlib.contextmanager
     def routed(self, batch: Encoded, routes: Sequence[str]) -> Iterator[None]:
         """Passes inside the context apply the given routes instead of finding their own."""
         yield
 
-    def observe(self, stream: Stream) -> Iterator[dict[str, Any]]:
+    def observe(self, stream: Stream, keys: KeysOf | None = None) -> Iterator[dict[str, Any]]:
         """Flat rows (JSON values) that the editor reports about itself after the last batch of a
-        stream, for the table of observations; most editors have none."""
+        stream, for the table of observations; most editors have none. `keys` gives the keys that
+        are known already, by subset."""
         yield from ()
 
     @abstractmethod

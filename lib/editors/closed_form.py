@@ -18,7 +18,7 @@ FACTOR_ALWAYS = 4096  # up to this width a fresh factor costs less than a second
 
 def solve_cholesky(moment: Tensor, keys: Tensor) -> Tensor:
     """X = (C + K K^T)^-1 K by a Cholesky factor of the sum: O(f^3). All float64."""
-    return torch.cholesky_solve(keys, _factor(moment + keys @ keys.T))
+    return torch.cholesky_solve(keys, factor(moment + keys @ keys.T))
 
 
 def solve_woodbury(inverse: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,17 +32,18 @@ def solve_woodbury(inverse: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def inverse_of(moment: Tensor) -> Tensor:
     """C^-1 [f, f] by Cholesky."""
-    return torch.cholesky_inverse(_factor(moment))
+    return torch.cholesky_inverse(factor(moment))
 
 
-def _factor(matrix: Tensor) -> Tensor:
-    factor, fault = torch.linalg.cholesky_ex(matrix)
+def factor(matrix: Tensor) -> Tensor:
+    """The Cholesky factor [f, f] of key statistics; EditorError if they are not definite."""
+    lower, fault = torch.linalg.cholesky_ex(matrix)
     if int(fault):
         raise EditorError(
             "the key statistics are not positive definite: too few tokens for this layer's width. "
             "Raise statistics_tokens well above the width of the MLP"
         )
-    return factor
+    return lower
 
 
 class KeyMemory:

@@ -23,7 +23,7 @@ from torch import Tensor
 from lib.backbones import Backbone
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
-from lib.editors.base import BASE, EditReport
+from lib.editors.base import BASE, EditReport, KeysOf
 from lib.editors.closed_form import oriented
 from lib.editors.locate import LocateConfig, LocateEditor
 from lib.editors.passes import CHUNK
@@ -179,7 +179,7 @@ class ComebaHk(LocateEditor):
             for hook in self.hooks.values():
                 hook.rows = None
 
-    def observe(self, stream: Stream) -> Iterator[dict[str, Any]]:
+    def observe(self, stream: Stream, keys: KeysOf | None = None) -> Iterator[dict[str, Any]]:
         """The z score of every token of the stream's prompts at the last edited block."""
         block = self.blocks[-1]
         yield from token_rows(self.backbone, self.hooks[block], block, stream, CHUNK)

@@ -49,7 +49,7 @@ class FtEpochsConfig(EditorConfig):
     batch_rows: int = 32
 
 
-class _TrainsWeights(Editor):
+class TrainsWeights(Editor):
     """Trains weights in place; copies of the originals make rollback exact."""
 
     def __init__(self, backbone: Backbone, config: EditorConfig, sites: Sequence[Site]) -> None:
@@ -74,7 +74,8 @@ class _TrainsWeights(Editor):
 
     @abstractmethod
     def _train(self, batch: Sequence[Edit]) -> tuple[list[float], float]:
-        """Change the weights; gives the loss of every step and the seconds."""
+        """Change the weights; gives losses, of which the first and the last are reported, and the
+        seconds."""
 
     @torch.no_grad()
     def rollback(self) -> None:
@@ -105,7 +106,7 @@ class _TrainsWeights(Editor):
         return {"parameters": sum(w.numel() for w in self.weights), "stored_floats": 0}
 
 
-class FineTune(_TrainsWeights):
+class FineTune(TrainsWeights):
     """One weight, the whole batch at every step, until every target token is the argmax."""
 
     name = "FT"
@@ -131,7 +132,7 @@ class FineTune(_TrainsWeights):
             )
 
 
-class FineTuneEpochs(_TrainsWeights):
+class FineTuneEpochs(TrainsWeights):
     """All given weights, `epochs` times over the batch, `batch_rows` facts at a step; the target
     is the answer without its end mark."""
 

@@ -1,9 +1,9 @@
 """One LoRA whose rank axis is cut into blocks, and a gate that picks blocks per sample.
 
 An unmodified PEFT adapter of rank R = n_blocks * rank_per_block on the named linear layers, and
-one forward hook per layer that multiplies the output of `lora_A` [B, T, R] by a gate [B, R]:
-zero switches a block off, and a gate of zeros leaves the logits bit-identical to the backbone.
-MELO's gate is hard (one block per row), a router's gate may be soft.
+one forward hook per layer that multiplies the output of `lora_A` [B, T, R] by a gate [B, R] (or
+[L, B, R], one for each of the L layers): zero switches a block off, and a gate of zeros leaves the
+logits bit-identical to the backbone. MELO's gate is hard (one block per row), ELDER's is soft.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,8 +63,8 @@ class GatedLora:
         self.layers = {site: model.get_submodule(site) for site in sites}
         self.initialise(bound, seed)
         self._hooks = [
-            layer.lora_A[ADAPTER].register_forward_hook(self._apply_gate)
-            for layer in self.layers.values()
+            layer.lora_A[ADAPTER].register_forward_hook(partial(self._apply_gate, number))
+            for number, layer in enumerate(self.layers.values())
         ]
 
     @torch.no_grad()
@@ -76,10 +77,12 @@ class GatedLora:
             a.copy_(draw * bound)
             b.zero_()
 
-    def _apply_gate(self, _module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+    def _apply_gate(
+        self, number: int, _module: nn.Module, _inputs: tuple, output: Tensor
+    ) -> Tensor:
         if self.gate is None:
             return output * 0.0
-        gate = self.gate
+        gate = self.gate if self.gate.ndim == 2 else self.gate[number]
         if gate.shape[0] not in (1, output.shape[0]):
             # Beam search repeats each row of the batch for its beams.
             gate = gate.repeat_interleave(output.shape[0] // gate.shape[0], dim=0)
@@ -87,7 +90,7 @@ class GatedLora:
 
     @contextlib.contextmanager
     def gated(self, gate: Tensor | None) -> Iterator[None]:
-        """Passes inside the context use this gate [B, R] (None: adapter off)."""
+        """Passes inside the context use this gate [B, R] or [L, B, R] (None: adapter off)."""
         before, self.gate = self.gate, gate
         try:
             yield
@@ -208,6 +211,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, list, dict))
 
 
-def official_bound(rank: int) -> float:
-    """MELO's half-width: Kaiming-uniform whose fan-in is read as the rank, 1/sqrt(R) (melo 2.3)."""
+def rank_bound(rank: int) -> float:
+    """The half-width of MELO and ELDER: Kaiming-uniform whose fan-in is read as the rank,
+    1/sqrt(R) (melo 2.3, elder 2.4)."""
     return 1.0 / math.sqrt(rank)

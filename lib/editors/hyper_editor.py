@@ -14,7 +14,7 @@ from torch import Tensor
 from lib.backbones import Backbone
 from lib.data.records import Edit, Stream
 from lib.data.training import TrainingFacts
-from lib.editors.base import Editor, EditorConfig, EditReport
+from lib.editors.base import Editor, EditorConfig, EditReport, KeysOf
 from lib.editors.edited_weights import EditedWeights
 from lib.editors.fact_passes import FactPasses, MiniBatch, Pair
 from lib.editors.hypernetwork import HyperNetworks, Standardise
@@ -258,7 +258,7 @@ class HyperEditor(Editor):
         kept = self._network.size() if self._network is not None else 0
         return {"parameters": sum(d * width for d, width in shapes), "stored_floats": kept}
 
-    def observe(self, stream: Stream) -> Iterator[dict[str, Any]]:
+    def observe(self, stream: Stream, keys: KeysOf | None = None) -> Iterator[dict[str, Any]]:
         """The learning curve, what training cost, what a meta-step of the stream's size keeps in
         memory, and how well each layer's shift gives every row of the last batch the output change
         that it wants."""

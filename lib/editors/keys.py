@@ -31,5 +31,7 @@ def key_columns(batch: Encoded, position: KeyPosition) -> Tensor:
 
 
 def rows_at(hidden: Tensor, columns: Tensor) -> Tensor:
-    """hidden [B, T, d] at one column per row -> [B, d], in float32 and its own storage."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), columns].detach().float().clone()
+    """hidden [B, T, d] at one column per row -> [B, d], in float32 (float64 stays) and its own
+    storage."""
+    found = hidden[torch.arange(len(hidden), device=hidden.device), columns].detach()
+    return found.clone() if found.dtype == torch.float64 else found.float().clone()

@@ -146,28 +146,30 @@ class LocateEditor(Editor):
         requests: Sequence[Request],
         initial_part: str = "block",
         *,
+        block: int | None = None,
         unedited: bool | None = None,
     ) -> Found:
-        """Z: target outputs [B, d] of the value block, searched under the weights in force.
+        """Z: target outputs [B, d] of the value block (None: the last of the edited ones), searched
+        under the weights in force.
 
         Values on the unedited backbone do not depend on what is edited later: with a
         `values_cache` they are searched once for all runs. The seconds of that search count.
         """
         unedited = self.n_batches == 0 if unedited is None else unedited
-        cache = self._cache(initial_part) if unedited and self.values_cache else None
+        block = self.blocks[-1] if block is None else block
+        cache = self._cache(initial_part, block) if unedited and self.values_cache else None
         stored = [cache.get(request) if cache else None for request in requests]
         todo = [number for number, found in enumerate(stored) if found is None]
         for start in range(0, len(todo), TOGETHER):
             some = todo[start : start + TOGETHER]
-            found = self._search([requests[number] for number in some], initial_part)
+            found = self._search([requests[number] for number in some], initial_part, block)
             for row, number in enumerate(some):
                 stored[number] = part_of(found, row)
                 if cache:
                     cache.put(requests[number], stored[number])
         return together(stored, self.backbone.device)
 
-    def _search(self, requests: Sequence[Request], initial_part: str) -> Found:
-        block = self.blocks[-1]
+    def _search(self, requests: Sequence[Request], initial_part: str, block: int) -> Found:
         wanted = value_rows(self.backbone, requests, ("", *self.contexts))
         rows = wanted.rows
         # The official routine pads each request's rows among themselves.
@@ -181,10 +183,10 @@ class LocateEditor(Editor):
         initial = at_subject(first_tensor(seen.output), rows)[alone].float()
         return search_values(self.backbone, block, wanted, state, initial, self.config.search)
 
-    def _cache(self, initial_part: str) -> ValueCache:
+    def _cache(self, initial_part: str, block: int) -> ValueCache:
         identity = [
             self.backbone.content, str(self.backbone.dtype), str(self.backbone.device),
-            list(self.contexts), asdict(self.config.search), self.blocks[-1], initial_part,
+            list(self.contexts), asdict(self.config.search), block, initial_part,
         ]  # fmt: skip
         return ValueCache(self.values_cache, identity)
 

@@ -1,7 +1,8 @@
-"""The LoRA baseline of MELO's Table 2: one shared adapter, always active.
+"""The LoRA baseline of MELO's and ELDER's tables: one shared adapter, always active.
 
-The paper gives no settings. As the study's notes suggest (melo 7): rank 64, alpha 64, no dropout,
-on MELO's layers, with MELO's batches, optimiser and number of steps.
+Neither paper gives settings. As the study's notes suggest: rank 64, alpha 64, on MELO's layers,
+with MELO's batches, optimiser and number of steps (melo 7); for ELDER, EasyEdit's rank 8, alpha 32
+on the attention's projections, edit after edit (elder 7). No dropout: models stay in eval mode.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lib.backbones import Backbone
@@ -20,18 +20,23 @@ from lib.editors.base import BASE, Editor, EditorConfig, EditReport
 from lib.editors.gated_lora import GatedLora
 from lib.editors.prefix import FrozenPrefix
 from lib.editors.saving import write_adapter_config
-from lib.editors.sites import Site, first_block
+from lib.editors.sites import Site, first_block, input_width
 from lib.editors.training import minimise
 from lib.encoding import Encoded
+from lib.errors import EditorError
 from lib.forward import batch_loss
 
 
 @dataclass(frozen=True)
 class LoraConfig(EditorConfig):
-    """One adapter of `rank` on `sites`; alpha = rank, so the update is B A x."""
+    """One adapter of `rank` on `sites`, or on the `parts` of every block: alpha / rank times B A x
+    (alpha None: rank). `one_by_one`: the edits of a batch follow each other, Adam new for each."""
 
     sites: tuple[Site, ...] = ()
+    parts: tuple[str, ...] = ()
     rank: int = 64
+    alpha: float | None = None
+    one_by_one: bool = False
     lr: float = 1e-2
     steps: int = 50
     halve_every: int = 20
@@ -45,10 +50,15 @@ class Lora(Editor):
 
     def __init__(self, backbone: Backbone, config: LoraConfig) -> None:
         super().__init__(backbone, config)
-        self.prefix = FrozenPrefix(backbone, first_block(backbone, config.sites))
-        paths = [site.path(backbone) for site in config.sites]
+        every = [Site(p, b) for b in range(backbone.n_blocks()) for p in config.parts]
+        sites = [*config.sites, *every]
+        if not sites:
+            raise EditorError("LoRA needs the layers to adapt: give sites, or parts of every block")
+        self.prefix = FrozenPrefix(backbone, first_block(backbone, sites))
+        self.scale = (config.alpha or config.rank) / config.rank
+        paths = [site.path(backbone) for site in sites]
         # The usual LoRA bound: Kaiming-uniform with a = sqrt(5) over the layer's input width.
-        width = min(_input_width(backbone, path) for path in paths)
+        width = min(input_width(backbone.model.get_submodule(path)) for path in paths)
         self._bound = 1 / math.sqrt(width)
         self.lora = GatedLora(
             backbone.model,
@@ -60,24 +70,31 @@ class Lora(Editor):
         )
 
     def _on(self) -> Tensor:
-        """A gate [1, R] of ones; broadcasting over the batch serves every batch size."""
-        return self.lora.one_block_gate([0], 1.0)
+        """A gate [1, R] of alpha / rank; broadcasting over the batch serves every batch size."""
+        return self.lora.one_block_gate([0], self.scale)
 
     @contextlib.contextmanager
     def routed(self, batch: Encoded, routes: Sequence[str]) -> Iterator[None]:
         """See `Editor.routed`: BASE rows are possible (the unedited model beside the edited)."""
         blocks = [-1 if route == BASE else 0 for route in routes]
-        with self.lora.gated(self.lora.one_block_gate(blocks, 1.0)):
+        with self.lora.gated(self.lora.one_block_gate(blocks, self.scale)):
             yield
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
+        parts = [[edit] for edit in batch] if self.config.one_by_one else [batch]
+        trained = [self._train(part) for part in parts]
+        self.lora.gate = self._on()
+        first, last = (sum(losses[at] for losses, _ in trained) / len(trained) for at in (0, -1))
+        return EditReport(sum(seconds for _, seconds in trained), first, last, self.counts())
+
+    def _train(self, batch: Sequence[Edit]) -> tuple[list[float], float]:
         config = self.config
         encoded = self.encoded(batch)
         state = self.prefix.record(encoded)
         parameters = self.lora.train_parameters()
         try:
             with self.lora.gated(self._on()), self.prefix.replay(state):
-                losses, seconds = minimise(
+                return minimise(
                     parameters,
                     lambda: batch_loss(self.backbone, encoded),
                     steps=config.steps,
@@ -86,8 +103,6 @@ class Lora(Editor):
                 )
         finally:
             self.lora.freeze()
-        self.lora.gate = self._on()
-        return EditReport(seconds, losses[0], losses[-1], self.counts())
 
     def rollback(self) -> None:
         """See `Editor.rollback`."""
@@ -101,10 +116,10 @@ class Lora(Editor):
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The adapter in PEFT's format."""
-        return {"adapter_model": self.lora.adapter_state(1)[0]}
+        return {"adapter_model": self.lora.adapter_state(1, self.scale)[0]}
 
     def _save_more(self, folder: Path) -> None:
-        write_adapter_config(folder, self.lora.adapter_state(1)[1])
+        write_adapter_config(folder, self.lora.adapter_state(1, self.scale)[1])
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> None:
         """See `Editor.restore`."""
@@ -115,9 +130,3 @@ class Lora(Editor):
         """Trainable parameters; nothing is stored beside them."""
         parameters = sum(parameter.numel() for parameter in self.lora.parameters())
         return {"parameters": parameters, "stored_floats": 0}
-
-
-def _input_width(backbone: Backbone, path: str) -> int:
-    weight: torch.Tensor = backbone.model.get_submodule(path).weight
-    layer = backbone.model.get_submodule(path)
-    return layer.in_features if hasattr(layer, "in_features") else weight.shape[0]

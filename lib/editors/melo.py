@@ -26,7 +26,7 @@ from lib import atomic, fingerprints
 from lib.backbones import Backbone
 from lib.data.records import Edit, content_hash
 from lib.editors.base import BASE, Editor, EditorConfig, EditReport
-from lib.editors.gated_lora import GatedLora, official_bound
+from lib.editors.gated_lora import GatedLora, rank_bound
 from lib.editors.keys import KeyPosition, check_key_position, key_columns, rows_at
 from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.editors.routing import PrefillRouter
@@ -86,7 +86,7 @@ class Melo(Editor):
             [site.path(backbone) for site in config.sites],
             n_blocks=config.n_blocks,
             rank_per_block=config.rank_per_block,
-            bound=official_bound(config.n_blocks * config.rank_per_block),
+            bound=rank_bound(config.n_blocks * config.rank_per_block),
             seed=config.seed,
         )
         self._router = PrefillRouter(
@@ -221,7 +221,7 @@ class Melo(Editor):
     def rollback(self) -> None:
         """See `Editor.rollback`: the blocks are drawn anew and the index is emptied."""
         rank = self.config.n_blocks * self.config.rank_per_block
-        self.lora.initialise(official_bound(rank), self.config.seed)
+        self.lora.initialise(rank_bound(rank), self.config.seed)
         self.lora.gate = None
         self._fresh_index()
         self.n_edits = self.n_batches = 0

@@ -6,6 +6,7 @@ the MLP, and W <- W + (v* - W k) u^T / (u^T k) for the key k of the bare prompt.
 """
 
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from lib.backbones import Backbone
 from lib.data.corpus import Corpus
 from lib.data.records import Edit
 from lib.editors.base import EditReport
-from lib.editors.closed_form import oriented
+from lib.editors.closed_form import factor, oriented
 from lib.editors.locate import LocateConfig, LocateEditor
 from lib.editors.subjects import Request
 from lib.editors.value_cache import together
@@ -36,11 +37,146 @@ class RomeConfig(LocateConfig):
     moment_adjustment: bool = False
 
 
-class Rome(LocateEditor):
-    """State: the one edited weight. Requests of a batch are applied one after the other."""
+@dataclass(frozen=True)
+class RankOne:
+    """A change `right` [d] `left` [f]^T of the MLP output matrix of `block`, float64, and the value
+    search behind it. ||left|| = 1, so ||right|| is the norm of the change."""
+
+    block: int
+    right: Tensor
+    left: Tensor
+    found: Found
+
+
+class RankOneEditor(LocateEditor):
+    """ROME's update of one request, at whichever block a subclass chooses.
+
+    State: the weights that were edited. Requests of a batch are applied one after the other.
+    """
+
+    config: RomeConfig
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: RomeConfig,
+        *,
+        corpus: Corpus | None = None,
+        values_cache: Path | None = None,
+    ) -> None:
+        super().__init__(backbone, config, corpus=corpus, values_cache=values_cache)
+        self.originals: dict[int, Tensor] = {}  # of the blocks that were edited
+        self.chosen: list[int] = []  # the block of every edit
+        self._factors: dict[int, Tensor] = {}
+
+    @abstractmethod
+    def choose(self, updates: Sequence[RankOne]) -> RankOne:
+        """The update to apply, of one for each block of the configuration."""
+
+    def prepare(self, *, memory: bool = False) -> None:
+        """See `LocateEditor.prepare`; statistics serve the adjustment alone. Their Cholesky factors
+        are computed in float64 and kept like the statistics, in float32."""
+        super().prepare()
+        if self.config.moment_adjustment and not self._factors:
+            device = self.backbone.device
+            for block, moment in self.moments().items():
+                lower = factor(moment.to(device, torch.float64))
+                self._factors[block] = lower.to(moment)
+
+    def _edit(self, batch: Sequence[Edit]) -> EditReport:
+        self.prepare()
+        applied, began = [], time.perf_counter()
+        known, undo = dict(self.originals), {}
+        try:
+            for number, request in enumerate(self.requests(batch)):
+                unedited = self.n_batches + number == 0
+                update = self.choose(self.updates(request, unedited=unedited))
+                undo.setdefault(update.block, self._weight(update.block).clone())
+                self._apply(update)
+                applied.append(update)
+        except BaseException:
+            self._put(undo)
+            self.originals = known
+            raise
+        self.chosen += [update.block for update in applied]
+        report = self.report(together([update.found for update in applied], self.backbone.device))
+        return replace(report, seconds=time.perf_counter() - began)
+
+    def updates(self, request: Request, *, unedited: bool) -> list[RankOne]:
+        """The update of one request at each block, from the lowest up, under the weights in force;
+        nothing is changed. `unedited`: no edit is in force."""
+        written = self.passes([request], ("", *self.contexts))
+        bare = self.passes([request], ("",))
+        made = []
+        for block in self.blocks:
+            found = self.find_values([request], "mlp_out", block=block, unedited=unedited)
+            for passes in (written, bare):
+                passes.settle(block)
+            left = written.read("mlp_out", block, of_input=True).mean(dim=0)
+            if self.config.moment_adjustment:
+                lower = self._factors[block].to(left.device).double()
+                left = torch.cholesky_solve(left[:, None], lower)[:, 0]
+            left = left / left.norm()
+            key = bare.read("mlp_out", block, of_input=True)[0]
+            output = bare.read("mlp_out", block)[0]
+            right = (found.values[0].double() - output) / (left @ key)
+            made.append(RankOne(block, right, left, found))
+        return made
+
+    @torch.no_grad()
+    def _apply(self, update: RankOne) -> None:
+        module, weight = self.modules[update.block], self._weight(update.block)
+        self.originals.setdefault(update.block, weight.clone())
+        change = oriented(module, torch.outer(update.right, update.left))
+        weight.copy_((weight.double() + change).to(weight))
+
+    def _weight(self, block: int) -> Tensor:
+        return self.modules[block].weight.detach()
+
+    def _put(self, weights: dict[int, Tensor]) -> None:
+        for block, weight in weights.items():
+            self._weight(block).copy_(weight)
+
+    def rollback(self) -> None:
+        """See `Editor.rollback`."""
+        self._put(self.originals)
+        self.originals, self.chosen = {}, []
+        self.n_edits = self.n_batches = 0
+
+    def close(self) -> None:
+        """See `Editor.close`."""
+        self.rollback()
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The edited weights."""
+        blocks = sorted(self.originals)
+        return {"weights": {self.backbone.path("mlp_out", b): self._weight(b) for b in blocks}}
+
+    def restore(self, tensors: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> None:
+        """See `Editor.restore`."""
+        paths = {self.backbone.path("mlp_out", block): block for block in self.blocks}
+        weights = tensors["weights"]
+        if not set(weights) <= set(paths):
+            raise EditorError(f"the saved edits change other weights than {', '.join(paths)}")
+        self.restore_contexts(extra)
+        self.chosen = list(extra["chosen"])
+        self.prepare()  # before a weight is edited: statistics may have to be collected
+        self.originals = {paths[path]: self._weight(paths[path]).clone() for path in weights}
+        self._put({paths[path]: weight for path, weight in weights.items()})
+
+    def extra(self) -> dict[str, Any]:
+        """The context texts, and the block of every edit."""
+        return super().extra() | {"chosen": self.chosen}
+
+    def counts(self) -> dict[str, float]:
+        """The weights that changed; nothing is kept beside them."""
+        return {"parameters": sum(w.numel() for w in self.originals.values()), "stored_floats": 0}
+
+
+class Rome(RankOneEditor):
+    """The same block for every edit."""
 
     name = "ROME"
-    config: RomeConfig
 
     def __init__(
         self,
@@ -54,73 +190,8 @@ class Rome(LocateEditor):
         if len(config.blocks) != 1:
             raise EditorError(f"ROME edits one block, not {len(config.blocks)}: {config.blocks}")
         (self.block,) = self.blocks
-        self.module = self.modules[self.block]
-        self.original = self.module.weight.detach().clone()
-        self._moment: Tensor | None = None
 
-    def prepare(self, *, memory: bool = False) -> None:
-        """See `LocateEditor.prepare`; ROME keeps statistics only for the adjustment."""
-        super().prepare()
-        if self.config.moment_adjustment and self._moment is None:
-            self._moment = self.moments()[self.block].double()
-
-    def _edit(self, batch: Sequence[Edit]) -> EditReport:
-        self.prepare()
-        before = self.module.weight.detach().clone()
-        applied, began = [], time.perf_counter()
-        try:
-            for number, request in enumerate(self.requests(batch)):
-                applied.append(self._apply(request, first=self.n_batches + number == 0))
-        except BaseException:
-            self._put(before)
-            raise
-        report = self.report(together(applied, self.backbone.device))
-        return replace(report, seconds=time.perf_counter() - began)
-
-    def _apply(self, request: Request, *, first: bool) -> Found:
-        found = self.find_values([request], "mlp_out", unedited=first)
-        value = found.values[0].double()
-        written = self.passes([request], ("", *self.contexts))
-        left = written.read("mlp_out", self.block, of_input=True).mean(dim=0)
-        if self._moment is not None:
-            left = torch.linalg.solve(self._moment.to(left.device), left)
-        left = left / left.norm()
-        bare = self.passes([request], ("",))
-        bare.settle(self.block)
-        key = bare.read("mlp_out", self.block, of_input=True)[0]
-        output = bare.read("mlp_out", self.block)[0]
-        right = (value - output) / (left @ key)
-        with torch.no_grad():
-            update = oriented(self.module, torch.outer(right, left))
-            self.module.weight.copy_((self.module.weight.double() + update).to(self.module.weight))
-        return found
-
-    @torch.no_grad()
-    def _put(self, weight: Tensor) -> None:
-        self.module.weight.copy_(weight)
-
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
-        self._put(self.original)
-        self.n_edits = self.n_batches = 0
-
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
-
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The edited weight."""
-        return {"weights": {self.backbone.path("mlp_out", self.block): self.module.weight.detach()}}
-
-    def restore(self, tensors: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> None:
-        """See `Editor.restore`."""
-        path = self.backbone.path("mlp_out", self.block)
-        if set(tensors["weights"]) != {path}:
-            raise EditorError(f"the saved edits change other weights than {path}")
-        self.restore_contexts(extra)
-        self.prepare()  # before the weight is edited: statistics may have to be collected
-        self._put(tensors["weights"][path])
-
-    def counts(self) -> dict[str, float]:
-        """The weight that changed; nothing is kept beside it."""
-        return {"parameters": self.original.numel(), "stored_floats": 0}
+    def choose(self, updates: Sequence[RankOne]) -> RankOne:
+        """The only one."""
+        (update,) = updates
+        return update

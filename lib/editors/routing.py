@@ -50,7 +50,7 @@ class PromptTracker:
 
 
 class PrefillRouter:
-    """Reads keys from the output of one layer during a pass and hands them to `on_keys`.
+    """Reads keys from the output (or input) of one layer during a pass, for `on_keys`.
 
     In generation the decision is made once per prompt, at the prefill, and kept for the following
     steps; `per_step` decides anew at each token, as the official MELO code does.
@@ -64,16 +64,18 @@ class PrefillRouter:
         on_keys: Callable[[Tensor], None],
         position: KeyPosition,
         per_step: bool,
+        of_input: bool = False,
     ) -> None:
         self.tracker = PromptTracker(backbone)
         self.on_keys, self.position, self.per_step = on_keys, position, per_step
+        self.of_input = of_input
         self._enabled = True
         self._handle = backbone.model.get_submodule(path).register_forward_hook(self._read)
 
-    def _read(self, _module: nn.Module, _inputs: tuple, output: Any) -> None:
+    def _read(self, _module: nn.Module, inputs: tuple, output: Any) -> None:
         if not self._enabled or not (self.tracker.is_prefill or self.per_step):
             return
-        hidden = first_tensor(output)
+        hidden = first_tensor(inputs if self.of_input else output)
         if self.position == "last_column":
             columns = torch.full((len(hidden),), hidden.shape[1] - 1, device=hidden.device)
         else:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torch import nn
+
 from lib.backbones import Backbone
 from lib.errors import EditorError
 
@@ -30,6 +32,11 @@ def first_block(backbone: Backbone, chosen: Iterable[Site]) -> int:
         return min(site.block for site in chosen)
     encoder = [site.block for site in chosen if site.stack == "encoder"]
     return min(encoder) if encoder else backbone.n_blocks("encoder")
+
+
+def input_width(layer: nn.Module) -> int:
+    """What a linear layer takes: `Linear` keeps its weight [out, in], `Conv1D` [in, out]."""
+    return layer.in_features if hasattr(layer, "in_features") else layer.weight.shape[0]
 
 
 def check_router_below(backbone: Backbone, router: Site, chosen: Iterable[Site]) -> None:

@@ -13,7 +13,6 @@ from lib.papers import common
 from lib.papers.comeba_hk_frames import (
     answer_effect,
     costs_of,
-    examples,
     hook_effect,
     initial_alpha,
     preparation,
@@ -31,7 +30,7 @@ from lib.papers.comeba_hk_scores import (
     settings,
     title_of,
 )
-from lib.papers.common import reason, substitutions
+from lib.papers.common import examples, reason, substitutions
 from lib.study import Study
 
 __all__ = [
@@ -187,4 +186,4 @@ def summary(
         for cell in main_table(study, setting).cells if setting else ():
             if cell.metric == "Average" and cell.editor in (OWN, "MEMIT", "FT") and cell.n:
                 headline.append(dataclasses.replace(cell, metric=f"average, {words}"))
-    return common.summary(study, verdicts, listed, headline, order=3)
+    return common.summary(study, verdicts, listed, headline, order=4)

@@ -1,4 +1,4 @@
-"""The smaller tables of COMEBA-HK's page: examples, paired differences, shares, costs."""
+"""The smaller tables of COMEBA-HK's page: paired differences, shares, costs."""
 
 import pandas as pd
 
@@ -20,26 +20,6 @@ from lib.papers.comeba_hk_scores import (
 from lib.study import Study
 
 
-def examples(study: Study, setting: str, each: int = 3) -> pd.DataFrame:
-    """A few rows of every subset before any edit: what is asked and what the backbone answers."""
-    records = study.records(setting)
-    if records.empty:
-        return pd.DataFrame()
-    first = records[records["run"] == records["run"].iloc[0]]
-    shown = first[first["moment"] == "before"].sort_values("subset", kind="stable", key=_order)
-    shown = shown.groupby("subset", sort=False).head(each)
-    names = {
-        "subset": "subset", "prompt": "prompt", "subject": "subject", "target": "answer to score",
-        "other": "competing answer", "prediction": "decoded before the edits",
-    }  # fmt: skip
-    shown = shown[[name for name in names if name in shown]].rename(columns=names)
-    return shown.fillna("–").replace("", "–")
-
-
-def _order(subsets: pd.Series) -> pd.Series:
-    return subsets.map({"edits": 0, "holdout": 1, "near": 2, "upstream": 3})
-
-
 def hook_effect(study: Study) -> pd.DataFrame:
     """E6: COMEBA-HK minus an editor without hook layers on the same rows, per setting.
 
@@ -59,7 +39,7 @@ def hook_effect(study: Study) -> pd.DataFrame:
                 row[column["metric"]] = _amount(*both)
             if known.get(editor) == "":
                 rows.append(row)
-    return _kept(study, "comeba_hk-hooks", pd.DataFrame(rows))
+    return common.kept(study, "comeba_hk-hooks", pd.DataFrame(rows))
 
 
 def _amount(a: pd.DataFrame, b: pd.DataFrame) -> str:
@@ -91,15 +71,7 @@ def answer_effect(study: Study, editor: str = OWN) -> pd.DataFrame:
                     "prompt alone": f"{alone.mean():.2f}", "difference": amount(difference),
                 }
             )  # fmt: skip
-    return _kept(study, "comeba_hk-answer-in-scope", pd.DataFrame(rows))
-
-
-def _kept(study: Study, name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame, also written as CSV beside the tables."""
-    path = study.folder / "tables" / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False)
-    return frame
+    return common.kept(study, "comeba_hk-answer-in-scope", pd.DataFrame(rows))
 
 
 def initial_alpha(study: Study, setting: str) -> float | None:
@@ -111,7 +83,7 @@ def initial_alpha(study: Study, setting: str) -> float | None:
 def scope_shares(study: Study, setting: str) -> pd.DataFrame:
     """What the scope check does to prompts of every kind, as shares with intervals."""
     found = figures_scope.shares(study.observations(setting))
-    return _kept(study, f"comeba_hk-scope-{setting}", found)
+    return common.kept(study, f"comeba_hk-scope-{setting}", found)
 
 
 READ = 2.0  # seconds: a preparation below it did not collect statistics of any size

@@ -1,5 +1,5 @@
-"""What every paper's report says in the same way: reported numbers, substitutions, failed runs, the
-summary for the front page."""
+"""What every paper's report says in the same way: reported numbers, examples, substitutions, failed
+runs, the summary for the front page."""
 
 import importlib.resources
 from collections.abc import Iterable, Mapping
@@ -18,6 +18,34 @@ def reported(paper: str) -> pd.DataFrame:
         importlib.resources.files("lib.papers").joinpath(f"{paper}_reported.csv")
     ) as path:
         return load_reported(path)
+
+
+def examples(study: Study, setting: str, each: int = 3) -> pd.DataFrame:
+    """A few rows of every subset before any edit: what is asked and what the backbone answers."""
+    records = study.records(setting)
+    if records.empty:
+        return pd.DataFrame()
+    first = records[records["run"] == records["run"].iloc[0]]
+    shown = first[first["moment"] == "before"].sort_values("subset", kind="stable", key=_order)
+    shown = shown.groupby("subset", sort=False).head(each)
+    names = {
+        "subset": "subset", "prompt": "prompt", "subject": "subject", "target": "answer to score",
+        "other": "competing answer", "prediction": "decoded before the edits",
+    }  # fmt: skip
+    shown = shown[[name for name in names if name in shown]].rename(columns=names)
+    return shown.fillna("–").replace("", "–")
+
+
+def _order(subsets: pd.Series) -> pd.Series:
+    return subsets.map({"edits": 0, "holdout": 1, "near": 2, "upstream": 3, "general": 4})
+
+
+def kept(study: Study, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame, also written as CSV beside the tables."""
+    path = study.folder / "tables" / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False)
+    return frame
 
 
 def substitutions(study: Study, setting: str) -> list[str]:

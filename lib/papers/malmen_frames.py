@@ -11,6 +11,7 @@ from lib.claim_scaling import METRIC, NAMES
 from lib.figures_scaling import MEMORY, MIB
 from lib.findings import paired
 from lib.intervals import Difference
+from lib.papers.common import kept
 from lib.papers.malmen_scores import (
     OWN,
     RIVAL,
@@ -95,7 +96,7 @@ def learned(study: Study, setting: str) -> pd.DataFrame:
         for subset in NAMES.values():
             row[f"validation {subset}"] = _change(mine, f"valid_{subset}")
         rows.append(row)
-    return _kept(study, f"malmen-training-{setting}", pd.DataFrame(rows))
+    return kept(study, f"malmen-training-{setting}", pd.DataFrame(rows))
 
 
 def _change(curve: pd.DataFrame, column: str) -> str:
@@ -118,7 +119,7 @@ def residuals(study: Study, setting: str) -> pd.DataFrame:
     means = rows.groupby("m")[list(names)].mean()
     shown = means.rename(columns=names).map(lambda value: f"{value:.3g}")
     frame = shown.reset_index().rename(columns={"m": "facts at once, m"})
-    return _kept(study, f"malmen-residuals-{setting}", frame)
+    return kept(study, f"malmen-residuals-{setting}", frame)
 
 
 def memory(study: Study, setting: str) -> pd.DataFrame:
@@ -130,7 +131,7 @@ def memory(study: Study, setting: str) -> pd.DataFrame:
     frame = rows.sort_values(["editor", "m"], kind="stable")[["editor", "m"]].copy()
     for column, name in MEMORY.items():
         frame[f"{name}, MiB"] = (rows[column] / MIB).map(lambda size: f"{size:,.3g}")
-    return _kept(study, f"malmen-memory-{setting}", frame)
+    return kept(study, f"malmen-memory-{setting}", frame)
 
 
 def ablation_rows(study: Study, setting: str) -> pd.DataFrame:
@@ -146,7 +147,7 @@ def ablation_rows(study: Study, setting: str) -> pd.DataFrame:
     names = ["key", "what", "subset", "mean", "low", "high", "n", "p"]
     frame = pd.DataFrame(found, columns=names)
     frame["variant"] = "(" + frame["key"] + ") " + frame["what"]
-    return _kept(study, f"malmen-ablations-{setting}", frame)
+    return kept(study, f"malmen-ablations-{setting}", frame)
 
 
 def ablations(rows: pd.DataFrame) -> pd.DataFrame:
@@ -200,11 +201,3 @@ def _difference(a: pd.DataFrame, b: pd.DataFrame, subset: str) -> Difference:
         nan = float("nan")
         return Difference(nan, nan, nan, 0, 0, "none", nan)
     return paired(*sides, METRIC)
-
-
-def _kept(study: Study, name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame, also written as CSV beside the tables."""
-    path = study.folder / "tables" / f"{name}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False)
-    return frame
