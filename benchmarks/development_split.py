@@ -3,6 +3,7 @@
     python benchmarks/development_split.py zsre-t5
     python benchmarks/development_split.py zsre-causal --only LoRA
     python benchmarks/development_split.py cf-consecutive --only COMEBA-HK
+    python benchmarks/development_split.py counterfact --only ELDER
 
 The development stream takes facts that no reported run edits: from number 300 on (60 for the
 CounterFact form, whose facts the backbone must know); the reported runs use the first ones. Prints
@@ -23,12 +24,18 @@ from lib.protocol import SUBSETS, Evaluator, Protocol, run_sequence
 from lib.shared import Shared
 from lib.streams import stream_of
 
-FIRST = {"zsre-t5": 300, "zsre-causal": 300, "cf-consecutive": 60}
-PAPERS = {"zsre-t5": "melo", "zsre-causal": "melo", "cf-consecutive": "comeba_hk"}
+FIRST = {"zsre-t5": 300, "zsre-causal": 300, "cf-consecutive": 60, "counterfact": 60}
+PAPERS = {
+    "zsre-t5": "melo",
+    "zsre-causal": "melo",
+    "cf-consecutive": "comeba_hk",
+    "counterfact": "elder",
+}
 # Decoded answers for MELO's settings; what the second paper's tables show for its own.
 METRICS = {
     "melo": ("exact_match", "agreement"),
     "comeba_hk": ("answer_accuracy", "answer_agreement"),
+    "elder": ("answer_accuracy", "answer_agreement"),
 }
 GRIDS: dict[str, dict[str, dict[str, list]]] = {
     "zsre-t5": {
@@ -52,6 +59,13 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
             "lr": [1e-3, 3e-3],
         },
         "GRACE": {"radius": [3.0, 10.0]},
+    },
+    "counterfact": {
+        "ELDER": {"lr": [1e-4, 5e-4, 2e-3], "guide_weight": [1e-2, 1e-1]},
+        "MELO": {"radius": [30.0, 60.0]},
+        "GRACE": {"radius": [10.0, 20.0]},
+        "FT-L": {"lr": [5e-4, 1.5e-3]},
+        "LoRA": {"lr": [1e-3, 5e-3]},
     },
 }
 

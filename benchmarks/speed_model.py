@@ -211,7 +211,7 @@ def same_answers(plain: list[Answer], fast: list[Answer]) -> Agreement:
 
 def batched_evaluation(trained: Trained) -> Line:
     """The same rows in one batch and one at a time."""
-    pools = [getattr(trained.stream, subset) for subset in SUBSETS]
+    pools = [pool for subset in SUBSETS if (pool := getattr(trained.stream, subset))]
     rows = [pool[place] for place in range(0, len(pools[0]), 4) for pool in pools]
     routes = {answer.route for answer in answers(trained, rows, len(rows))}
     if BASE not in routes or len(routes) < 3:

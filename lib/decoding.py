@@ -5,7 +5,7 @@ scoring both go on from it. Equal to `model.generate` and to a full forward (tes
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from lib.backbones import Backbone
-from lib.editors.prefix import FrozenPrefix, PrefixState
+from lib.editors.prefix import FrozenPrefix, PrefixState, Start
 from lib.encoding import (
     IGNORED,
     Encoded,
@@ -76,11 +76,13 @@ def prepare(
     *,
     others: Sequence[str] = (),
     whole: bool = False,
+    below: tuple[FrozenPrefix, "PromptBatch"] | None = None,
 ) -> PromptBatch:
     """Encode rows and run the frozen prefix on them, once; `watch` as in `FrozenPrefix.record`.
 
     `others`: the competing answer of each row, "" where there is none. `whole` adds the rows for
-    whole passes (causal backbones).
+    whole passes (causal backbones). `below`: the same rows as a lower prefix was prepared, whose
+    blocks are then not run again; equal to the last bit.
     """
     encoded = encode_prompts(backbone, prompts, max_length=max_length)
     classifier, causal = (backbone.family.kind == kind for kind in ("classifier", "causal"))
@@ -89,7 +91,7 @@ def prepare(
         for target in targets
     ]
     cache = DynamicCache() if causal and prefix.first else None
-    state = prefix.record(encoded, watch=watch, cache=cache)
+    state = _recorded(prefix, encoded, watch, cache, below)
     rivals = [
         answer_ids(backbone, other, max_length) if other and not classifier else []
         for other in others
@@ -105,6 +107,28 @@ def prepare(
         cache,
         pad(rivals, IGNORED).to(backbone.device) if any(rivals) else None,
         *both,
+    )
+
+
+def _recorded(
+    prefix: FrozenPrefix,
+    encoded: Encoded,
+    watch: tuple[str, ...],
+    cache: DynamicCache | None,
+    below: tuple[FrozenPrefix, PromptBatch] | None,
+) -> PrefixState:
+    if below is None:
+        return prefix.record(encoded, watch=watch, cache=cache)
+    lower, known = below
+    more = tuple(path for path in watch if path not in known.state.watched)
+    state = prefix.record(encoded, watch=more, cache=cache, below=Start(lower, known.state))
+    for index in range(lower.first if cache is not None else 0):
+        layer = known.cache.layers[index]
+        cache.layers[index].update(layer.keys, layer.values)
+    return replace(
+        state,
+        watched={**known.state.watched, **state.watched},
+        watched_inputs={**known.state.watched_inputs, **state.watched_inputs},
     )
 
 

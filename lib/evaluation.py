@@ -14,13 +14,12 @@ from lib.data.records import Stream
 from lib.editors.base import BASE, Editor
 from lib.encoding import answer_ids, class_number, encode
 from lib.errors import UsageError
+from lib.prepared import Prepared
 from lib.rows import SUBSETS, Row, RowBatch, columns, row_batches
 from lib.scoring import Scored, needs_whole_passes, score_batch, score_stand_ins
 
 Record = dict[str, Any]
 ROUNDS = ("consecutive", "single")
-PASSES_BYTES = 4 * 2**30
-"""Frozen-prefix states are kept up to this size; the rows beyond it run their prefix each time."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,6 @@ class Evaluator:
         self.editor, self.protocol = editor, protocol
         self.backbone: Backbone = editor.backbone
         self.base = {} if base is None else base
-        self.passes = {} if passes is None else passes
         self.outputs = {} if outputs is None else outputs
         self.batches: dict[str, list[RowBatch]] = {
             subset: row_batches(
@@ -87,7 +85,7 @@ class Evaluator:
         }
         self.whole = needs_whole_passes(editor)
         self.new_tokens = protocol.max_new_tokens if protocol.decode else 0
-        self._wanted: set[Any] = set()
+        self._rows = Prepared(editor, {} if passes is None else passes, whole=self.whole)
         self._keys: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._latest: dict[tuple[str, int], tuple[tuple, list[Scored]]] = {}
 
@@ -192,36 +190,7 @@ class Evaluator:
         }
 
     def _prepared(self, subset: str, number: int) -> decoding.PromptBatch:
-        editor, rows = self.editor, self.batches[subset][number].rows
-        prompts, targets, others = columns(rows)
-        length, first = editor.config.max_length, editor.prefix.first
-        key = (self.backbone.content, first, length, self.whole, prompts, targets, others)
-        known = self.passes.get(key)
-        self._wanted.add(key)
-        if known is not None and set(editor.watch) <= set(known.state.watched):
-            return known
-        seen = tuple(known.state.watched) if known else ()
-        made = decoding.prepare(
-            self.backbone,
-            editor.prefix,
-            prompts,
-            targets,
-            length,
-            tuple(dict.fromkeys((*editor.watch, *seen))),
-            others=others,
-            whole=self.whole,
-        )
-        self._keep(key, made)
-        return made
-
-    def _keep(self, key: Any, made: decoding.PromptBatch) -> None:
-        """Keep a pass if there is room; passes of earlier runs that this one did not ask for go."""
-        stale = [other for other in self.passes if other not in self._wanted]
-        held = sum(batch.bytes for batch in self.passes.values()) + made.bytes
-        while held > PASSES_BYTES and stale:
-            held -= self.passes.pop(stale.pop(0)).bytes
-        if held <= PASSES_BYTES:
-            self.passes[key] = made
+        return self._rows.of(columns(self.batches[subset][number].rows))
 
     def keys(self, subset: str) -> torch.Tensor:
         """The keys [n, d] of a subset's prompts, in order, once `score_unedited` has read them."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from lib.figure_parts import about_rows, curves, having, means, stacked
 from lib.figure_style import Plot, legend, looks, panels, use_style
@@ -38,7 +38,11 @@ def scores_and_size(
             if panel.lines:
                 panel.set(xlabel="edits applied", ylabel="share right")
                 panel.set_ylim(-0.02, 1.04)
-                panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+                counts = sorted(set(data["n_edits"]))
+                few = len(counts) <= 6
+                panel.xaxis.set_major_locator(
+                    FixedLocator(counts) if few else MaxNLocator(6, integer=True)
+                )
         panel = axes[-1]
         panel.set_title("Trained parameters, thousands")
         thousands = size.assign(**{name: size[name] / 1000 for name in ("mean", "low", "high")})

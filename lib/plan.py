@@ -225,9 +225,8 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
 
     A sweep's value that changes nothing is the run of the main table.
     """
-    shared = {"stream": setting["stream"], "protocol": setting["protocol"]}
     main = {
-        label: {"editor": entry, **shared, "stream": _stream_of(setting, entry)}
+        label: {"editor": entry, **_shared(setting, entry)}
         for label, entry in setting["editors"].items()
     }
     for label, chosen in main.items():
@@ -243,9 +242,10 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
                 yield label, sweep, str(value), chosen
 
 
-def _stream_of(setting: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """The setting's stream; an expensive editor may edit only the first so many of it."""
-    return merged(setting["stream"], entry.get("stream", {}))
+def _shared(setting: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """The setting's stream and protocol with what the editor's entry changes of them: an expensive
+    editor may edit only the first so many of the stream, or be scored less often."""
+    return {part: merged(setting[part], entry.get(part, {})) for part in ("stream", "protocol")}
 
 
 def _with(chosen: dict[str, Any], parameter: str, value: Any) -> dict[str, Any]:

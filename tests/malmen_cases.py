@@ -181,7 +181,9 @@ def gradients(editor: Malmen) -> list[dict[str, Tensor | None]]:
 
 def gap(ours: Tensor, theirs: Tensor) -> float:
     """||ours - theirs|| / ||theirs||; the plain distance from zero."""
-    return float((ours.detach().double() - theirs).norm() / (theirs.norm() or 1.0))
+    return float(
+        (ours.detach().double() - theirs.detach()).norm() / (theirs.detach().norm() or 1.0)
+    )
 
 
 # -- meta-training ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from conftest import CAUSAL, make
 from test_record_stream import quick, run
 
-from lib import backbones, evaluation
+from lib import backbones, prepared
 from lib.backbones import Backbone
 from lib.editors.ft import FineTune
 from lib.encoding import answer_ids, prompt_ids
@@ -87,7 +87,7 @@ def test_passes_that_find_no_room_change_nothing(generator: Backbone, monkeypatc
     protocol = Protocol(max_new_tokens=3, evaluation_batch=4)
     kept = run(make("ft", generator), quick(), protocol)[0]
     other = backbones.load(generator.name)
-    monkeypatch.setattr(evaluation, "PASSES_BYTES", 0)
+    monkeypatch.setattr(prepared, "PASSES_BYTES", 0)
     pd.testing.assert_frame_equal(run(make("ft", other), quick(), protocol)[0], kept)
 
 
@@ -97,7 +97,7 @@ def test_passes_of_earlier_runs_make_room(monkeypatch) -> None:
     first.score_unedited()
     held = sum(batch.bytes for batch in passes.values())
     assert held > 0
-    monkeypatch.setattr(evaluation, "PASSES_BYTES", held)
+    monkeypatch.setattr(prepared, "PASSES_BYTES", held)
     editor = make("ft", backbone, site={"part": "mlp_out", "block": 1})
     second = Evaluator(editor, quick(), Protocol(max_new_tokens=2), passes=passes)
     second.score_unedited()

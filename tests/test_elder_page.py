@@ -269,5 +269,6 @@ def test_every_profile_plans_what_the_page_shows(profile: str) -> None:
         assert set(setting["sweeps"]) <= {*swept, "experts", "layers", "edits"}
     run = {editor for setting in enabled.values() for editor in setting["editors"]}
     assert run == set(tables["main"]["order"])
-    assert any("experts" in s["sweeps"] for s in enabled.values())
+    # On the laptop "ELDER refreshed" alone has another number of experts.
+    assert profile == "laptop" or any("experts" in s["sweeps"] for s in enabled.values())
     assert any("layers" in s["sweeps"] for s in enabled.values())

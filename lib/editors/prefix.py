@@ -51,13 +51,18 @@ class FrozenPrefix:
 
     @torch.no_grad()
     def record(
-        self, batch: Encoded, watch: tuple[str, ...] = (), cache: Cache | None = None
+        self,
+        batch: Encoded,
+        watch: tuple[str, ...] = (),
+        cache: Cache | None = None,
+        below: "Start | None" = None,
     ) -> PrefixState:
         """Run the blocks below `first` on a batch, once.
 
         `watch` names modules (by path) whose output and input to keep; they must lie below
         `first` or in block `first` itself. A `cache` collects the keys and values of those blocks
-        (causal models), for decoding.
+        (causal models), for decoding. With `below`, what a lower prefix recorded of the same rows,
+        only the blocks from there on run (and only these are watched and cached).
         """
         backbone = self.backbone
         beyond = self.first if not watch else min(self.first + 1, backbone.n_blocks(self.stack))
@@ -66,14 +71,16 @@ class FrozenPrefix:
                 name: context.enter_context(capture(backbone.model.get_submodule(name)))
                 for name in watch
             }
-            below = (
+            last = (
                 context.enter_context(capture(self._block(self.first - 1))) if self.first else None
             )
             if beyond < backbone.n_blocks(self.stack):
                 context.enter_context(stop_before(self._block(beyond)))
+            if below is not None:
+                context.enter_context(below.prefix.replay(below.state))
             self._run(batch, cache)
         return PrefixState(
-            detached_copy(below.output) if below else None,
+            detached_copy(last.output) if last else None,
             {name: detached_copy(first_tensor(item.output)) for name, item in seen.items()},
             {name: detached_copy(item.input) for name, item in seen.items()},
             len(batch),
@@ -112,3 +119,16 @@ class FrozenPrefix:
         finally:
             for block in blocks:
                 del block.forward
+
+    def holds(self, path: str) -> bool:
+        """Whether a module lies in one of the blocks of this prefix."""
+        blocks = (self.backbone.path("block", i, stack=self.stack) for i in range(self.first))
+        return any(path.startswith(f"{block}.") for block in blocks)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A lower prefix and what it recorded."""
+
+    prefix: FrozenPrefix
+    state: PrefixState

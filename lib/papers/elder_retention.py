@@ -6,7 +6,7 @@ stand-ins are scored like all other prompts (subset "general"). Scores are perce
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -171,8 +171,13 @@ def retention_table(study: Study) -> tables.Table | None:
     layout, known = study.document["tables"]["retention"], common.reported("elder")
     item, metric = layout["item"], layout["metric"]
     cells: list[tables.Cell] = []
+    fewer: dict[str, None] = {}
     for scores in (Ability.of(study, setting) for setting in settings(study)):
-        for line in scores.lines if scores.tasks else ():
+        for named in scores.lines if scores.tasks else ():
+            # One line for an editor, however many edits it made in a setting; a note says so.
+            line = replace(named, label=named.editor)
+            if named.label != named.editor:
+                fewer[f"{named.label} ({title_of(study, scores.setting)})."] = None
             told = reported_value(
                 known, item=item, **scores.place, method=line.reported, metric=metric
             )
@@ -185,7 +190,7 @@ def retention_table(study: Study) -> tables.Table | None:
         [*cells, *_overall(study, cells, layout, known)],
         caption=f"{item}, percent: test retention after the last edit. Reported: eight tasks.",
         digits=1,
-        notes=_noted(layout, item),
+        notes=[*_noted(layout, item), *fewer],
         csv_path=study.folder / "tables" / "elder-retention.csv",
     )
 

@@ -1,0 +1,83 @@
+"""Rows prepared on a lower frozen prefix: equal to the last bit, and the lower blocks rest."""
+
+import pytest
+import torch
+from conftest import edits
+from torch import Tensor
+
+from lib import backbones, decoding, prepared
+from lib.backbones import Backbone
+from lib.editors.prefix import FrozenPrefix
+from lib.hooks import capture, map_tensors
+
+PROMPTS = tuple(edit.prompt for edit in edits(3))
+TARGETS = tuple(edit.target for edit in edits(3))
+CLASSES = ("0", "1", "0")
+
+
+def rows_at(
+    backbone: Backbone, first: int, watch: tuple[str, ...] = (), below: int = 0
+) -> decoding.PromptBatch:
+    """Rows with a prefix of `first` blocks, from scratch or on top of one of `below` blocks."""
+    targets = CLASSES if backbone.family.kind == "classifier" else TARGETS
+    lower = (FrozenPrefix(backbone, below), rows_at(backbone, below)) if below else None
+    return decoding.prepare(
+        backbone, FrozenPrefix(backbone, first), PROMPTS, targets, watch=watch, below=lower
+    )
+
+
+def tensors(value: object) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tensors(value, lambda tensor: found.append(tensor) or tensor)
+    return found
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2", "tiny-gptj", "tiny-t5", "tiny-bert"])
+def test_a_prefix_may_stand_on_a_lower_one(name: str) -> None:
+    backbone = backbones.load(name)
+    first = backbone.n_blocks("encoder" if backbone.family.kind == "seq2seq" else None) - 1
+    watch = (backbone.path("mlp_out", first - 1, stack="encoder"),)
+    whole, stacked = rows_at(backbone, first, watch), rows_at(backbone, first, watch, below=1)
+    for one, other in (
+        (whole.state.output, stacked.state.output),
+        (list(whole.state.watched.values()), list(stacked.state.watched.values())),
+        (list(whole.state.watched_inputs.values()), list(stacked.state.watched_inputs.values())),
+    ):
+        assert tensors(one), "nothing was compared"
+        assert all(map(torch.equal, tensors(one), tensors(other)))
+    if backbone.family.kind == "causal":
+        for index in range(first):
+            layers = [made.cache.layers[index] for made in (whole, stacked)]
+            assert torch.equal(layers[0].keys, layers[1].keys)
+            assert torch.equal(layers[0].values, layers[1].values)
+
+
+def test_the_lower_blocks_are_not_run_again() -> None:
+    backbone = backbones.load("tiny-llama")
+    with capture(backbone.module("mlp", 0)) as seen:
+        rows_at(backbone, 4, below=2)
+    assert seen.calls == 1
+
+
+class Stub:
+    """What `Prepared` reads of an editor."""
+
+    def __init__(self, backbone: Backbone, first: int, watch: tuple[str, ...] = ()) -> None:
+        self.backbone, self.watch = backbone, watch
+        self.prefix = FrozenPrefix(backbone, first)
+        self.config = type("Config", (), {"max_length": None})
+
+
+def test_editors_that_share_a_backbone_share_its_lower_blocks() -> None:
+    backbone, passes = backbones.load("tiny-llama"), {}
+    rows = (PROMPTS, TARGETS, ("", "", ""))
+    with capture(backbone.module("mlp", 0)) as seen:
+        prepared.Prepared(Stub(backbone, 2), passes, whole=False).of(rows)
+        made = prepared.Prepared(Stub(backbone, 4), passes, whole=False).of(rows)
+        assert seen.calls == 1
+        # A module of the lower blocks that was not watched then has to be run again.
+        low = (backbone.path("mlp_out", 1),)
+        watched = prepared.Prepared(Stub(backbone, 4, low), passes, whole=False).of(rows)
+        assert seen.calls == 2
+    assert torch.equal(made.state.output, rows_at(backbone, 4).state.output)
+    assert set(watched.state.watched) == set(low)
