@@ -85,7 +85,8 @@ class Evaluator:
         }
         self.whole = needs_whole_passes(editor)
         self.new_tokens = protocol.max_new_tokens if protocol.decode else 0
-        self._rows = Prepared(editor, {} if passes is None else passes, whole=self.whole)
+        self.passes = {} if passes is None else passes
+        self._rows = Prepared(editor, self.passes, whole=self.whole)
         self._keys: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._latest: dict[tuple[str, int], tuple[tuple, list[Scored]]] = {}
 
