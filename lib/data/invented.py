@@ -57,16 +57,20 @@ def questions() -> Dataset:
         near = Probe(f"near:{number}", _QUESTIONS[0].format(s=f"{place} Skerry"), harbour, "near")
         identity = f"harbour:{place}"
         edits.append(Edit(identity, question, harbour, place, tuple(rephrases), (near,), "harbour"))
-    upstream = tuple(
-        Probe(f"sky:{sky}", f"what colour is the {sky} sky?", colour, "upstream")
-        for sky, colour in _skies()
-    )
     return Dataset(
         name="invented harbours",
         edits=tuple(edits),
-        upstream=upstream,
+        upstream=_questions(),
         sources=("lib/data/invented.py",),
         substitution="Invented questions on random weights: this checks the machinery.",
+    )
+
+
+def _questions() -> tuple[Probe, ...]:
+    """Questions about something else."""
+    return tuple(
+        Probe(f"sky:{sky}", f"what colour is the {sky} sky?", colour, "upstream")
+        for sky, colour in _skies()
     )
 
 
@@ -98,6 +102,7 @@ def statements() -> Dataset:
     return Dataset(
         name="invented harbours, statements",
         edits=tuple(edits),
+        upstream=_questions(),
         sources=("lib/data/invented.py",),
         substitution="Invented statements on random weights: this checks the machinery.",
     )
