@@ -68,14 +68,22 @@ def efficiency_table(study: Study, setting: str) -> tables.Table:
 
 def latency_table(study: Study, setting: str) -> tables.Table:
     """Table 6: milliseconds per prompt of a forward pass without and with the edits in force, and
-    the second over the first of the same run, in percent more."""
+    the second over the first of the same run, in percent more. A profile may time some editors
+    only; the others have no row."""
     layout = study.document["tables"]["latency"]
     place = study.document["settings"][setting]["reported"]
     timed = costs.inference(study.records(setting), study.manifests(setting))
     timed = timed[timed["base_seconds"].notna()]
     prompts, known = min(INFERENCE_PROMPTS, planned_edits(study, setting)), common.reported("elder")
     cells = []
-    for editor in (BASE, *editors_of(study, setting)):
+    asked = study.document["settings"][setting]
+    repeats = asked.get("protocol", {}).get("inference_repeats", 1)
+    wanted = [
+        name
+        for name, entry in asked["editors"].items()
+        if entry.get("protocol", {}).get("inference_repeats", repeats)
+    ]
+    for editor in (BASE, *(name for name in editors_of(study, setting) if name in wanted)):
         rows = timed if editor == BASE else timed[timed["editor"] == editor]
         column = "base_seconds" if editor == BASE else "edited_seconds"
         told = reported_value(known, item=layout["item"], **place, method=editor)
