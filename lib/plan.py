@@ -216,7 +216,7 @@ def _setting_runs(
             "versions": fingerprints.versions(),
         }
         trained = not (sweep and setting["sweeps"][sweep].get("retrains") is False)
-        seconds = cost["seconds"] + trained * cost["seconds_per_edit"] * stream["n_edits"]
+        seconds = cost["seconds"] + trained * cost["seconds_per_edit"] * edits_of(stream)
         yield Run(paper, name, label, sweep, value, seed, spec, seconds, cost["gigabytes"])
 
 
@@ -240,6 +240,11 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
                     measured.pop("lm_eval", None)
                     chosen = _with({**chosen, "protocol": measured}, parameter, value)
                 yield label, sweep, str(value), chosen
+
+
+def edits_of(stream: dict[str, Any]) -> int:
+    """How many edits a run makes of a stream: all, or the `first` so many."""
+    return stream.get("first") or stream["n_edits"]
 
 
 def _shared(setting: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:

@@ -148,7 +148,9 @@ class Shared:
         wanted = spec.get("training")
         if not wanted:
             return None
-        spec = self._within_limit(spec)
+        # Runs that edit the beginning of a stream alone train like those that edit it all.
+        whole = {name: value for name, value in spec["stream"].items() if name != "first"}
+        spec = self._within_limit(spec | {"stream": whole})
         options = spec["stream"]
         # Order and batches of the stream decide nothing here: every m has the same facts.
         chosen = {name: value for name, value in options.items() if name not in UNORDERED}

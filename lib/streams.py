@@ -11,16 +11,17 @@ from lib.data.records import Dataset, Edit, Probe, Stream
 from lib.errors import RecordError, UsageError
 
 # What a setting's `stream` holds beside the arguments of the function that makes it.
-ELSEWHERE = ("kind", "limit", "flip_predictions", "n_general")
+ELSEWHERE = ("kind", "limit", "flip_predictions", "n_general", "first")
 
 
 def stream_of(spec: dict[str, Any], dataset: Dataset) -> Stream:
-    """The stream that a setting's `stream` describes."""
+    """The stream that a setting's `stream` describes; with `first`, the beginning of it."""
     kind = spec["stream"].get("kind", "balanced")
     if kind not in STREAMS:
         raise UsageError(f"there is no stream of kind {kind!r}; known: {', '.join(STREAMS)}")
     options = {key: value for key, value in spec["stream"].items() if key not in ELSEWHERE}
-    return STREAMS[kind](dataset, **options)
+    stream = STREAMS[kind](dataset, **options)
+    return stream.beginning(spec["stream"].get("first") or len(stream.edits))
 
 
 def pool(dataset: Dataset, kind: str, count: int) -> tuple[Probe, ...]:

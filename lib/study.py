@@ -87,7 +87,7 @@ class Study:
                 "editor": run.editor,
                 "varied": f"{run.sweep} = {run.value}" if run.sweep else "",
                 "seed": run.seed,
-                "edits": run.spec["stream"]["n_edits"],
+                "edits": plan.edits_of(run.spec["stream"]),
                 "state": self.store.state(run.identity),
                 "estimated seconds": round(run.seconds),
                 "peak GiB": run.gigabytes,

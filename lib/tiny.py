@@ -238,10 +238,8 @@ def tiny_bert(
         initializer_range=0.3,
         pad_token_id=tokenizer.pad_token_id,
     )
-    if num_labels == 0:
-        return _seeded(lambda: BertModel(config), seed), tokenizer
-    config.num_labels = num_labels
-    return _seeded(lambda: BertForSequenceClassification(config), seed), tokenizer
+    heads = BertModel, BertForSequenceClassification
+    return _encoder(config, heads, num_labels, seed), tokenizer
 
 
 def tiny_distilbert(
@@ -262,10 +260,22 @@ def tiny_distilbert(
         initializer_range=0.3,
         pad_token_id=tokenizer.pad_token_id,
     )
+    heads = DistilBertModel, DistilBertForSequenceClassification
+    return _encoder(config, heads, num_labels, seed), tokenizer
+
+
+def _encoder(
+    config: BertConfig | DistilBertConfig,
+    heads: tuple[type[PreTrainedModel], type[PreTrainedModel]],
+    num_labels: int,
+    seed: int,
+) -> PreTrainedModel:
+    """The first of `heads` if `num_labels` is 0, else the second with so many classes."""
+    bare, classifier = heads
     if num_labels == 0:
-        return _seeded(lambda: DistilBertModel(config), seed), tokenizer
+        return _seeded(lambda: bare(config), seed)
     config.num_labels = num_labels
-    return _seeded(lambda: DistilBertForSequenceClassification(config), seed), tokenizer
+    return _seeded(lambda: classifier(config), seed)
 
 
 def t5_from_scratch(

@@ -176,7 +176,7 @@ class InventedStudy:
             config = {"steps": 3, "lr": 0.01}
             editors = {editor: {"kind": "x", "config": config} for editor in SKILL}
             for editor in ("ROME", "WilKE"):
-                editors[editor] = {"kind": "x", "config": {}, "stream": {"n_edits": FEWER}}
+                editors[editor] = {"kind": "x", "config": {}, "stream": {"first": FEWER}}
             settings[name] = {
                 "title": f"{name}, a tiny model", "editors": editors,
                 "reported": {"model": "GPT2-XL", "dataset": dataset},

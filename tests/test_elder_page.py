@@ -263,7 +263,7 @@ def test_every_profile_plans_what_the_page_shows(profile: str) -> None:
         assert tables["tasks"]["items"][setting["reported"]["model"]]
         edits, every = setting["stream"]["n_edits"], setting["protocol"]["checkpoint_every"]
         for editor in setting["editors"].values():
-            fewer = editor.get("stream", {}).get("n_edits", edits)
+            fewer = editor.get("stream", {}).get("first", edits)
             # ELDER has a checkpoint where the editor stops.
             assert fewer == edits or fewer % (every * setting["stream"]["batch_size"]) == 0
         swept = [row["sweep"] for row in tables["ablation"]["rows"]]

@@ -10,7 +10,7 @@ from lib import backbones, rows
 from lib.data.records import Dataset, Edit, Probe, Stream, content_hash
 from lib.errors import RecordError, UsageError
 from lib.protocol import SUBSETS, Evaluator, Protocol, run_sequence
-from lib.streams import record_stream
+from lib.streams import record_stream, stream_of
 
 TRUE = ("Holm", "Tavik Old Town", "Wick", "Wick", "Lantern", "Holm")
 
@@ -233,3 +233,18 @@ def test_consecutive_rounds_score_a_batchs_edits_alone_at_their_own_moment() -> 
         "edits": 5, "holdout": 5, "near": 10, "upstream": 5,
     }  # fmt: skip
     assert (end["edit_index"] >= 0).all()
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_shorter_run_edits_the_beginning_of_the_same_stream(seed: int) -> None:
+    """Also where the order is shuffled: editors are compared on the same prompts."""
+    options = {"kind": "records", "n_edits": 6, "batch_size": 2, "seed": seed}
+    whole = stream_of({"stream": options}, dataset())
+    first = stream_of({"stream": options | {"first": 4}}, dataset())
+    assert first.edits == whole.edits[:4]
+    for subset in ("holdout", "upstream", "near"):
+        owned = zip(getattr(whole, subset), whole.owners[subset], strict=True)
+        assert getattr(first, subset) == tuple(row for row, owner in owned if owner < 4)
+    assert whole.beginning(6) is whole and first.content != whole.content
+    with pytest.raises(RecordError, match="has 6 edits, not 7"):
+        whole.beginning(7)

@@ -9,7 +9,7 @@ import torch
 from conftest import CAUSAL, edits, generate, make, prompt_logits
 from torch import Tensor
 
-from lib import backbones, stored_states
+from lib import backbones
 from lib.backbones import Backbone
 from lib.data.corpus import Corpus
 from lib.data.records import Edit
@@ -18,7 +18,6 @@ from lib.editors.patches import Patches, activation_loss, memory_loss, strongest
 from lib.editors.t_patcher import TPatcher, TPatcherConfig
 from lib.encoding import answer_ids, prompt_ids
 from lib.errors import EditorError
-from lib.statistics import Sample
 from lib.tiny import TEXT
 
 pytest_plugins = ("locate_fixtures",)
@@ -276,32 +275,3 @@ def test_defaults_are_the_published_ones() -> None:
     )
     assert (c.clip, c.scale, c.activation_rows, c.memory_tokens) == (5.0, 10.0, 5, 40_000)
     assert (c.memory_rows, c.memory_weight, c.margin) == (1000, 10.0, 3.0)
-
-
-# -- stored states ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["tiny-gptj", "tiny-llama"])
-def test_stored_states_are_those_of_plain_passes(name: str, monkeypatch, capsys) -> None:
-    backbone = backbones.load(name)
-    head = len(prompt_ids(backbone, "")) if backbone.prefix else 0
-    seen = []
-    mlp = backbone.module("mlp", 5)
-    handle = mlp.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0][0]))
-    for text in TEXT:
-        ids = backbone.tokenizer(backbone.prefix + text)["input_ids"][:20]
-        with torch.no_grad():
-            backbone.model(input_ids=torch.tensor([ids]))
-        seen[-1] = seen[-1][head:]
-    handle.remove()
-    expected = torch.cat(seen)
-    states = stored_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(10_000, 20))
-    assert "gives only" in capsys.readouterr().err
-    assert states.shape == expected.shape
-    marks = ((rows @ torch.arange(1.0, 33.0)).sort().values for rows in (states, expected))
-    assert torch.allclose(*marks, atol=1e-3)  # the same rows; documents go by length
-    few = stored_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
-    assert torch.equal(few, states[:30])
-    monkeypatch.delattr(stored_states, "_collect")  # a second call makes no pass
-    again = stored_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
-    assert torch.equal(again, few)

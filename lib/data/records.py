@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lib.errors import RecordError
 
@@ -138,6 +139,23 @@ class Stream:
         if subset == "edits":
             return index
         return self.owners[subset][index] if self.owners and subset != "general" else -1
+
+    def beginning(self, count: int) -> "Stream":
+        """The stream of the first `count` edits and the rows that belong to them; shared pools stay
+        whole. Raises RecordError for more edits than there are."""
+        if count == len(self.edits):
+            return self
+        if not 0 < count < len(self.edits):
+            raise RecordError(f"stream {self.name} has {len(self.edits)} edits, not {count}")
+        kept: dict[str, Any] = {}
+        owners = {}
+        for subset, named in self.owners.items():
+            pairs = zip(getattr(self, subset), named, strict=True)
+            mine = [(row, owner) for row, owner in pairs if owner < count]
+            kept[subset] = tuple(row for row, _ in mine)
+            owners[subset] = tuple(owner for _, owner in mine)
+        notes = (*self.notes, f"the first {count} of these edits")
+        return replace(self, edits=self.edits[:count], notes=notes, owners=owners, **kept)
 
     def batches(self) -> Iterator[Sequence[Edit]]:
         """The edits in order, `batch_size` at a time; the last batch may be shorter."""

@@ -9,14 +9,12 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lib.backbones import Backbone
-from lib.data.corpus import Corpus
 from lib.data.records import Edit
 from lib.editors.base import EditReport
 from lib.editors.closed_form import factor, oriented
@@ -56,15 +54,8 @@ class RankOneEditor(LocateEditor):
 
     config: RomeConfig
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: RomeConfig,
-        *,
-        corpus: Corpus | None = None,
-        values_cache: Path | None = None,
-    ) -> None:
-        super().__init__(backbone, config, corpus=corpus, values_cache=values_cache)
+    def __init__(self, backbone: Backbone, config: RomeConfig, **resources: Any) -> None:
+        super().__init__(backbone, config, **resources)
         self.originals: dict[int, Tensor] = {}  # of the blocks that were edited
         self.chosen: list[int] = []  # the block of every edit
         self._factors: dict[int, Tensor] = {}
@@ -178,15 +169,8 @@ class Rome(RankOneEditor):
 
     name = "ROME"
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        config: RomeConfig,
-        *,
-        corpus: Corpus | None = None,
-        values_cache: Path | None = None,
-    ) -> None:
-        super().__init__(backbone, config, corpus=corpus, values_cache=values_cache)
+    def __init__(self, backbone: Backbone, config: RomeConfig, **resources: Any) -> None:
+        super().__init__(backbone, config, **resources)
         if len(config.blocks) != 1:
             raise EditorError(f"ROME edits one block, not {len(config.blocks)}: {config.blocks}")
         (self.block,) = self.blocks

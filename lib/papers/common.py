@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from lib import claims, index_page
+from lib.plan import edits_of
 from lib.reported import load_reported
 from lib.study import Study
 from lib.tables import Cell
@@ -63,7 +64,7 @@ def substitutions(study: Study, setting: str) -> list[str]:
         if used != published:
             found.append(f"Computed in {used} instead of {published}.")
         stream, paper = manifest["spec"]["stream"], study.original["settings"][setting]["stream"]
-        sizes = [(s["n_edits"], s["batch_size"]) for s in (stream, paper)]
+        sizes = [(edits_of(s), s["batch_size"]) for s in (stream, paper)]
         if sizes[0] != sizes[1]:
             found.append(
                 f"{sizes[0][0]} edits of {counts['facts']} facts in batches of {sizes[0][1]} "

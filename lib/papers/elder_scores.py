@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lib.papers.common import reason
+from lib.plan import edits_of, merged
 from lib.study import Study
 
 OWN, REFRESHED, BASE = "ELDER", "ELDER refreshed", "Base"
@@ -40,8 +41,7 @@ def ours(study: Study, setting: str) -> list[str]:
 def planned_edits(study: Study, setting: str, editor: str = OWN) -> int:
     """How many edits of the stream an editor makes; an expensive one may make fewer."""
     here = study.document["settings"][setting]
-    own = here["editors"].get(editor, {}).get("stream", {})
-    return own.get("n_edits", here["stream"]["n_edits"])
+    return edits_of(merged(here["stream"], here["editors"].get(editor, {}).get("stream", {})))
 
 
 def batch_size(study: Study, setting: str) -> int:

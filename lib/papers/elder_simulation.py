@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lib.editors import codes, mixture
+from lib.editors.elder import ALLOCATION, ROUTERS
 
 UNRELATED = 200
 LIKENESS = 0.9
@@ -92,9 +93,9 @@ def simulate(run: Routers) -> pd.DataFrame:
         math.sqrt(run.alike) * common + math.sqrt(1 - run.alike) * part
         for part in (own, again, others)
     )
-    allocation = codes.Allocation(run.layers, run.experts, run.k, run.seed)
+    allocation = codes.Allocation(run.layers, run.experts, run.k, run.seed + ALLOCATION)
     wanted = torch.stack([allocation.of(f"label {i}") for i in range(run.edits)])
-    drawn = mixture.initial_routers(run.layers, run.experts, run.width, run.seed)
+    drawn = mixture.initial_routers(run.layers, run.experts, run.width, run.seed + ROUTERS)
     routers = [part.requires_grad_() for part in drawn]
     stored = torch.cat(
         [

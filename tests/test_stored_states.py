@@ -1,0 +1,41 @@
+"""Hidden states over plain text: what plain passes give, kept in the cache."""
+
+import pytest
+import torch
+
+from lib import backbones, stored_states
+from lib.data.corpus import Corpus
+from lib.encoding import prompt_ids
+from lib.statistics import Sample
+from lib.tiny import TEXT
+
+pytest_plugins = ("locate_fixtures",)
+pytestmark = pytest.mark.usefixtures("statistics_cache")
+
+CORPUS = Corpus("tiny", TEXT)
+
+
+@pytest.mark.parametrize("name", ["tiny-gptj", "tiny-llama"])
+def test_stored_states_are_those_of_plain_passes(name: str, monkeypatch, capsys) -> None:
+    backbone = backbones.load(name)
+    head = len(prompt_ids(backbone, "")) if backbone.prefix else 0
+    seen = []
+    mlp = backbone.module("mlp", 5)
+    handle = mlp.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0][0]))
+    for text in TEXT:
+        ids = backbone.tokenizer(backbone.prefix + text)["input_ids"][:20]
+        with torch.no_grad():
+            backbone.model(input_ids=torch.tensor([ids]))
+        seen[-1] = seen[-1][head:]
+    handle.remove()
+    expected = torch.cat(seen)
+    states = stored_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(10_000, 20))
+    assert "gives only" in capsys.readouterr().err
+    assert states.shape == expected.shape
+    marks = ((rows @ torch.arange(1.0, 33.0)).sort().values for rows in (states, expected))
+    assert torch.allclose(*marks, atol=1e-3)  # the same rows; documents go by length
+    few = stored_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
+    assert torch.equal(few, states[:30])
+    monkeypatch.delattr(stored_states, "_collect")  # a second call makes no pass
+    again = stored_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
+    assert torch.equal(again, few)
