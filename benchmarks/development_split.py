@@ -5,9 +5,10 @@
     python benchmarks/development_split.py cf-consecutive --only COMEBA-HK
     python benchmarks/development_split.py counterfact --only ELDER
 
-The development stream takes facts that no reported run edits: from number 300 on (60 for the
-CounterFact form, whose facts the backbone must know); the reported runs use the first ones. Prints
-one row per candidate: success on edits and rephrases, agreement on near and upstream questions.
+The development stream takes facts that no reported run edits: from number 300 on (1000 for
+documents, 60 for the CounterFact form, whose facts the backbone must know); the reported runs use
+the first ones. Prints one row per candidate: success on edits and rephrases, agreement on near and
+upstream questions.
 """
 
 import argparse
@@ -19,15 +20,22 @@ from pathlib import Path
 import pandas as pd
 
 from lib import plan
+from lib.data.prompts import PromptStyle
+from lib.data.training import training_facts
 from lib.editors import build
 from lib.protocol import SUBSETS, Evaluator, Protocol, run_sequence
-from lib.shared import Shared
+from lib.shared import EVERY, Shared
 from lib.streams import stream_of
 
-FIRST = {"zsre-t5": 300, "zsre-causal": 300, "cf-consecutive": 60, "counterfact": 60}
+FIRST = {
+    "zsre-t5": 300, "zsre-causal": 300, "scotus": 1000, "cf-consecutive": 60, "counterfact": 60,
+    "hallucination": 12,
+}  # fmt: skip
 PAPERS = {
+    "hallucination": "melo",
     "zsre-t5": "melo",
     "zsre-causal": "melo",
+    "scotus": "melo",
     "cf-consecutive": "comeba_hk",
     "counterfact": "elder",
 }
@@ -36,6 +44,7 @@ METRICS = {
     "melo": ("exact_match", "agreement"),
     "comeba_hk": ("answer_accuracy", "answer_agreement"),
     "elder": ("answer_accuracy", "answer_agreement"),
+    "hallucination": ("answer_nll_released", "answer_nll_released"),  # the lower, the better
 }
 GRIDS: dict[str, dict[str, dict[str, list]]] = {
     "zsre-t5": {
@@ -44,12 +53,29 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
         "GRACE": {"radius": [3.0, 10.0]},
         "LoRA": {"lr": [1e-3, 3e-3, 1e-2]},
         "FT": {"lr": [1e-3, 3e-3, 1e-2]},
+        "Defer": {"lr": [1e-3, 1e-2, 1e-1]},
+        "MEND": {"eta": [1e-5, 1e-4], "meta_lr": [1e-5, 1e-4]},
     },
     "zsre-causal": {
         "MELO intended": {"radius": [20.0, 30.0, 40.0], "lr": [2e-3, 5e-3]},
         "GRACE": {"radius": [3.0, 10.0]},
         "LoRA": {"lr": [1e-3, 5e-3]},
         "FT": {"lr": [3e-4, 1e-3]},
+        "Defer": {"lr": [1e-3, 1e-2, 1e-1]},
+    },
+    "scotus": {
+        "MELO": {"radius": [0.1, 2.0], "lr": [3e-3, 1e-2]},
+        "GRACE": {"radius": [0.5, 1.0, 2.0]},
+        "LoRA": {"lr": [3e-4, 1e-3, 3e-3]},
+        "FT": {"lr": [3e-4, 1e-3, 1e-2]},
+        "Defer": {"lr": [1e-3, 1e-2, 1e-1]},
+        "MEND": {"eta": [1e-4, 1e-3], "meta_lr": [1e-5, 1e-4]},
+    },
+    "hallucination": {
+        "MELO intended": {"lr": [5e-3, 1e-2]},
+        "LoRA": {"lr": [1e-3, 2e-3]},
+        "FT": {"lr": [5e-4, 1e-3]},
+        "Defer": {"lr": [1e-2, 1e-1]},
     },
     "cf-consecutive": {
         "COMEBA-HK": {"moment_weight": [500.0, 1000.0, 4000.0], "value_steps": [15]},
@@ -77,6 +103,7 @@ def main() -> None:
     parser.add_argument("--only", help="one editor")
     options = parser.parse_args()
     paper = PAPERS[options.setting]
+    metrics = METRICS.get(options.setting, METRICS[paper])
     runs = plan.runs(paper, "laptop", seeds=1)
     chosen = {r.editor: r for r in runs if r.setting == options.setting and not r.sweep}
     shared, rows = Shared(), []
@@ -84,8 +111,23 @@ def main() -> None:
     first, backbone = FIRST[options.setting], shared.backbone(spec)
     reported = shared.edits_of(spec)
     more = reported if "known" in spec else shared.dataset(spec["dataset"]["name"], 2 * first)
-    dataset = dataclasses.replace(more, edits=more.edits[first:], upstream=reported.upstream)
+    dataset = dataclasses.replace(
+        more, edits=more.edits[first:], upstream=reported.upstream, near=reported.near
+    )
     stream, passes = stream_of(spec, dataset), {}
+    training = None
+    if spec["stream"].get("kind") == "documents":
+        training = shared.training(spec)  # of documents that are never edited
+    elif "training" in spec:
+        rest = shared.dataset(spec["dataset"]["name"], EVERY).edits[first:]
+        training = training_facts(
+            dataclasses.replace(dataset, edits=rest),
+            stream,
+            n_train=spec["training"]["n_train"],
+            n_valid=spec["training"]["n_valid"],
+            style=PromptStyle.of(spec["stream"]),
+            held_out=spec["stream"].get("max_rephrases", 1),
+        )
     bases: dict[bool, dict] = {True: {}, False: {}}
     protocol = Protocol(**{**spec["protocol"], "checkpoint_every": 0, "observe": False})
     with tempfile.TemporaryDirectory() as blocks:
@@ -102,6 +144,7 @@ def main() -> None:
                     blocks_cache=Path(blocks),
                     values_cache=Path(blocks),
                     corpus=shared.corpus(spec),
+                    training=training,
                 )
                 records: list[dict] = []
                 base = bases[made.scope_sees_target]
@@ -119,7 +162,7 @@ def main() -> None:
                 frame = pd.DataFrame(records).query("moment == 'end'")
                 row = {"editor": editor, **changed, "seconds": round(clock.edit, 1)}
                 for subset in SUBSETS:
-                    metric = METRICS[paper][subset not in ("edits", "holdout")]
+                    metric = metrics[subset not in ("edits", "holdout")]
                     row[f"{subset} {metric}"] = frame.query("subset == @subset")[metric].mean()
                 rows.append(row)
                 print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})

@@ -1,3 +1,3 @@
 """A reproducibility study of model editing: editors, protocols, metrics, and the papers' tables."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

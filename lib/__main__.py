@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from lib import workers
 from lib.errors import StudyError, UsageError
 from lib.plan import PAPERS, PROFILES
 from lib.progress import clock
@@ -27,10 +28,13 @@ def parser() -> argparse.ArgumentParser:
     add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(PAPERS)}")
     add("--profile", default="laptop", metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
     add("--plan", action="store_true", help="show what would run, with cost; start nothing")
+    add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
     add("--seeds", type=int, metavar="N", help="order seeds 0..N-1 (default: the profile's)")
     add("--data-dir", type=Path, metavar="DIR", help="published datasets in local files")
     add("--assets", type=Path, metavar="DIR", help="archives with weights and data, fetched before")
     add("--output", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs/")
+    add("--reference", action="store_true", help="copy finished pages to OUTPUT/reference, no more")
+    add("--part", action="store_true", help=argparse.SUPPRESS)  # one of several at a time
     bad = build.add_mutually_exclusive_group()
     bad.add_argument("--strict", action="store_true", help="stop at a malformed record (default)")
     bad.add_argument(
@@ -41,9 +45,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 all fine, 1 something failed (reports say what), 2 wrong usage."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(given)
     try:
-        return _run(options)
+        return _run(options, given)
     except UsageError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
         return 2
@@ -55,12 +60,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     papers = _papers(options.only)
     if options.profile not in PROFILES:
         raise UsageError(
             f"unknown profile {options.profile!r}; the profiles are {', '.join(PROFILES)}"
         )
+    if options.reference:
+        from lib import reference
+
+        source = options.output.resolve() / options.profile
+        made = reference.make(source, source.with_name("reference"))
+        print(f"open {made / 'index.html'}", file=sys.stderr)
+        return 0
     if options.seeds is not None and options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: at least one seed is needed")
     for flag, folder in (("--data-dir", options.data_dir), ("--assets", options.assets)):
@@ -87,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     for study in studies:
         study.check_memory()
-    return _execute(studies, options)
+    return _execute(studies, options, arguments)
 
 
 def _papers(only: str | None) -> list[str]:
@@ -121,27 +133,41 @@ def _print_plan(study: "Study") -> None:  # noqa: F821 - imported late, it loads
     )
 
 
-def _execute(studies: list["Study"], options: argparse.Namespace) -> int:  # noqa: F821
-    from lib import reports
+def _execute(studies: list["Study"], options: argparse.Namespace, arguments: list[str]) -> int:  # noqa: F821
+    from lib import machine, reports
 
-    fine = True
-    for study in studies:
-        began = time.monotonic()
-        to_do = [run for run in study.unique_runs() if study.finished(run) is None]
-        total = len(study.unique_runs())
-        print(
-            f"{study.document['short']}: {total} runs, {len(to_do)} to do, "
-            f"about {clock(sum(run.seconds for run in to_do))}",
-            file=sys.stderr,
-        )
-        fine = study.run_missing(quiet=True, prefix=f"{study.paper}: ") and fine
-        fine = reports.render_paper(study, options) and fine
-        print(f"{study.paper}: done in {clock(time.monotonic() - began)}", file=sys.stderr)
+    device = machine.default_device()
+    peaks = [max(run.gigabytes for run in study.runs) for study in studies]
+    count = workers.jobs(options.jobs, peaks, device, machine.available_gigabytes(device))
+    if count > 1:
+        # The longest first, so that nothing waits for it at the end.
+        order = sorted(studies, key=lambda study: -sum(run.seconds for run in study.to_do()))
+        print(f"{len(order)} reports, {count} at a time", file=sys.stderr)
+        fine = workers.run([study.paper for study in order], arguments, count)
+    else:
+        fine = all([_report(study, options) for study in studies])
     index = reports.write_index(studies[0].folder)
-    print(f"open {index}", file=sys.stderr)
+    if not options.part:
+        print(f"open {index}", file=sys.stderr)
     if not fine:
         print("some runs failed; the reports show the errors", file=sys.stderr)
     return 0 if fine else 1
+
+
+def _report(study: "Study", options: argparse.Namespace) -> bool:  # noqa: F821
+    """Do a paper's missing runs and write its page; whether everything went well."""
+    from lib import reports
+
+    began, to_do = time.monotonic(), study.to_do()
+    print(
+        f"{study.document['short']}: {len(study.unique_runs())} runs, {len(to_do)} to do, "
+        f"about {clock(sum(run.seconds for run in to_do))}",
+        file=sys.stderr,
+    )
+    fine = study.run_missing(quiet=True, prefix=f"{study.paper}: ")
+    fine = reports.render_paper(study, options) and fine
+    print(f"{study.paper}: done in {clock(time.monotonic() - began)}", file=sys.stderr)
+    return fine
 
 
 if __name__ == "__main__":

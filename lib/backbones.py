@@ -71,6 +71,11 @@ def names() -> tuple[str, ...]:
     return tuple(ENTRIES)
 
 
+def has_head(name: str) -> bool:
+    """Whether the classifier `name` brings the head it was published with."""
+    return _entry(name).num_labels is None
+
+
 def load(
     name: str,
     *,
@@ -102,7 +107,10 @@ def load(
         return backbone
     from lib.tuning import TuningConfig, tune_question_answering
 
-    config = TuningConfig.from_scratch(seed) if entry.needs_tuning else TuningConfig(seed=seed)
+    if entry.needs_tuning:
+        config = TuningConfig.from_scratch(seed)
+    else:
+        config = TuningConfig(learning_rate=entry.tuning_rate, seed=seed)
     tuned = tune_question_answering(backbone, tune_on, config)
     return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
 
@@ -203,7 +211,10 @@ def _find(
             return _find_package(entry, source, dtype, labels)
         if isinstance(source, Hub):
             try:
-                return checkpoints.read_hub(source.repository, source.revision, dtype, labels), None
+                read = checkpoints.read_hub(
+                    source.repository, source.revision, dtype, labels, source.tokenizer
+                )
+                return read, None
             except checkpoints.READING_ERRORS as error:
                 faults.append(
                     f"{source.repository}@{source.revision}: {checkpoints.first_line(error)}"
@@ -222,11 +233,12 @@ def _find(
 def _find_package(
     entry: Entry, source: Package, dtype: torch.dtype, labels: int | None
 ) -> tuple[Loaded, str | None]:
-    folder, record = checkpoints.converted(entry.name, source.asset, source.convert)
+    folder, record = checkpoints.converted(entry.name, source.assets, source.convert)
     loaded = checkpoints.read_folder(folder, dtype, labels)
-    asset = assets.ASSETS[source.asset]
+    found = [assets.ASSETS[name] for name in source.assets]
+    packages = ", ".join(f"{asset.package} {asset.version}" for asset in found)
     provenance = (
-        f"{source.what}; from the package {asset.package} {asset.version} ({asset.licence}), "
-        f"archive sha256 {asset.sha256[:16]}"
+        f"{source.what}; from the package {packages} ({found[0].licence}), "
+        f"archive sha256 {', '.join(asset.sha256[:16] for asset in found)}"
     )
     return replace(loaded, provenance=provenance), None if loaded.new_head else record["content"]

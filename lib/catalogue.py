@@ -6,24 +6,26 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lib import conversions, tiny
+from lib import conversions, marian, tiny, tiny_marian
 
 
 @dataclass(frozen=True)
 class Package:
-    """Weights inside a package archive; `convert(archive, folder)` writes a model folder."""
+    """Weights inside package archives; `convert(*archives, folder)` writes a model folder."""
 
-    asset: str
-    convert: Callable[[Path, Path], None]
+    assets: tuple[str, ...]
+    convert: Callable[..., None]
     what: str
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A repository on the model hub at a revision ("main": not pinned, commit unknown to us)."""
+    """A repository on the model hub at a revision ("main": not pinned, commit unknown to us);
+    `tokenizer` is the repository of its tokenizer, if that is another one."""
 
     repository: str
     revision: str = "main"
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Entry:
     """One backbone: its sources in the order in which they are tried, and its facts.
 
     `prefix` starts every prompt. `num_labels` is the size of a new classification head (None:
-    the checkpoint brings its own). `needs_tuning`: useless before `tune_on`.
+    the checkpoint brings its own). `needs_tuning`: useless before `tune_on`, whose learning rate
+    for a pretrained model is `tuning_rate`.
     """
 
     name: str
@@ -50,12 +53,13 @@ class Entry:
     num_labels: int | None = None
     substitution: str | None = None
     needs_tuning: bool = False
+    tuning_rate: float = 1e-3
 
 
-def _hub(name: str, repository: str, **facts: object) -> Entry:
+def _hub(name: str, repository: str, tokenizer: str | None = None, **facts: object) -> Entry:
     # The commits of these repositories could not be looked up when this was written, hence
     # "main"; the content hash of what was loaded is recorded with every run.
-    return Entry(name, sources=(Hub(repository, "main"),), **facts)
+    return Entry(name, sources=(Hub(repository, "main", tokenizer),), **facts)
 
 
 def _random(name: str, build: Callable, **facts: object) -> Entry:
@@ -69,7 +73,7 @@ ENTRIES: dict[str, Entry] = {
             "smollm2-135m",
             sources=(
                 Package(
-                    "smollm2",
+                    ("smollm2",),
                     conversions.smollm2,
                     "SmolLM2-135M-Instruct, 4-bit weights (Q4_1 GGUF) dequantised to float32",
                 ),
@@ -86,7 +90,9 @@ ENTRIES: dict[str, Entry] = {
             "minilm-l6",
             sources=(
                 Package(
-                    "minilm", conversions.minilm, "all-MiniLM-L6-v2, the original float32 weights"
+                    ("minilm",),
+                    conversions.minilm,
+                    "all-MiniLM-L6-v2, the original float32 weights",
                 ),
             ),
             num_labels=2,
@@ -96,7 +102,7 @@ ENTRIES: dict[str, Entry] = {
             "flan-t5-small",
             sources=(
                 Package(
-                    "flan_t5_small",
+                    ("flan_t5_small",),
                     conversions.flan_t5_small,
                     "a title-tuned flan-t5-small, 8-bit weights (ONNX) dequantised to float32",
                 ),
@@ -105,6 +111,21 @@ ENTRIES: dict[str, Entry] = {
                 "a title-tuned flan-t5-small (the architecture of t5-small-ssm-nq, dequantised "
                 "from 8 bits) instead of the paper's T5"
             ),
+        ),
+        Entry(
+            "opus-mt-en-fr",
+            sources=(
+                Package(
+                    marian.ASSETS,
+                    marian.opus_mt_en_fr,
+                    "MarianMT opus-mt-en-fr, the original float32 weights",
+                ),
+            ),
+            substitution=(
+                "the translation model opus-mt-en-fr (MarianMT, 6 + 6 blocks of width 512) instead "
+                "of the paper's T5"
+            ),
+            tuning_rate=3e-4,
         ),
         Entry(
             "t5-scratch",
@@ -123,9 +144,11 @@ ENTRIES: dict[str, Entry] = {
         _hub("bert-base", "google-bert/bert-base-uncased", num_labels=2),
         _hub("gpt2", "openai-community/gpt2"),
         _hub("gpt2-xl", "openai-community/gpt2-xl"),
+        # Fine-tuned by GRACE's recipe on biographies, their prompts and web text.
+        _hub("gpt2-xl-grace", "tomh/gpt2xl-grace", tokenizer="openai-community/gpt2-xl"),
         _hub("gpt-j-6b", "EleutherAI/gpt-j-6b"),
         _hub("llama-2-7b", "meta-llama/Llama-2-7b-hf"),
-        _hub("scotus-bert", "tomh/scotus-bert"),
+        _hub("scotus-bert", "tomh/scotus-bert", tokenizer="google-bert/bert-base-cased"),
         # SERAC's scope classifier, and its counterfactual model for Llama 2.
         _hub("distilbert-base-cased", "distilbert/distilbert-base-cased", num_labels=0),
         _hub("llama-160m", "JackFram/llama-160m"),
@@ -134,6 +157,7 @@ ENTRIES: dict[str, Entry] = {
         _random("tiny-llama", lambda seed, *_: tiny.tiny_llama(seed), prefix="<|endoftext|>"),
         _random("tiny-t5", lambda seed, *_: tiny.tiny_t5(seed)),
         _random("tiny-t5-relu", lambda seed, *_: tiny.tiny_t5(seed, gated=False)),
+        _random("tiny-marian", lambda seed, *_: tiny_marian.tiny_marian(seed)),
         _random("tiny-bert", lambda seed, labels, _: tiny.tiny_bert(seed, labels), num_labels=4),
         _random(
             "tiny-distilbert",

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from transformers import (
     GPT2LMHeadModel,
     GPTJForCausalLM,
     LlamaForCausalLM,
+    MarianMTModel,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -35,19 +36,23 @@ from transformers.utils import logging as transformers_logging
 from lib import assets, atomic
 from lib.errors import BackboneError
 from lib.families import MODEL_TYPES
+from lib.two_sided_tokenizer import TARGET_FILE, TwoSidedTokenizer
 
 CLASSES = {
     "gpt2": GPT2LMHeadModel,
     "gptj": GPTJForCausalLM,
     "llama": LlamaForCausalLM,
     "t5": T5ForConditionalGeneration,
+    "marian": MarianMTModel,
     "bert": BertForSequenceClassification,
     "distilbert": DistilBertForSequenceClassification,
 }
+TOKENIZERS = {"marian": TwoSidedTokenizer}  # AutoTokenizer for all others
 ENCODERS = {"bert": BertModel, "distilbert": DistilBertModel}  # without a head
 HEADS = ("classifier.", "pre_classifier.")
-# Every name under which the six architectures keep a dropout rate.
+# Every name under which the architectures keep a dropout rate.
 DROPOUTS = (
+    "activation_dropout",
     "attn_pdrop",
     "embd_pdrop",
     "resid_pdrop",
@@ -55,8 +60,10 @@ DROPOUTS = (
     "attention_probs_dropout_prob",
     "hidden_dropout_prob",
     "classifier_dropout",
+    "decoder_layerdrop",
     "dropout",
     "dropout_rate",
+    "encoder_layerdrop",
     "seq_classif_dropout",
 )
 # What reading a foreign checkpoint may raise: files missing or damaged, shapes that do not fit.
@@ -101,16 +108,27 @@ def read_folder(folder: Path, dtype: torch.dtype, num_labels: int | None = None)
 
 
 def read_hub(
-    repository: str, revision: str, dtype: torch.dtype, num_labels: int | None = None
+    repository: str,
+    revision: str,
+    dtype: torch.dtype,
+    num_labels: int | None = None,
+    tokenizer: str | None = None,
 ) -> Loaded:
-    """A hub repository's model; one of READING_ERRORS if it cannot be had as safetensors."""
+    """A hub repository's model with its tokenizer, or that of the repository `tokenizer`; one of
+    READING_ERRORS if it cannot be had as safetensors."""
     offline = "1" in (os.environ.get("STUDY_OFFLINE"), os.environ.get("HF_HUB_OFFLINE"))
     place = {"revision": revision, "local_files_only": offline}
-    return _read(repository, dtype, num_labels, f"model hub, {repository}@{revision}", place)
+    provenance = f"model hub, {repository}@{revision}"
+    return _read(repository, dtype, num_labels, provenance, place, tokenizer)
 
 
 def _read(
-    source: str, dtype: torch.dtype, num_labels: int | None, provenance: str, place: dict
+    source: str,
+    dtype: torch.dtype,
+    num_labels: int | None,
+    provenance: str,
+    place: dict,
+    tokenizer_source: str | None = None,
 ) -> Loaded:
     place = {"local_files_only": True} | place
     config = AutoConfig.from_pretrained(source, **place)
@@ -128,16 +146,17 @@ def _read(
     model, report = kind.from_pretrained(
         source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **place
     )
-    for parameter in model.parameters():
+    for tensor in (*model.parameters(), *model.buffers()):
         # As read, weights are windows into the mapped file: they change or crash with it, and
         # where they begin (an odd offset after its header) moves results by 1e-6.
-        parameter.data = parameter.data.clone()
+        tensor.data = tensor.data.clone()
     missing = sorted(report["missing_keys"])
     strange = [key for key in missing if not key.startswith(HEADS)]
     if strange:
         # transformers would go on with random values in their place.
         raise ValueError(f"the checkpoint lacks {len(strange)} tensors, first {strange[0]}")
-    tokenizer = AutoTokenizer.from_pretrained(source, **place)
+    reader = TOKENIZERS.get(config.model_type, AutoTokenizer)
+    tokenizer = reader.from_pretrained(tokenizer_source or source, **place)
     return Loaded(model, tokenizer, provenance, bool(missing))
 
 
@@ -150,20 +169,20 @@ def _without_dropout(config: PreTrainedConfig) -> None:
 
 
 def converted(
-    name: str, asset: str, convert: Callable[[Path, Path], None]
+    name: str, archives: Sequence[str], convert: Callable[..., None]
 ) -> tuple[Path, dict[str, str]]:
-    """The cached folder that `convert(archive, folder)` made of an archive, and its hashes.
+    """The cached folder that `convert(*archives, folder)` made of archives, and its hashes.
 
     Converted once; a folder whose files no longer have their recorded sha256 is made again.
     """
-    version = assets.ASSETS[asset].version
+    version = assets.ASSETS[archives[0]].version
     folder = assets.cache_dir() / "backbones" / f"{name}-{version}-c{CONVERSION}"
     with locked(folder):
         record = verified(folder)
         if record is None:
-            archive = assets.fetch(asset)
+            found = assets.prefetch(archives).values()
             with atomic.folder(folder) as scratch:
-                convert(archive, scratch)
+                convert(*found, scratch)
                 record = seal(scratch)
     return folder, record
 
@@ -193,10 +212,12 @@ def verified(folder: Path) -> dict[str, str] | None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    weights = assets.file_sha256(folder / "model.safetensors")
-    tokenizer = assets.file_sha256(folder / "tokenizer.json")
-    content = hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest()
-    return {"weights": weights, "tokenizer": tokenizer, "content": content}
+    files = {"weights": "model.safetensors", "tokenizer": "tokenizer.json"}
+    if (folder / TARGET_FILE).exists():
+        files["target_tokenizer"] = TARGET_FILE
+    hashes = {name: assets.file_sha256(folder / file) for name, file in files.items()}
+    content = hashlib.sha256(" ".join(hashes.values()).encode()).hexdigest()
+    return hashes | {"content": content}
 
 
 def state_content(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

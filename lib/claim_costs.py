@@ -103,6 +103,31 @@ def overhead_below(
     return test
 
 
+def fits(editor: str, gigabytes: float, backbone: str) -> Test:
+    """Every run of `editor` on `backbone` stayed below `gigabytes` (GiB) of memory, the model
+    included. Runs on another backbone tell nothing: the claim is about that one."""
+
+    def test(material: Material) -> Finding:
+        runs = material.records
+        runs = runs[runs["editor"] == editor] if len(runs) else runs
+        peaks = material.inference
+        if runs.empty or peaks.empty:
+            return Finding(UNKNOWN, f"No run of {editor}.")
+        peaks = peaks[peaks["run"].isin(runs["run"])]["peak_gib"].dropna()
+        used = " + ".join(dict.fromkeys(runs["backbone"]))
+        if peaks.empty:
+            return Finding(UNKNOWN, f"The memory of no run of {editor} was recorded.")
+        evidence = f"{editor} on {used}: at most {peaks.max():.1f} GiB in {len(peaks)} run(s)"
+        if used != backbone:
+            return Finding(
+                UNKNOWN, f"{evidence}; {backbone}, which the claim is about, was not run."
+            )
+        below = bool(peaks.max() < gigabytes)
+        return Finding(HOLDS if below else FAILS, f"{evidence}; bound {gigabytes:g} GiB.")
+
+    return test
+
+
 def _percent(share: float, digits: int) -> str:
     return f"{100 * share:+.{digits}f} %".replace("-", "−")
 

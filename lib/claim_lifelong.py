@@ -6,15 +6,14 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lib.findings import (
-    FAILS,
-    FEWEST_FACTS,
-    HOLDS,
     LEVEL,
     UNKNOWN,
     Finding,
     Material,
     Test,
+    bounded,
     decide,
+    one_bound,
     paired,
     scores,
 )
@@ -121,8 +120,7 @@ def defers(
 
     Holds and fails by the 95 % interval of the share; in between it cannot be told.
     """
-    if (at_least is None) == (at_most is None):
-        raise ValueError("defers: give at_least or at_most")
+    one_bound("defers", at_least, at_most)
 
     def test(material: Material) -> Finding:
         rows = material.observations
@@ -132,21 +130,8 @@ def defers(
         rows = rows[chosen & rows["subset"].isin(subsets)]
         rows = rows if setting is None else rows[rows["setting"] == setting]
         found = mean_interval(rows["deferred"].astype(float), groups=facts(rows["record"]))
-        if not found.n:
-            return Finding(UNKNOWN, f"No prompt of {', '.join(subsets)} was routed.")
-        bound = at_least if at_most is None else at_most
-        ends = f"[{found.low:.3f}, {found.high:.3f}]" if found.known else "no interval"
-        evidence = (
-            f"{editor} defers {found.mean:.3f} {ends} of {found.n} prompts ({', '.join(subsets)}); "
-            f"wanted: at {'least' if at_most is None else 'most'} {bound:g}."
-        )
-        if not found.known or found.clusters < FEWEST_FACTS:
-            return Finding(UNKNOWN, f"{evidence} Only {found.clusters} independent facts.")
-        above, below = found.low >= bound, found.high <= bound
-        holds, fails = (
-            (above, found.high < bound) if at_most is None else (below, found.low > bound)
-        )
-        return Finding(HOLDS if holds else FAILS if fails else UNKNOWN, evidence)
+        what = f"Share of prompts ({', '.join(subsets)}) that {editor} defers"
+        return bounded(found, what, at_least, at_most)
 
     return test
 

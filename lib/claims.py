@@ -2,7 +2,8 @@
 
 A test is a function of `Material` that returns a `Finding` (`lib.findings`); `TESTS` names the
 factories that make them (`lib.claim_tests`, `lib.claim_scaling`, `lib.claim_lifelong`,
-`lib.claim_costs`, `lib.claim_resources`).
+`lib.claim_costs`, `lib.claim_resources`, `lib.claim_findings`,
+`lib.claim_editors`).
 """
 
 import html
@@ -12,7 +13,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib.claim_costs import constant_size, fewest, overhead_below
+from lib.claim_costs import constant_size, fewest, fits, overhead_below
+from lib.claim_editors import family_ahead, none_keeps, read_higher_by_all
+from lib.claim_findings import (
+    ahead_on_subset,
+    codes_move,
+    hidden_by_forcing,
+    left_to_backbone,
+    mean_within,
+    reads_higher,
+    sum_overshoots,
+)
 from lib.claim_lifelong import ahead_at_equal_edits, better_at_largest, better_variant, defers
 from lib.claim_resources import less_time, passes_stay_flat
 from lib.claim_scaling import (
@@ -40,10 +51,12 @@ __all__ = [
 TESTS: dict[str, Callable[..., Test]] = {
     test.__name__: test
     for test in (
-        ahead_at_equal_edits, at_least, better_at_largest, better_at_sizes, better_on_some,
-        better_than, better_variant, carries_more, constant_size, defers, fewest,
-        flat_retention, gap_grows, less_time, no_worse_than_before, overhead_below,
-        passes_stay_flat, stable_over, stable_over_steps,
+        ahead_at_equal_edits, ahead_on_subset, at_least, better_at_largest, better_at_sizes,
+        better_on_some, better_than, better_variant, carries_more, codes_move, constant_size,
+        defers, family_ahead, fewest, fits, flat_retention, gap_grows, hidden_by_forcing,
+        left_to_backbone, less_time, mean_within, no_worse_than_before, none_keeps,
+        overhead_below, passes_stay_flat, read_higher_by_all, reads_higher, stable_over,
+        stable_over_steps, sum_overshoots,
     )
 }  # fmt: skip
 
@@ -52,7 +65,8 @@ TESTS: dict[str, Callable[..., Test]] = {
 class Claim:
     """A sentence of the paper, where it stands, and the test that decides about it.
 
-    `shown` is the heading of the report's section with its table or figure, "" for none.
+    `shown` is the heading of the report's section with its table or figure, "" for none; `editor`
+    whom the sentence is judged on.
     """
 
     key: str
@@ -60,6 +74,7 @@ class Claim:
     source: str
     test: Test
     shown: str = ""
+    editor: str = ""
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, object]) -> "Claim":
@@ -69,7 +84,7 @@ class Claim:
         name, shown = str(arguments.pop("test")), str(arguments.pop("shown", ""))
         if name not in TESTS:
             raise ValueError(f"claim {texts[0]}: no test {name!r}; there are {', '.join(TESTS)}")
-        return cls(*texts, TESTS[name](**arguments), shown)
+        return cls(*texts, TESTS[name](**arguments), shown, str(arguments.get("editor", "")))
 
 
 @dataclass(frozen=True)
@@ -119,9 +134,13 @@ def judge(claims: Iterable[Claim], material: Material) -> Judgement:
     return Judgement(tuple(rows))
 
 
+def section_id(heading: str) -> str:
+    """The id that `render.finish` gives to the first section with this heading."""
+    return re.sub(r"[^\w-]+", "-", heading.lower()).strip("-")
+
+
 def _shown(claim: Claim) -> str:
-    """A link to the section that shows the claim's numbers (ids as `render.finish` makes them)."""
+    """A link to the section that shows the claim's numbers."""
     if not claim.shown:
         return ""
-    place = re.sub(r"[^\w-]+", "-", claim.shown.lower()).strip("-")
-    return f' <a href="#{place}">{html.escape(claim.shown)}</a>'
+    return f' <a href="#{section_id(claim.shown)}">{html.escape(claim.shown)}</a>'

@@ -1,4 +1,5 @@
-"""Teaching a classifier its upstream task, once, before any edit: claims with their gold class.
+"""Teaching a classifier its upstream task, once, before any edit: claims or documents with their
+gold class.
 
 The published classifiers are not to be had, so one is fine-tuned here. The paper's has one logit
 and a Bernoulli likelihood, ours (`BertForSequenceClassification`) two logits and a softmax: the
@@ -8,7 +9,8 @@ same likelihood, its logit being the difference of the two.
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -40,14 +42,22 @@ class ClassifierConfig:
     max_length: int = 64
     seed: int = 0
 
+    @classmethod
+    def of(cls, tune: Mapping[str, Any]) -> "ClassifierConfig":
+        """What a setting's `tune` says of it beside the texts to learn."""
+        names = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in tune.items() if name in names})
+
 
 def tune_classifier(
     backbone: Backbone,
     claims: Sequence[Claim],
     held_out: Mapping[str, Sequence[Claim]],
     config: ClassifierConfig | None = None,
+    kind: str = "claims",
 ) -> Backbone:
-    """A new backbone that classifies `claims`; the given one, in float32, is untouched.
+    """A new backbone that classifies `claims`, or texts of another `kind` ("documents"); the given
+    one, in float32, is untouched.
 
     Cached under STUDY_CACHE/tuned with tuning.json: losses, seconds, and for each group of
     `held_out` its accuracy beside the share of its commonest class. Raises BackboneError for
@@ -68,7 +78,7 @@ def tune_classifier(
         f"{score['majority']:.3f})"
         for name, score in record["held_out"].items()
     )
-    told = f"fine-tuned here on {len(claims)} claims, accuracy {', '.join(scores)}"
+    told = f"fine-tuned here on {len(claims)} {kind}, accuracy {', '.join(scores)}"
     return replace(learned, provenance=f"{backbone.provenance}; {told}")
 
 

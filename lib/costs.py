@@ -1,6 +1,7 @@
 """What editing costs: seconds, parameters, stored numbers, memory, and slower forward passes."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -60,3 +61,8 @@ def inference(records: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]])
         )
     frame = pd.DataFrame(rows, columns=names)
     return frame.astype({name: float for name in names[3:]})
+
+
+def saved_bytes(folder: Path) -> int:
+    """Bytes of everything that an editor wrote to keep its edits; 0 where nothing was kept."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -76,15 +76,16 @@ def prepare(
     *,
     others: Sequence[str] = (),
     whole: bool = False,
+    full_width: bool = False,
     below: tuple[FrozenPrefix, "PromptBatch"] | None = None,
 ) -> PromptBatch:
     """Encode rows and run the frozen prefix on them, once; `watch` as in `FrozenPrefix.record`.
 
     `others`: the competing answer of each row, "" where there is none. `whole` adds the rows for
-    whole passes (causal backbones). `below`: the same rows as a lower prefix was prepared, whose
-    blocks are then not run again; equal to the last bit.
+    whole passes (causal backbones). `full_width` as in `encode_prompts`. `below`: the same rows as
+    a lower prefix was prepared, whose blocks are then not run again; equal to the last bit.
     """
-    encoded = encode_prompts(backbone, prompts, max_length=max_length)
+    encoded = encode_prompts(backbone, prompts, max_length=max_length, full_width=full_width)
     classifier, causal = (backbone.family.kind == kind for kind in ("classifier", "causal"))
     rows = [
         [class_number(backbone, target)] if classifier else target_ids(backbone, target, max_length)

@@ -56,9 +56,10 @@ class Encoded:
         return replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> Tensor:
-    """A rectangle [B, T] from ragged rows, filled with `value` on the given side."""
-    width = max(len(row) for row in rows)
+def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right", width: int = 0) -> Tensor:
+    """A rectangle [B, T] from ragged rows, filled with `value` on the given side; at least `width`
+    columns."""
+    width = max(width, *(len(row) for row in rows))
     filled = [
         [*row, *[value] * (width - len(row))]
         if side == "right"
@@ -70,23 +71,25 @@ def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> Tenso
 
 def prompt_ids(backbone: Backbone, prompt: str, max_length: int | None = None) -> list[int]:
     """Token ids of one prompt as the backbone reads it (document prefix, template, end mark)."""
-    text = backbone.prefix + prompt
-    if max_length is None:
-        return backbone.tokenizer(text)["input_ids"]
-    return backbone.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+    return _ids(backbone, max_length, text=backbone.prefix + prompt)
+
+
+def _ids(backbone: Backbone, max_length: int | None, **text: str) -> list[int]:
+    cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
+    return backbone.tokenizer(**text, **cut)["input_ids"]
 
 
 def target_ids(backbone: Backbone, target: str, max_length: int | None = None) -> list[int]:
     """Token ids of one target, its end mark included.
 
-    Causal targets start with the space that separates them from the prompt.
+    Causal targets start with the space that separates them from the prompt; one of more than
+    `max_length` tokens is cut and then has no end mark.
     """
     if backbone.family.kind == "seq2seq":
-        return prompt_ids(backbone, target, max_length)
-    return [
-        *backbone.tokenizer(" " + target.strip(), add_special_tokens=False)["input_ids"],
-        backbone.eos_id,
-    ]
+        return _ids(backbone, max_length, text_target=target)
+    ids = backbone.tokenizer(" " + target.strip(), add_special_tokens=False)["input_ids"]
+    cut = max_length is not None and len(ids) > max_length
+    return ids[:max_length] if cut else [*ids, backbone.eos_id]
 
 
 def answer_ids(backbone: Backbone, target: str, max_length: int | None = None) -> list[int]:
@@ -96,12 +99,18 @@ def answer_ids(backbone: Backbone, target: str, max_length: int | None = None) -
 
 
 def batch_rows(
-    backbone: Backbone, rows: list[list[int]], prompt_lengths: list[int], side: str
+    backbone: Backbone, rows: list[list[int]], prompt_lengths: list[int], side: str, width: int = 0
 ) -> Encoded:
-    """Ragged token ids as a padded batch; `prompt_lengths` counts each row's prompt tokens."""
-    input_ids = pad(rows, backbone.pad_id, side)
+    """Ragged token ids as a padded batch of at least `width` columns; `prompt_lengths` counts each
+    row's prompt tokens. RecordError if a prompt has none."""
+    if not all(prompt_lengths):
+        raise RecordError(
+            f"an empty prompt has no token on {backbone.name}, which begins no document with a "
+            "mark of its own; take the first words of the text as its prompt"
+        )
+    input_ids = pad(rows, backbone.pad_id, side, width)
     width = input_ids.shape[1]
-    mask = pad([[1] * len(row) for row in rows], 0, side)
+    mask = pad([[1] * len(row) for row in rows], 0, side, width)
     lengths = torch.tensor([len(row) for row in rows])
     start = torch.zeros_like(lengths) if side == "right" else width - lengths
     last_prompt = start + torch.tensor(prompt_lengths) - 1
@@ -114,13 +123,16 @@ def encode_prompts(
     *,
     max_length: int | None = None,
     side: str | None = None,
+    full_width: bool = False,
 ) -> Encoded:
     """Prompts alone, for decoding and routing. Causal rows are padded on the left by default, so
-    that the next token follows the last column; all others on the right.
+    that the next token follows the last column; all others on the right. `full_width`: every row
+    to `max_length`, however short the rows are.
     """
     side = side or ("left" if backbone.family.kind == "causal" else "right")
     rows = [prompt_ids(backbone, prompt, max_length) for prompt in prompts]
-    return batch_rows(backbone, rows, [len(row) for row in rows], side)
+    width = max_length if full_width and max_length else 0
+    return batch_rows(backbone, rows, [len(row) for row in rows], side, width)
 
 
 def encode(
@@ -130,8 +142,10 @@ def encode(
     *,
     max_length: int | None = None,
     side: str = "right",
+    full_width: bool = False,
 ) -> Encoded:
-    """Prompts with their targets as training labels (ignored positions are -100)."""
+    """Prompts with their targets as training labels (ignored positions are -100); `full_width` as
+    in `encode_prompts`, for classifiers."""
     kind = backbone.family.kind
     if kind == "causal":
         heads = [prompt_ids(backbone, prompt, max_length) for prompt in prompts]
@@ -144,7 +158,7 @@ def encode(
             side,
         )
     else:
-        batch = encode_prompts(backbone, prompts, max_length=max_length)
+        batch = encode_prompts(backbone, prompts, max_length=max_length, full_width=full_width)
         if kind == "seq2seq":
             labels = pad([target_ids(backbone, text, max_length) for text in targets], IGNORED)
         else:

@@ -24,7 +24,9 @@ ROUNDS = ("consecutive", "single")
 
 @dataclass(frozen=True)
 class Protocol:
-    """`checkpoint_every` counts batches (0: only the end). `max_new_tokens` bounds decoding; with
+    """Everything is scored at the end, after every `checkpoint_every` batches (0: never) and after
+    those that `checkpoints` names by their number; general ability only at the end, unless
+    `general_between`. `max_new_tokens` bounds decoding; with
     `decode` off nothing is decoded and the scores of what is decoded are NaN. `evaluation_batch` is
     the size of the fixed evaluation batches of the pools, and the most rows with owners in a pass.
 
@@ -44,10 +46,17 @@ class Protocol:
     decode: bool = True
     lm_eval: Sequence[str] = ()
     lm_eval_limit: int | None = None
+    checkpoints: Sequence[int] = ()
+    general_between: bool = False
 
     def __post_init__(self) -> None:
         if self.rounds not in ROUNDS:
             raise UsageError(f"rounds {self.rounds!r}: choose one of {', '.join(ROUNDS)}")
+
+    def checks(self, done: int) -> bool:
+        """Whether everything is scored once `done` batches are edited."""
+        due = bool(self.checkpoint_every) and done % self.checkpoint_every == 0
+        return due or done in self.checkpoints
 
 
 class Evaluator:
@@ -146,6 +155,8 @@ class Evaluator:
             "answer_accuracy": metrics.answer_accuracy(score.answer, answer),
             "answer_agreement": metrics.answer_agreement(score.answer, before.answer),
             "answer_nll": score.answer_nll,
+            "answer_nll_released": score.answer_nll_released,
+            "tokens": score.tokens,
             "other_nll": score.other_nll,
             "prefers_target": metrics.prefers_target(score.answer_nll, score.other_nll),
             "prompt_accuracy": metrics.answer_accuracy(score.prompt_answer, answer),
@@ -240,7 +251,8 @@ class Evaluator:
         if None in weights:
             return self._answered(subset, number, decode, score)
         rows = columns(self.batches[subset][number].rows)
-        length, new = self.editor.config.max_length, self.new_tokens
+        config, new = self.editor.config, self.new_tokens
+        length = (config.max_length, config.full_width)
         key = (self.backbone.content, length, new, self.whole, rows, tuple(weights))
         if key not in self.outputs:
             self.outputs[key] = self._answered(subset, number, decode, score)

@@ -257,7 +257,7 @@ def _base_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol)
                 protocol.evaluation_batch,
                 protocol.rounds,
             ],
-            "max_length": editor.config.max_length,
+            "max_length": [editor.config.max_length, editor.config.full_width],
             "whole_passes": needs_whole_passes(editor),
             "device": str(editor.backbone.device),
             "code": fingerprints.code("lib.protocol"),

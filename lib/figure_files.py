@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from lib.atomic import write_bytes, write_text
 from lib.figure_style import Plot, gathered, legend_below, use_style
+from lib.svg import compact, shared_styles
 
 _PIXELS = 96 / 72  # CSS pixels per typographic point
 _SMALLEST = 0.80  # an inline figure shrinks no further; narrower screens scroll it
@@ -66,7 +67,7 @@ def save(
             narrow = _inline(_svg(figure, name), f"{name}-narrow", alt)
         drawing = f'<div class="wide">{drawing}</div><div class="narrow">{narrow}</div>'
     svg_path, png_path = folder / f"{name}.svg", folder / f"{name}.png"
-    write_text(svg_path, _described(text, name, alt))
+    write_text(svg_path, _alone(text, name, alt))
     write_bytes(png_path, png)
     csv_path = None
     if data is not None:
@@ -95,7 +96,7 @@ def _svg(figure: Figure, name: str) -> str:
     # The layout was measured in DejaVu Sans; browsers without it get the nearest wide face.
     text = stream.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     text = text.replace("Verdana, sans-serif, sans-serif", "Verdana, sans-serif")
-    return text[text.index("<svg") :]
+    return compact(text[text.index("<svg") :])
 
 
 def _png(figure: Figure) -> bytes:
@@ -123,25 +124,34 @@ def _described(text: str, key: str, alt: str) -> str:
     )  # fmt: skip
 
 
+def _alone(text: str, name: str, alt: str) -> str:
+    """`text` as a file of its own."""
+    text, rules = shared_styles(text, "svg")
+    return _described(text.replace("</style>", f"{rules}</style>", 1), name, alt)
+
+
 def _inline(text: str, name: str, alt: str) -> str:
     """`text` for inclusion in a page: own ids, size in CSS, nothing that other figures can hit."""
     digest = hashlib.sha256(f"{name}\0{alt}\0{text}".encode()).hexdigest()[:8]
-    key = f"{name}-{digest}"
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", text)
-    text = re.sub(r'href="#([^"]+)"', rf'href="#{key}-\1"', text)
+    key = f"f{digest}"
+    names = dict.fromkeys(re.findall(r'\bid="([^"]+)"', text))
+    own = {name: f"{key}-{i}" for i, name in enumerate(names)}
+    text = re.sub(r'\bid="([^"]+)"', lambda m: f'id="{own[m[1]]}"', text)
+    text = re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{own[m[1]]})", text)
+    text = re.sub(r'href="#([^"]+)"', lambda m: f'href="#{own[m[1]]}"', text)
     # A <style> inside inline SVG applies to the whole page: keep its rules in this figure.
-    text = re.sub(r'<style type="text/css">.*?</style>', _style(key), text, flags=re.DOTALL)
+    text, rules = shared_styles(text, f".{key}")
+    text = re.sub(r'<style type="text/css">.*?</style>', _style(key, rules), text, flags=re.DOTALL)
     width = float(re.search(r'width="([\d.]+)pt"', text)[1]) * _PIXELS
     style = f"width:100%;max-width:{width:.0f}px;min-width:{width * _SMALLEST:.0f}px;height:auto"
-    head = f'<svg class="figure-{key}" style="{style}"'
+    head = f'<svg class="{key}" style="{style}"'
     text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
     text = text.replace("<svg", head, 1)
     return _described(text, key, alt)
 
 
-def _style(key: str) -> str:
-    return f"<style>.figure-{key} *{{stroke-linejoin:round;stroke-linecap:butt}}</style>"
+def _style(key: str, rules: str) -> str:
+    return f"<style>.{key} *{{stroke-linejoin:round;stroke-linecap:butt}}{rules}</style>"
 
 
 def _literal(text: str) -> str:

@@ -119,16 +119,6 @@ def time_panel(
         panel.set_ylim(bottom=0)
 
 
-def reference(panel: Axes, distinct_answers: float | pd.DataFrame) -> None:
-    """The number of distinct answers: what a perfect index of answers would hold."""
-    look = {"color": INK, "linestyle": ":", "linewidth": 1.4, "label": "distinct answers"}
-    if isinstance(distinct_answers, pd.DataFrame):
-        rows = distinct_answers.sort_values("n_edits")
-        panel.plot(rows["n_edits"].to_numpy(float), rows["value"].to_numpy(float), **look)
-    else:
-        panel.axhline(float(distinct_answers), **look)
-
-
 def bars(
     panel: Axes, part: pd.DataFrame, by: str, names: Sequence[str], style: Mapping[str, Look]
 ) -> None:

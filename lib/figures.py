@@ -8,18 +8,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.patches import Circle
 
 from lib.costs import COSTS
 from lib.figure_files import SavedFigure, save
 from lib.figure_parts import (
     about_rows,
     bars,
-    counted,
     curves,
     having,
     means,
-    reference,
     score_axis,
     series,
     stacked,
@@ -37,7 +34,7 @@ from lib.figure_style import (
 )
 
 __all__ = [
-    "Plot", "SavedFigure", "cost_bars", "index_growth", "key_map", "retention", "save",
+    "Plot", "SavedFigure", "cost_bars", "retention", "save",
     "score_curves", "sweep", "use_style",
 ]  # fmt: skip
 
@@ -129,40 +126,6 @@ def retention(
     return Plot(figure, data, about_rows(rows, data, facts))
 
 
-def index_growth(
-    steps: pd.DataFrame,
-    *,
-    by: str = "run",
-    columns: Sequence[str] = ("clusters", "conflicts", "forgotten"),
-    distinct_answers: float | pd.DataFrame | None = None,
-    reported: Mapping[str, pd.DataFrame] | None = None,
-) -> Plot:
-    """Size of the vector index against the number of edits, a line per `by`.
-
-    `distinct_answers`: one number, or rows (n_edits, value); drawn dotted beside the clusters.
-    """
-    reported = reported or {}
-    rows = having(steps, "n_edits", by)
-    style = looks(dict.fromkeys(rows[by]))
-    parts = []
-    with use_style():
-        figure, axes = panels(len(columns))
-        for panel, column in zip(axes, columns, strict=True):
-            panel.set_title(TITLES.get(column, column))
-            part = means(having(rows, column), column, [by, "n_edits"])
-            parts.append(part.assign(quantity=column))
-            curves(panel, part, by, "n_edits", style, reported.get(column), f"no {column} kept")
-            if panel.lines:
-                panel.set(xlabel="edits applied", ylabel="count")
-                panel.set_ylim(bottom=0)
-            if column == "clusters" and distinct_answers is not None and panel.lines:
-                reference(panel, distinct_answers)
-        legend(figure, axes)
-    runs = rows["run"].nunique() if "run" in rows else 0
-    caption = f"Counts read from the index after each batch; {counted(runs, 'run')}."
-    return Plot(figure, stacked(parts), caption if parts and len(rows) else "No index recorded.")
-
-
 def sweep(
     records: pd.DataFrame,
     x: str,
@@ -212,66 +175,6 @@ def sweep(
             panel.margins(x=0.12)
         legend(figure, axes)
     return Plot(figure, data, about_rows(rows, data, "Whiskers: 95 % interval."))
-
-
-def key_map(
-    keys: np.ndarray,
-    blocks: Sequence[object],
-    *,
-    centres: np.ndarray | None = None,
-    radii: Sequence[float] | None = None,
-    components: tuple[int, int] = (1, 2),
-    most: int = 7,
-    about: str = "",
-) -> Plot:
-    """Keys [n, d] on two principal components (counted from 1), coloured and marked by block.
-
-    The `most` largest blocks get their own marker; the others are grey. `centres` [c, d] with
-    `radii` [c] are drawn as circles of true size (a projection can only bring points closer).
-    """
-    keys = np.asarray(keys, float).reshape(len(blocks), -1 if len(blocks) else 0)
-    labels = np.asarray([str(block) for block in blocks], dtype=object)
-    kept = np.isfinite(keys).all(axis=1)
-    keys, labels = keys[kept], labels[kept]
-    empty = pd.DataFrame(columns=["block", "x", "y"])
-    with use_style():
-        figure, (panel,) = panels(1, height=4.4)
-        if len(keys) < 2 or min(keys.shape) < max(components):
-            say(panel, f"{counted(len(keys), 'key')}: too few for a map of principal components.")
-            return Plot(figure, empty, about)
-        mean = keys.mean(axis=0)
-        _, sizes, axes = np.linalg.svd(keys - mean, full_matrices=False)
-        pick = [c - 1 for c in components]
-        points = (keys - mean) @ axes[pick].T
-        share = sizes**2 / max((sizes**2).sum(), 1e-300)
-        counts = pd.Series(labels).value_counts(sort=True)
-        style = looks(f"block {b}" for b in counts.index[:most])
-        rest = ~np.isin(labels, counts.index[:most])
-        if rest.any():
-            panel.scatter(*points[rest].T, s=12, color="#c3c8cf", label="other blocks", zorder=1)
-        for block in counts.index[:most]:
-            look, mine = style[f"block {block}"], points[labels == block]
-            panel.scatter(
-                *mine.T, s=34, color=look.colour, marker=look.marker, edgecolor="white",
-                linewidth=0.5, label=f"block {block}", zorder=3,
-            )  # fmt: skip
-        if centres is not None and radii is not None:
-            flat = (np.asarray(centres, float).reshape(len(radii), -1) - mean) @ axes[pick].T
-            for centre, radius in zip(flat, radii, strict=True):
-                ring = {"fill": False, "edgecolor": MUTED, "linewidth": 0.7, "alpha": 0.7}
-                panel.add_patch(Circle(centre, max(float(radius), 0.0), **ring))
-            panel.autoscale_view()
-        panel.set_aspect("equal", adjustable="datalim")
-        panel.grid(False)
-        for axis, place in (("x", 0), ("y", 1)):
-            text = f"component {components[place]} ({share[pick[place]]:.0%} of variance)"
-            panel.set(**{f"{axis}label": text})
-        legend(figure, [panel])
-    data = pd.DataFrame({"block": labels, "x": points[:, 0], "y": points[:, 1]})
-    facts = (
-        f"{counted(len(keys), 'key')} of width {keys.shape[1]}, {counted(len(counts), 'block')}."
-    )
-    return Plot(figure, data, f"{about} {facts}".strip())
 
 
 def cost_bars(

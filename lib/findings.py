@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib.intervals import Difference, facts, holm, paired_difference
+from lib.intervals import Difference, Interval, facts, holm, paired_difference
 
 HOLDS, FAILS, UNKNOWN = "holds", "fails", "cannot be told here"
 SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}
@@ -109,6 +109,30 @@ def decide(
         verdict, f"Difference in {what}: {'; '.join(parts)}{tail}; margin {margin:g}, "
         f"{better} is better."
     )  # fmt: skip
+
+
+def one_bound(name: str, at_least: float | None, at_most: float | None) -> None:
+    """Refuse a test that names both bounds or none."""
+    if (at_least is None) == (at_most is None):
+        raise ValueError(f"{name}: give at_least or at_most")
+
+
+def bounded(
+    found: Interval, what: str, at_least: float | None = None, at_most: float | None = None
+) -> Finding:
+    """Whether a mean is at least, or at most, so large (one of the two is None): the whole interval
+    decides, and one that holds the bound cannot tell."""
+    if not found.n:
+        return Finding(UNKNOWN, f"{what}: no rows.")
+    bound = at_least if at_most is None else at_most
+    ends = f"[{found.low:.3f}, {found.high:.3f}]" if found.known else "no interval"
+    wanted = f"wanted: at {'least' if at_most is None else 'most'} {bound:g}"
+    evidence = f"{what}: {found.mean:.3f} {ends}, n = {found.n}; {wanted}."
+    if not found.known or found.clusters < FEWEST_FACTS:
+        return Finding(UNKNOWN, f"{evidence} Only {found.clusters} independent facts.")
+    above, below = found.low >= bound, found.high <= bound
+    holds, fails = (above, found.high < bound) if at_most is None else (below, found.low > bound)
+    return Finding(HOLDS if holds else FAILS if fails else UNKNOWN, evidence)
 
 
 def amount(d: Difference) -> str:

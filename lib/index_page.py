@@ -1,120 +1,34 @@
-"""The front page: what was reproduced, what agrees, what was substituted, one link per report.
+"""The front page, the study's abstract: every claim with its verdict, findings, substitutions.
 
-Each report leaves `<key>.summary.json` beside its HTML; the index is made of those files alone, so
-it can be written again at any time and shows a failed report next to finished ones.
+Each report leaves `<key>.summary.json` beside its HTML (`lib.summaries`); the index is made of
+those files alone, so it can be written again at any time and shows a failed report next to
+finished ones.
 """
 
-import dataclasses
 import html
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.atomic import write_text
-from lib.claims import FAILS, HOLDS, UNKNOWN
-from lib.errors import StoreError
+from lib.findings import HOLDS
+from lib.index_claims import counts_in_words, tally_bar, told_list
 from lib.render import ASSETS
-from lib.tables import SYMBOLS, Cell, number
+from lib.summaries import (
+    Headline,
+    PaperSummary,
+    Told,
+    read_summaries,
+    tally,
+    write_summary,
+)
+from lib.tables import SYMBOLS, number
 
-SCHEMA = 1
-STATUSES = ("done", "partial", "failed")
+__all__ = [
+    "Headline", "PaperSummary", "Told", "duration", "read_summaries", "write_index",
+    "write_summary",
+]  # fmt: skip
+
 COMPARED = ("consistent", "above", "below")
-
-
-@dataclass(frozen=True)
-class Headline:
-    """One number worth a place on the front page; numbers are None where there is none."""
-
-    label: str
-    reported: float | None = None
-    reproduced: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    n: int = 0
-    verdict: str = "not comparable"
-    digits: int = 2
-
-    @classmethod
-    def of(cls, cell: Cell, label: str = "", digits: int = 2) -> "Headline":
-        """The headline of a table cell, labelled "editor, metric, setting" unless `label`."""
-        numbers = {
-            name: _plain(getattr(cell, name))
-            for name in ("reported", "reproduced", "ci_low", "ci_high")
-        }
-        label = label or ", ".join(p for p in (cell.editor, cell.metric, cell.setting) if p)
-        return cls(label, **numbers, n=cell.n, verdict=cell.verdict, digits=digits)
-
-
-@dataclass(frozen=True)
-class PaperSummary:
-    """What a report tells the front page. `report` is its file name relative to the index.
-
-    `status`: "done", "partial" (some runs failed) or "failed" (no usable report). `claims` counts
-    verdicts. `order` sorts the page.
-    """
-
-    key: str
-    title: str
-    venue: str = ""
-    summary: str = ""
-    status: str = "done"
-    report: str = ""
-    headline: tuple[Headline, ...] = ()
-    claims: Mapping[str, int] = field(default_factory=dict)
-    substitutions: tuple[str, ...] = ()
-    runtime_seconds: float | None = None
-    errors: tuple[str, ...] = ()
-    profile: str = ""
-    order: int = 100
-
-    def __post_init__(self) -> None:
-        if self.status not in STATUSES:
-            raise ValueError(f"{self.key}: status {self.status!r} is none of {STATUSES}")
-        unknown = set(self.claims) - {HOLDS, FAILS, UNKNOWN}
-        if unknown:
-            raise ValueError(f"{self.key}: unknown claim verdicts {sorted(unknown)}")
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, object]) -> "PaperSummary":
-        """A summary from plain data; keys it does not know are an error that names them."""
-        values = {key: value for key, value in content.items() if key != "schema"}
-        unknown = set(values) - {item.name for item in dataclasses.fields(cls)}
-        if content.get("schema", SCHEMA) != SCHEMA or unknown:
-            raise ValueError(
-                f"not a schema {SCHEMA} summary (unknown: {', '.join(sorted(unknown)) or 'none'})"
-            )
-        rows = values.get("headline", ())
-        values["headline"] = tuple(r if isinstance(r, Headline) else Headline(**r) for r in rows)
-        for name in ("substitutions", "errors"):
-            values[name] = tuple(values.get(name, ()))
-        return cls(**values)
-
-    @property
-    def safe_report(self) -> str:
-        """`report` if it is a plain relative file name, else "": data never makes a script link."""
-        plain = self.report and ":" not in self.report and not self.report.startswith(("/", "\\"))
-        return self.report if plain else ""
-
-
-def write_summary(folder: Path, summary: PaperSummary) -> Path:
-    """Write `<key>.summary.json` into `folder`, where the index looks for it."""
-    content = {"schema": SCHEMA, **dataclasses.asdict(summary)}
-    path = Path(folder) / f"{summary.key}.summary.json"
-    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False))
-    return path
-
-
-def read_summaries(folder: Path) -> list[PaperSummary]:
-    """All summaries in `folder` in page order; a file that cannot be read is an error naming it."""
-    found = []
-    for path in sorted(Path(folder).glob("*.summary.json")):
-        try:
-            found.append(PaperSummary.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"{path}: {error}. Delete it and run the report again.") from error
-    return sorted(found, key=lambda paper: (paper.order, paper.key))
 
 
 def write_index(
@@ -131,19 +45,21 @@ def write_index(
         chosen = read_summaries(folder)
     else:
         chosen = [p if isinstance(p, PaperSummary) else PaperSummary.from_dict(p) for p in papers]
-    profiles = dict.fromkeys(p for p in (profile, *(paper.profile for paper in chosen)) if p)
+    profiles = list(dict.fromkeys(p for p in (profile, *(q.profile for q in chosen)) if p))
+    linked = {p.key for p in chosen if p.safe_report and (folder / p.safe_report).exists()}
     body = [
         f"<h1>{_safe(title)}</h1>",
-        '<p class="lead">Published results of model editors, run again: each report regenerates '
-        "the tables and figures of its paper and prints the reported number beside the "
-        "reproduced one.</p>",
+        f'<p class="lead">{_safe(abstract(chosen, profiles))}</p>',
         f"<p>{_safe(note)}</p>" if note else "",
         _glance(chosen, " + ".join(profiles)),
-        *(_paper(paper, folder) for paper in chosen),
+        *(_paper(paper, paper.key in linked) for paper in chosen),
         "" if chosen else '<p class="empty">No report has been written into this folder yet.</p>',
+        _findings(chosen, linked),
+        _substitutions(chosen, linked),
         '<p class="notes">= consistent, ▲ above and ▼ below compare with the reported number at '
-        "the paper's n (5 % level), whatever the better direction; · not comparable: nothing "
-        "reported, or too little known about it. Brackets are 95 % intervals.</p>",
+        "the paper's n (5 % level), whatever the better direction; · not comparable: nothing "
+        "reported, or too little known about it. Brackets are 95 % intervals. A claim counts once: "
+        "as holding if it holds in every setting that judges it.</p>",
     ]
     css = (ASSETS / "report.css").read_text(encoding="utf-8")
     policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -160,16 +76,56 @@ def write_index(
     return folder / "index.html"
 
 
+def abstract(papers: Sequence[PaperSummary], profiles: Sequence[str] = ()) -> str:
+    """The study in a few sentences, every number of them counted in the summaries."""
+    said = [
+        "Published results of model editors, run again: each report regenerates the tables and "
+        "figures of its paper and prints the reported number beside the reproduced one."
+    ]
+    claims = tally(_unique(papers, "claims"))
+    if total := sum(claims.values()):
+        making = sum(bool(paper.claims) for paper in papers)
+        said.append(
+            f"Of {_counted(total, 'claim')} of {_counted(making, 'paper')}, "
+            f"{counts_in_words(claims)}."
+        )
+    findings = tally(_unique(papers, "findings"))
+    if total := sum(findings.values()):
+        said.append(
+            f"Of {_counted(total, 'finding')} of our own, judged on the same runs in the same way, "
+            f"{counts_in_words(findings)}."
+        )
+    machines = dict.fromkeys(m for p in papers for m in p.made.get("machines", ()))
+    if papers:
+        where = f", run on {' and '.join(machines)}" if machines else ""
+        named = f", in the profile {' and '.join(profiles)}" if profiles else ""
+        said.append(f"{_counted(len(papers), 'report')}{where}{named}.")
+    broken = [paper.name for paper in papers if paper.status != "done"]
+    if broken:
+        said.append(f"Incomplete, and counted as far as told: {', '.join(broken)}.")
+    return " ".join(said)
+
+
+def _unique(papers: Sequence[PaperSummary], which: str) -> list[Told]:
+    """The judgements of all reports; equal keys of two reports are two sentences."""
+    return [
+        Told(**{**vars(one), "key": f"{paper.key}/{one.key}"})
+        for paper in papers
+        for one in getattr(paper, which)
+    ]
+
+
 def _glance(papers: Sequence[PaperSummary], profile: str) -> str:
     cells = [row for paper in papers for row in paper.headline if row.verdict in COMPARED]
     agree = sum(row.verdict == "consistent" for row in cells)
-    claims = _total(papers)
     facts = [
         ("Reports", f"<b>{sum(p.status == 'done' for p in papers)}</b> of {len(papers)} complete"),
         ("Headline numbers", f"<b>{agree}</b> of {len(cells)} comparable ones agree"),
-        ("Claims that hold", f"<b>{claims[HOLDS]}</b> of {sum(claims.values())} tested"),
-        ("Substitutions", f"<b>{len({s for p in papers for s in p.substitutions})}</b> in all"),
     ]
+    for name, which in (("Claims that hold", "claims"), ("Findings that hold", "findings")):
+        counts = tally(_unique(papers, which))
+        facts.append((name, f"<b>{counts[HOLDS]}</b> of {sum(counts.values())} tested"))
+    facts.append(("Substitutions", f"<b>{len(_swapped(papers))}</b> in all"))
     seconds = [p.runtime_seconds for p in papers if p.runtime_seconds is not None]
     if seconds:
         facts.append(("Running time", _safe(duration(sum(seconds)))))
@@ -179,20 +135,20 @@ def _glance(papers: Sequence[PaperSummary], profile: str) -> str:
     return f'<dl class="facts">{rows}</dl>'
 
 
-def _paper(paper: PaperSummary, folder: Path) -> str:
-    title, link = _safe(paper.title), paper.safe_report
-    if link and (folder / link).exists():
-        title = f'<a href="{_safe(link)}">{title}</a>'
+def _paper(paper: PaperSummary, linked: bool) -> str:
+    title = _safe(paper.title)
+    if linked:
+        title = f'<a href="{_safe(paper.safe_report)}">{title}</a>'
     words = {"done": "✓ complete", "partial": "! partly failed", "failed": "✗ failed"}
-    badge = f'<span class="badge {paper.status}">{words[paper.status]}</span>'
+    state = f'<span class="badge {paper.status}">{words[paper.status]}</span>'
     line = " · ".join(_safe(part) for part in (paper.venue, _runtime(paper)) if part)
     parts = [
         f'<section class="paper" aria-labelledby="{_slug(paper.key)}">',
-        f'<h2 id="{_slug(paper.key)}">{title}</h2><p class="venue">{badge} {line}</p>',
+        f'<h2 id="{_slug(paper.key)}">{title}</h2><p class="venue">{state} {line}</p>',
         f"<p>{_safe(paper.summary)}</p>" if paper.summary else "",
         _headlines(paper),
-        _tally(paper.claims),
-        _listed("Substituted", paper.substitutions, "swapped"),
+        tally_bar(paper.claims, "Claims"),
+        told_list(paper, paper.claims, link=linked),
         _listed("Errors", paper.errors, "problems"),
         "</section>",
     ]
@@ -228,24 +184,51 @@ def _headlines(paper: PaperSummary) -> str:
     )
 
 
-def _tally(claims: Mapping[str, int]) -> str:
-    total = sum(claims.values())
-    if not total:
+def _findings(papers: Sequence[PaperSummary], linked: set[str]) -> str:
+    """What this study found that no paper says, per report, judged as claims are."""
+    told = [
+        f'<h3 id="found-{_slug(paper.key)}">{_safe(paper.name)}</h3>'
+        + told_list(paper, paper.findings, link=paper.key in linked)
+        for paper in papers
+        if paper.findings
+    ]
+    if not told:
         return ""
-    parts = [(claims.get(verdict, 0), verdict) for verdict in (HOLDS, FAILS, UNKNOWN)]
-    bar = "".join(
-        f'<span class="{verdict.split()[0]}" style="flex:{count}"></span>'
-        for count, verdict in parts
-        if count
-    )
-    verbs = {
-        HOLDS: ("holds", "hold"),
-        FAILS: ("fails", "fail"),
-        UNKNOWN: ("cannot be told here", "cannot be told here"),
-    }
-    words = ", ".join(f"{count} {verbs[verdict][count != 1]}" for count, verdict in parts)
     return (
-        f'<div class="tally">Claims: {words}<div class="bar" aria-hidden="true">{bar}</div></div>'
+        '<section class="paper"><h2 id="findings">Findings of our own</h2>'
+        "<p>What no paper says and the runs behind these pages show, or do not: sentences of this "
+        "study, each with the same kind of test, on the same runs.</p>"
+        f"{''.join(told)}</section>"
+    )
+
+
+def _swapped(papers: Sequence[PaperSummary]) -> dict[str, list[PaperSummary]]:
+    """Every substitution once, with the reports that use it."""
+    found: dict[str, list[PaperSummary]] = {}
+    for paper in papers:
+        for text in dict.fromkeys(paper.substitutions):
+            found.setdefault(text, []).append(paper)
+    return found
+
+
+def _substitutions(papers: Sequence[PaperSummary], linked: set[str]) -> str:
+    swapped = _swapped(papers)
+    if not swapped:
+        return ""
+
+    def used(paper: PaperSummary) -> str:
+        name = _safe(paper.name)
+        target = f"{paper.safe_report}#substitutions"
+        return f'<a href="{_safe(target)}">{name}</a>' if paper.key in linked else name
+
+    items = "".join(
+        f"<li>{_safe(text)} <cite>{', '.join(used(paper) for paper in users)}</cite></li>"
+        for text, users in swapped.items()
+    )
+    return (
+        '<section class="paper"><h2 id="substitutions">Substitutions</h2>'
+        "<p>Where backbones, data, precision or sizes are not the paper's, with the reports that "
+        f'use them.</p><ul class="swapped">{items}</ul></section>'
     )
 
 
@@ -270,21 +253,8 @@ def _runtime(paper: PaperSummary) -> str:
     return "" if paper.runtime_seconds is None else duration(paper.runtime_seconds)
 
 
-def _total(papers: Sequence[PaperSummary]) -> dict[str, int]:
-    return {v: sum(p.claims.get(v, 0) for p in papers) for v in (HOLDS, FAILS, UNKNOWN)}
-
-
-def _plain(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _finite(value: object) -> object:
-    """JSON has no NaN: a missing number is null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _safe(text: object) -> str:

@@ -1,6 +1,7 @@
 """What a run used: device, peak memory, versions, commit."""
 
 import contextlib
+import datetime
 import platform
 import subprocess
 import threading
@@ -73,8 +74,9 @@ def git_commit() -> str:
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Versions, hardware and commit for a manifest."""
+    """Versions, hardware, commit and day (UTC) for a manifest."""
     return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version(), **fingerprints.versions()},
         "git_commit": git_commit(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),

@@ -92,23 +92,6 @@ def mean_of_rows(batches: Sequence[Sequence[float]]) -> float:
     return sum(rows) / len(rows) if rows else math.nan
 
 
-def ppl_of_batches(batches: Sequence[Sequence[tuple[float, int]]]) -> float:
-    """Official perplexity: exp of each batch's token-mean NLL, then the mean over batches.
-
-    A row is (summed NLL in nats, number of tokens).
-    """
-    values = [
-        math.exp(sum(nll for nll, _ in batch) / sum(count for _, count in batch))
-        for batch in batches
-    ]
-    return sum(values) / len(values)
-
-
-def ppl_of_rows(rows: Sequence[tuple[float, int]]) -> float:
-    """GRACE's perplexity: the mean over rows of exp(mean NLL per token)."""
-    return sum(math.exp(nll / count) for nll, count in rows) / len(rows)
-
-
 def begins_with(predicted: Sequence[int], answer: Sequence[int]) -> float:
     """1.0 if the decoded ids begin with the answer's (a statement goes on after its object)."""
     return float(list(predicted[: len(answer)]) == list(answer))

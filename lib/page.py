@@ -61,6 +61,11 @@ def text_list(title: str, texts: Sequence[str]) -> HTML:
     return HTML(f"<h3>{html.escape(title)}</h3><ul>{items}</ul>")
 
 
+def paragraph(text: str) -> HTML:
+    """A sentence or more that was computed, as running text."""
+    return HTML(f"<p>{html.escape(text)}</p>")
+
+
 def sources(study: Study, *, together: bool = False) -> str:
     """Every sourced hyper-parameter of the profile's settings as an HTML table.
 

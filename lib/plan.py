@@ -16,10 +16,10 @@ from lib.data.records import content_hash
 from lib.errors import UsageError
 
 PROFILES = ("smoke", "laptop", "gpu", "paper")
-PAPERS = ("melo", "malmen", "elder", "comeba_hk")
+PAPERS = ("melo", "malmen", "elder", "comeba_hk", "side_by_side")
 DTYPES = ("float32", "float16", "bfloat16")
 # Sweeps are read at the end only, and nothing else is measured along them unless they say so.
-UNSWEPT = {"checkpoint_every": 0, "inference_repeats": 0, "observe": False}
+UNSWEPT = {"checkpoint_every": 0, "checkpoints": [], "inference_repeats": 0, "observe": False}
 # What a run's spec holds of its setting only if it is given there.
 GIVEN = ("dtype", "known", "corpus", "variant", "training")
 
@@ -122,10 +122,18 @@ def runs(
     device: str = "cpu",
     source: str = "embedded",
 ) -> list[Run]:
-    """All runs of a paper in one profile, main table first; equal runs appear once per use."""
+    """All runs of a paper in one profile, main table first; equal runs appear once per use.
+
+    A setting that names `folders` of its own reads these of `data_dir` beside the paper's
+    `datasets`; without the first of them it has no runs there.
+    """
     document, _ = profile_of(paper, profile)
     described = _data_source(document["datasets"], data_dir, source)
-    enabled = {k: v for k, v in document["settings"].items() if v.get("enabled", True)}
+    enabled = {
+        name: setting
+        for name, setting in document["settings"].items()
+        if setting.get("enabled", True) and _has_files(setting, data_dir)
+    }
     texts = data_dir / "wikipedia" if data_dir else None
     if texts is not None and texts.is_dir() and any(s.get("corpus") for s in enabled.values()):
         texts_content = fingerprints.folder(texts.resolve())
@@ -134,7 +142,7 @@ def runs(
     _keep_readable_tasks(enabled, data_dir)
     planned = []
     for name, setting in enabled.items():
-        decides = _decides(name, setting, described, texts_content)
+        decides = _decides(name, setting, _with_own(described, setting, data_dir), texts_content)
         if data_dir is not None and setting["protocol"].get("lm_eval"):
             decides["general_files"] = fingerprints.folder(data_dir.resolve() / "general")
         for seed in range(seeds or setting["seeds"]):
@@ -185,6 +193,22 @@ def _data_source(datasets: list[str], data_dir: Path | None, source: str) -> dic
         "files": {name: fingerprints.folder(folder / name) for name in datasets},
         "code": fingerprints.code("lib.data"),
     }
+
+
+def _has_files(setting: dict[str, Any], data_dir: Path | None) -> bool:
+    own = setting.get("folders")
+    return not own or data_dir is None or (data_dir / own[0]).is_dir()
+
+
+def _with_own(
+    described: dict[str, Any], setting: dict[str, Any], data_dir: Path | None
+) -> dict[str, Any]:
+    """The description of the data with the folders that the setting alone reads."""
+    if data_dir is None or not setting.get("folders"):
+        return described
+    found = [name for name in setting["folders"] if (data_dir / name).is_dir()]
+    own = {name: fingerprints.folder(data_dir.resolve() / name) for name in found}
+    return {**described, "files": {**described["files"], **own}}
 
 
 def _setting_runs(

@@ -27,9 +27,10 @@ class Prepared:
         editor, backbone = self.editor, self.editor.backbone
         prompts, targets, others = rows
         length, first = editor.config.max_length, editor.prefix.first
+        way = (length, editor.config.full_width, self.whole)
 
         def key(blocks: int) -> Any:
-            return (backbone.content, blocks, length, self.whole, prompts, targets, others)
+            return (backbone.content, blocks, way, prompts, targets, others)
 
         known = self.passes.get(key(first))
         self._wanted.add(key(first))
@@ -45,6 +46,7 @@ class Prepared:
             watch,
             others=others,
             whole=self.whole,
+            full_width=editor.config.full_width,
             below=self._below((key(blocks) for blocks in range(first - 1, 0, -1)), watch),
         )
         self._keep(key(first), made)

@@ -1,8 +1,8 @@
 """The protocols: edit batch after batch, score each prompt at named moments.
 
 Consecutive rounds: `before` any edit, `own` (right after the batch that holds the edit),
-`checkpoint` (everything but general ability, every so many batches), `end` (everything, after the
-last batch).
+`checkpoint` (everything but general ability, if that is not asked for, after the batches that the
+protocol names), `end` (everything, after the last batch).
 Single rounds: every batch starts from the backbone; `before`, and `own` for all rows that belong to
 the batch, rephrases and locality prompts among them.
 """
@@ -15,7 +15,7 @@ from lib.data.records import Stream
 from lib.editors.base import Editor
 from lib.errors import UsageError
 from lib.evaluation import Evaluator, Protocol, Record
-from lib.rows import BETWEEN, SUBSETS
+from lib.rows import SUBSETS
 from lib.scoring import Scored
 
 __all__ = ["SUBSETS", "Clock", "Evaluator", "Protocol", "Record", "Scored", "run_sequence"]
@@ -75,6 +75,7 @@ def run_sequence(
         clock.fit += time.perf_counter() - began
         for subset in SUBSETS:
             write(subset, "before", 0)
+    between = SUBSETS if protocol.general_between else SUBSETS[: SUBSETS.index("general")]
     batches = list(stream.batches())
     for number in range(start_batch, len(batches)):
         began = time.perf_counter()
@@ -93,14 +94,13 @@ def run_sequence(
             }
             | report.counts
         )
-        for subset in BETWEEN if single else ("edits",):
+        for subset in between if single else ("edits",):
             write(subset, "own", editor.n_edits, only=number)
         last = number + 1 == len(batches)
-        every = protocol.checkpoint_every
-        if not single and (last or (every and (number + 1) % every == 0)):
+        if not single and (last or protocol.checks(number + 1)):
             # Rows that have owners wait for their edit; those of shared pools are always due.
             applied = editor.n_edits if stream.owners else None
-            for subset in SUBSETS if last else BETWEEN:
+            for subset in SUBSETS if last else between:
                 write(subset, "end" if last else "checkpoint", editor.n_edits, applied=applied)
         after_batch(number + 1)
     if protocol.observe:

@@ -24,6 +24,7 @@ _MARKER = "papermill-error-cell-tag"
 _SHOWN = ("text/html", "image/svg+xml", "image/png", "text/plain")
 _HEADING = re.compile(r"<h([1-6])(\s[^>]*)?>(.*?)</h\1>", re.DOTALL)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_FOLDER = re.compile(r"""(["'])(?:[A-Za-z]:)?[/\\](?:[^"']*[/\\])?([^"'/\\]+)[/\\]?\1""")
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def scroll_tables(markup: str) -> str:
 
 
 def _cleaned(notebook: object) -> object:
-    """A copy without progress bars, stderr, widgets and papermill's own error notices."""
+    """A copy without progress bars, stderr, widgets and papermill's own error notices; of folders
+    in the parameters only the last part is shown."""
     notebook = copy.deepcopy(notebook)
     notebook.cells = [
         cell for cell in notebook.cells if _MARKER not in cell.metadata.get("tags", [])
@@ -187,6 +189,8 @@ def _cleaned(notebook: object) -> object:
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = _FOLDER.sub(r"\1…/\2\1", cell.source)
         kept = []
         for output in cell.outputs:
             if output.output_type == "stream":

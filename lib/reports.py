@@ -43,6 +43,7 @@ def render_paper(study: Study, options: argparse.Namespace) -> bool:
                 report=page.name,
                 errors=(done.error or "the notebook wrote no summary", *errors.values()),
                 profile=study.profile,
+                short=study.document["short"],
             ),
         )
     return not done.failed and not errors

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from lib.data.records import Edit, Probe, Stream
 
-SUBSETS = ("edits", "holdout", "upstream", "near", "general")
-BETWEEN = SUBSETS[:-1]  # general ability is scored before the first edit and after the last alone
+SUBSETS = ("edits", "holdout", "upstream", "near", "portability", "general")
 
 
 @dataclass(frozen=True)

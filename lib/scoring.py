@@ -21,7 +21,9 @@ class Scored:
 
     `nll`, `token_accuracy`: of the target with its end mark. `answer`: the argmax at each token of
     the answer (no end mark), `answer_nll` its mean NLL, `other_nll` the competing answer's (NaN
-    without one); `prompt_answer`: as `answer`, what is applied being decided on the prompt alone.
+    without one); `prompt_answer`: as `answer`, what is applied being decided on the prompt alone;
+    `answer_nll_released`: as `answer_nll`, decided on the row with its target, as MELO's official
+    code does; `tokens`: how many tokens the answer has.
     """
 
     ids: tuple[int, ...]
@@ -32,6 +34,8 @@ class Scored:
     answer_nll: float
     other_nll: float
     prompt_answer: tuple[int, ...]
+    answer_nll_released: float
+    tokens: int
 
 
 def needs_whole_passes(editor: Editor) -> bool:
@@ -129,6 +133,8 @@ def _rows(
         nll,
         others,
         on_prompt.argmax,
+        forced.without(backbone.eos_id).nll,
+        map(len, on_prompt.ids),
     )
     return [Scored(*row) for row in zip(*columns, strict=True)]
 
@@ -141,7 +147,7 @@ def _classified(editor: Editor, batch: decoding.PromptBatch, routes: Sequence[st
     scores = scores_at(logits, batch.targets[:, 0], [1] * len(routes))
     rows = zip(scores.argmax, scores.nll, scores.token_accuracy, strict=True)
     return [
-        Scored(found, str(found[0]), nll, right, found, nll, math.nan, found)
+        Scored(found, str(found[0]), nll, right, found, nll, math.nan, found, nll, len(found))
         for found, nll, right in rows
     ]
 

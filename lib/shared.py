@@ -9,15 +9,16 @@ import torch
 from lib import backbones, data, streams
 from lib.backbones import Backbone, cast
 from lib.classification import Flips
-from lib.classifier_tuning import tune_classifier
+from lib.classifier_tuning import ClassifierConfig, tune_classifier
 from lib.data.corpus import Corpus
 from lib.data.knowledge import Knowledge
+from lib.data.likelihood import Likelihoods, likelihoods
 from lib.data.prompts import PromptStyle
 from lib.data.records import Dataset, Edit, Stream, content_hash
-from lib.data.training import TrainingFacts, training_facts
+from lib.data.training import TrainingFacts, document_facts, training_facts
 from lib.decoding import PromptBatch
 from lib.errors import UsageError
-from lib.lessons import Lessons, lessons
+from lib.lessons import Lessons, lessons_of
 from lib.scoring import Scored
 
 CHECKPOINT_SECONDS = 30.0
@@ -35,7 +36,7 @@ class Shared:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     _backbone: tuple[str, Backbone] | None = None
     _datasets: dict[str, Dataset] = field(default_factory=dict)
-    _knowledge: dict[str, Knowledge] = field(default_factory=dict)
+    _knowledge: dict[str, Knowledge | Likelihoods] = field(default_factory=dict)
     _corpora: dict[str, Corpus] = field(default_factory=dict)
     _passes: dict[Any, PromptBatch] = field(default_factory=dict)
     _outputs: dict[Any, list[Scored]] = field(default_factory=dict)
@@ -47,7 +48,7 @@ class Shared:
         self,
         name: str,
         limit: int | None,
-        known: Knowledge | None = None,
+        known: Knowledge | Likelihoods | None = None,
         variant: str | None = None,
     ) -> Dataset:
         """A dataset, read once; `known` shapes the embedded data only, `variant` picks one of
@@ -70,23 +71,27 @@ class Shared:
         `known` and the data is embedded, edits chosen by what the backbone knows."""
         return self._edits_of(spec, self.knowledge(spec))
 
-    def _edits_of(self, spec: dict[str, Any], known: Knowledge | None) -> Dataset:
+    def _edits_of(self, spec: dict[str, Any], known: Knowledge | Likelihoods | None) -> Dataset:
         name, limit = spec["dataset"]["name"], spec["stream"].get("limit")
         dataset = self._apart(spec, self.dataset(name, limit, known, spec.get("variant")))
         wanted = spec["stream"].get("n_upstream", 1) or spec["tune"]
         return self._with_questions(dataset) if wanted else dataset
 
     def _apart(self, spec: dict[str, Any], dataset: Dataset) -> Dataset:
-        """The dataset without the claims that the setting's classifier was tuned on."""
+        """The dataset without the claims that the setting's classifier was tuned on; documents stay
+        and are told apart, those it learned from those held out."""
         taught = self.taught(spec)
         return dataset if taught is None else taught.apart_from(dataset)
 
     def taught(self, spec: dict[str, Any]) -> Lessons | None:
-        """The claims that the setting's classifier is tuned on; None for other backbones."""
-        if "claims" not in (spec["tune"] or ()):
+        """What the setting's classifier is tuned on; None for other backbones."""
+        if not {"claims", "documents"} & set(spec["tune"] or ()):
             return None
-        source = self.dataset(spec["dataset"]["name"], EVERY, None, _training_variant(spec))
-        return lessons(source, **spec["tune"])
+        return lessons_of(self._all(spec), spec["tune"])
+
+    def _all(self, spec: dict[str, Any]) -> Dataset:
+        """The setting's dataset, or the one its training facts come from, without a limit."""
+        return self.dataset(spec["dataset"]["name"], EVERY, None, _training_variant(spec))
 
     def _with_questions(self, dataset: Dataset) -> Dataset:
         """The dataset with an upstream pool: its own, else Natural Questions."""
@@ -156,6 +161,13 @@ class Shared:
         chosen = {name: value for name, value in options.items() if name not in UNORDERED}
         parts = ("backbone", "dataset", "tune", "known", "variant", "dtype", "training")
         key = content_hash([chosen, *(spec.get(part) for part in parts)])
+        if key not in self._training and options.get("kind") == "documents":
+            self._training[key] = document_facts(
+                self.edits_of(spec),
+                self.stream(spec),
+                n_train=wanted["n_train"],
+                n_valid=wanted["n_valid"],
+            )
         if key not in self._training:
             name, variant = spec["dataset"]["name"], _training_variant(spec)
             records = self._apart(spec, self.dataset(name, EVERY, None, variant))
@@ -175,17 +187,20 @@ class Shared:
             )
         return self._training[key]
 
-    def knowledge(self, spec: dict[str, Any]) -> Knowledge | None:
-        """What the backbone knows of the embedded facts, the first `known` of them asked; None
-        for data that is not embedded and for settings that do not ask."""
+    def knowledge(self, spec: dict[str, Any]) -> Knowledge | Likelihoods | None:
+        """What the backbone knows of the embedded facts, the first `known` of them asked, or how
+        likely it finds the first so many sentences; None for data that is not embedded and for
+        settings that do not ask."""
         name, cap = spec["dataset"]["name"], spec.get("known")
         if cap is None or self.data_dir or self.source != "embedded" or name.startswith("invented"):
             return None
-        from lib.data import embedded, knowledge
+        from lib.data import embedded, knowledge, passages
 
         backbone = self.backbone(spec)
         key = f"{backbone.content}/{backbone.dtype}/{name}/{cap}"
-        if key not in self._knowledge:
+        if key not in self._knowledge and name == "hallucination":
+            self._knowledge[key] = likelihoods(backbone, passages.candidates(), cap=cap)
+        elif key not in self._knowledge:
             self._knowledge[key] = knowledge.known_facts(
                 backbone,
                 embedded.candidates(name),
@@ -215,15 +230,21 @@ class Shared:
 
     def _loaded(self, spec: dict[str, Any], dtype: torch.dtype) -> Backbone:
         name, device, taught = spec["backbone"], spec["device"], self.taught(spec)
+        labels = self._all(spec).classes if self._gets_head(spec) else None
         if taught is None:
-            labels = 2 if spec["dataset"]["name"] in data.CLAIMS else None
             pairs = self._tuning_pairs(spec)
             return backbones.load(
                 name, dtype=dtype, device=device, tune_on=pairs, num_labels=labels
             )
-        base = backbones.load(name, device=device, num_labels=2)  # float32: rounded once tuned
-        tuned = tune_classifier(base, taught.learned, taught.held_out)
+        base = backbones.load(name, device=device, num_labels=labels)  # float32: rounded once tuned
+        config = ClassifierConfig.of(spec["tune"])
+        tuned = tune_classifier(base, taught.learned, taught.held_out, config, taught.kind)
         return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
+
+    def _gets_head(self, spec: dict[str, Any]) -> bool:
+        """Whether the backbone gets a new classification head, with the classes of the data."""
+        to_classify = spec["dataset"]["name"] in data.CLASSIFIED
+        return to_classify and not backbones.has_head(spec["backbone"])
 
     def _tuning_pairs(self, spec: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
         if not spec["tune"]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lib import assets, atomic
 from lib.backbones import Backbone
+from lib.checkpoints import locked
 from lib.data.corpus import Corpus
 from lib.data.records import content_hash
 from lib.encoding import Encoded, batch_rows
@@ -85,13 +86,14 @@ def second_moments(
     would drown everything else); all other real positions count.
     """
     places = {block: _folder(backbone, block, corpus, sample) for block in blocks}
-    found = {block: _enough(place, sample.tokens) for block, place in places.items()}
-    missing = [block for block, path in found.items() if path is None]
-    if missing:
-        said = estimate(backbone, missing, sample)
-        print(f"{backbone.name}: {said}, text: {corpus.name}", file=sys.stderr)
-        _collect(backbone, {block: places[block] for block in missing}, corpus, sample)
+    with locked(assets.cache_dir() / "statistics" / backbone.name):  # one pass is enough for all
         found = {block: _enough(place, sample.tokens) for block, place in places.items()}
+        missing = [block for block, path in found.items() if path is None]
+        if missing:
+            said = estimate(backbone, missing, sample)
+            print(f"{backbone.name}: {said}, text: {corpus.name}", file=sys.stderr)
+            _collect(backbone, {block: places[block] for block in missing}, corpus, sample)
+            found = {block: _enough(place, sample.tokens) for block, place in places.items()}
     return {block: _read(path, sample, corpus) for block, path in found.items()}
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lib import assets, atomic
 from lib.backbones import Backbone
+from lib.checkpoints import locked
 from lib.data.corpus import Corpus
 from lib.data.records import content_hash
 from lib.hooks import capture
@@ -39,8 +40,10 @@ def stored_states(
         ]
     )
     place = assets.cache_dir() / "states" / f"{backbone.name}-{block}-{key[:20]}.safetensors"
-    if not place.is_file():
-        atomic.write_bytes(place, save({"states": _collect(backbone, part, block, corpus, sample)}))
+    with locked(place):
+        if not place.is_file():
+            states = _collect(backbone, part, block, corpus, sample)
+            atomic.write_bytes(place, save({"states": states}))
     states = load_file(place)["states"]
     if len(states) < sample.tokens:
         print(

@@ -25,12 +25,11 @@ def stream_of(spec: dict[str, Any], dataset: Dataset) -> Stream:
 
 
 def pool(dataset: Dataset, kind: str, count: int) -> tuple[Probe, ...]:
-    """The first `count` locality probes of a kind ("upstream", or one that the edits carry)."""
-    found: Iterable[Probe] = (
-        dataset.upstream
-        if kind == "upstream"
-        else (probe for edit in dataset.edits for probe in edit.locality if probe.kind == kind)
-    )
+    """The first `count` locality probes of a kind: "upstream", or one that the edits carry, where
+    there is no pool of it."""
+    carried = (probe for edit in dataset.edits for probe in edit.locality if probe.kind == kind)
+    shared = {"upstream": dataset.upstream, "near": dataset.near or carried}
+    found: Iterable[Probe] = shared.get(kind, carried)
     kept, seen = [], set()
     for probe in found:
         if len(kept) == count:
@@ -114,6 +113,7 @@ def record_stream(
     max_rephrases: int = 1,
     n_near: int = 2,
     n_upstream: int = 1,
+    n_portability: int = 0,
     dedup_subjects: bool = False,
     need_subject: bool = True,
     template: str = "{}",
@@ -128,8 +128,9 @@ def record_stream(
     and shuffled for other seeds; `dedup_subjects` keeps the first record of each subject. Beside
     each edit stand its first `max_rephrases` rephrases (as the file has them: 15 of EasyEdit's
     10,000 CounterFact rephrases repeat their prompt, and the official code scores them), its first
-    `n_near` neighbours or near questions, and its first `n_upstream` upstream questions; a record
-    without any takes the next ones of the dataset's pool. `owners` says which row belongs to which
+    `n_near` neighbours or near questions, its first `n_portability` questions about what follows
+    from it, where it has any, and its first `n_upstream` upstream questions; a record without any
+    takes the next ones of the dataset's pool. `owners` says which row belongs to which
     edit. `need_subject`: leave records without a subject out. The last four options are those of
     `PromptStyle`; by default questions lose the zsRE files' mark "nq question: " (ref 5.2). Raises
     RecordError if there are too few records or questions.
@@ -145,6 +146,7 @@ def record_stream(
             _rephrasings(record)[:max_rephrases],
             upstream,
             [style.probe(p) for p in record.locality if p.kind in ("neighbour", "near")][:n_near],
+            list(record.portability[:n_portability]),
         )
         for record, upstream in zip(
             chosen, _own_or_next(dataset, chosen, n_upstream, style), strict=True
@@ -152,7 +154,7 @@ def record_stream(
     ]
     rows = {
         name: [(index, row) for index, group in enumerate(groups) for row in group[place]]
-        for place, name in enumerate(("holdout", "upstream", "near"))
+        for place, name in enumerate(("holdout", "upstream", "near", "portability"))
     }
     return Stream(
         name=dataset.name,
@@ -161,6 +163,38 @@ def record_stream(
         notes=(f"{n_edits} records, {len({record.subject for record in chosen})} subjects",),
         owners={name: tuple(index for index, _ in found) for name, found in rows.items()},
         **{name: tuple(row for _, row in found) for name, found in rows.items()},
+    )
+
+
+def document_stream(
+    dataset: Dataset,
+    *,
+    n_edits: int,
+    batch_size: int,
+    n_upstream: int,
+    n_near: int = 0,
+    seed: int = 0,
+) -> Stream:
+    """MELO's SCOTUS stream (melo 4): the first `n_edits` documents in file order, whatever `seed`
+    is, and whether or not the classifier has them right.
+
+    `upstream` are the first documents that the classifier learned from, `near` the first that were
+    held out of them (`lib.lessons`). Raises RecordError if there are too few edits.
+    """
+    if len(dataset.edits) < n_edits:
+        raise RecordError(
+            f"{dataset.name} gives only {len(dataset.edits)} documents to edit, {n_edits} were "
+            "asked for; lower n_edits or use a larger file"
+        )
+    return Stream(
+        name=dataset.name,
+        edits=dataset.edits[:n_edits],
+        batch_size=batch_size,
+        upstream=pool(dataset, "upstream", n_upstream),
+        near=pool(dataset, "near", n_near),
+        notes=(
+            f"{n_edits} documents of {len({e.target for e in dataset.edits[:n_edits]})} classes",
+        ),
     )
 
 
@@ -226,4 +260,38 @@ def _wording(record: Edit, number: int, prompt: str) -> Edit:
     )
 
 
-STREAMS = {"balanced": balanced_stream, "records": record_stream}
+def passage_stream(
+    dataset: Dataset,
+    *,
+    n_edits: int,
+    batch_size: int,
+    seed: int,
+    n_near: int = 0,
+    n_upstream: int = 1000,
+) -> Stream:
+    """MELO's hallucination stream (melo 4): the first `n_edits` sentences to correct, in data order
+    whatever the seed, batch after batch.
+
+    `near` are accurate sentences (ARR), `upstream` running texts, nothing is held out; `relation`
+    names the passage. Raises RecordError if there are too few edits.
+    """
+    chosen = dataset.edits[:n_edits]
+    if len(chosen) < n_edits:
+        raise RecordError(
+            f"{dataset.name} gives only {len(chosen)} sentences to correct, {n_edits} were asked "
+            "for; lower n_edits, raise known (sentences read), or use a larger file"
+        )
+    return Stream(
+        name=dataset.name,
+        edits=tuple(replace(edit, rephrases=(), locality=()) for edit in chosen),
+        batch_size=batch_size,
+        upstream=pool(dataset, "upstream", n_upstream),
+        near=pool(dataset, "near", n_near),
+        notes=(f"{n_edits} sentences of {len({e.relation for e in chosen})} passages",),
+    )
+
+
+STREAMS = {
+    "balanced": balanced_stream, "records": record_stream, "documents": document_stream,
+    "passages": passage_stream,
+}  # fmt: skip

@@ -79,6 +79,10 @@ class Study:
             found.setdefault(run.identity, run)
         return list(found.values())
 
+    def to_do(self) -> list[Run]:
+        """The runs that the store does not have."""
+        return [run for run in self.unique_runs() if self.finished(run) is None]
+
     def plan(self) -> pd.DataFrame:
         """One row per run: what, its state in the store, estimated time and memory."""
         rows = [
@@ -116,7 +120,7 @@ class Study:
         Runs on one backbone follow each other in the plan, so that it is loaded once. A run that
         failed before is tried again unless `retry_failed` is False.
         """
-        to_do = [run for run in self.unique_runs() if self.finished(run) is None]
+        to_do = self.to_do()
         if not retry_failed:
             to_do = [run for run in to_do if self.store.failure(run.identity) is None]
         if to_do:

@@ -1,30 +1,41 @@
 """Tables: one `Cell` per number, as a tidy CSV and as a page with reported beside reproduced."""
 
 import dataclasses
-import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from lib import table_html
 from lib.atomic import write_text
 from lib.intervals import compare, facts, mean_interval
+from lib.table_html import MISSING, SYMBOLS, number
+
+__all__ = [
+    "MISSING",
+    "SYMBOLS",
+    "TIDY_COLUMNS",
+    "Cell",
+    "Table",
+    "build_table",
+    "measure",
+    "number",
+]
 
 TIDY_COLUMNS = (
     "item", "setting", "backbone", "dataset", "editor", "n_edits", "metric", "reported",
     "reproduced", "ci_low", "ci_high", "n", "seeds", "verdict", "substitutions", "error",
 )  # fmt: skip
-SYMBOLS = {"consistent": "=", "above": "▲", "below": "▼", "not comparable": "·"}
-MISSING = "not available"
 
 
 @dataclass(frozen=True)
 class Cell:
     """One number of a table: what the paper reports and what came out here.
 
-    `n` counts scored prompts, `seeds` order seeds; `error` is why a run has no number.
+    `n` counts scored prompts, `seeds` order seeds; `error` is why a run has no number. `link`, a
+    relative address, leads from the number to what it was made of; `remark` stands below it.
     """
 
     item: str
@@ -43,6 +54,8 @@ class Cell:
     verdict: str = "not comparable"
     substitutions: tuple[str, ...] = ()
     error: str = ""
+    link: str = ""
+    remark: str = ""
 
 
 def measure(
@@ -114,7 +127,10 @@ def measure(
 
 @dataclass(frozen=True)
 class Table:
-    """Cells in order; rows and columns of the page appear in the order of their first cell."""
+    """Cells in order; rows and columns of the page appear in the order of their first cell.
+
+    `own`: the table is ours, no paper has one like it. `about`: a line below a row's name.
+    """
 
     cells: tuple[Cell, ...]
     caption: str = ""
@@ -122,6 +138,8 @@ class Table:
     row_heading: str = "Editor"
     notes: tuple[str, ...] = field(default=())
     unreported: str = ""
+    own: bool = False
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tidy(self) -> pd.DataFrame:
@@ -143,108 +161,12 @@ class Table:
 
         A metric for which no number was reported at all has one column, and a note says so. With
         `unreported` (why no number is known), a setting without any has one "reported" column
-        that says "not available" once for all its rows.
+        that says "not available" once for all its rows. With `own`, nothing is said of that.
         """
-        rows = list(dict.fromkeys(cell.editor for cell in self.cells))
-        columns = list(dict.fromkeys((cell.setting, cell.metric) for cell in self.cells))
-        at = {(cell.editor, cell.setting, cell.metric): cell for cell in self.cells}
-        settings = list(dict.fromkeys(setting for setting, _ in columns))
-        columns = [pair for setting in settings for pair in columns if pair[0] == setting]
-        silent = {setting for setting in settings if self._silent(setting)}
-        # The first column of each setting without numbers is preceded by one that says so.
-        opening = {next(c for c in columns if c[0] == setting) for setting in silent}
-        nothing = f'<td class="reported" rowspan="{len(rows)}">{MISSING}</td>'
-        body = []
-        for row in rows:
-            marks = "".join(
-                (nothing if column in opening and row == rows[0] else "")
-                + self._pair(at.get((row, *column)), column in self._reported)
-                for column in columns
-            )
-            body.append(f'<tr><th scope="row">{_safe(row)}</th>{marks}</tr>')
-        empty = "" if self.cells else '<p class="empty">No cell was planned for this table.</p>'
-        caption = f"<caption><span>{_safe(self.caption)}</span></caption>" if self.caption else ""
-        label = _safe(self.caption or "Results", quote=True)
-        table = (
-            f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">'
-            f'<table class="results">{caption}{self._head(settings, columns)}'
-            f"<tbody>{''.join(body)}</tbody></table></div>"
-        )
-        notes = "".join(f"<li>{_safe(note)}</li>" for note in self._notes())
-        return f'<div class="table">{table}{empty}<ul class="notes">{notes}</ul></div>'
+        return table_html.wide(self)
 
     def _repr_html_(self) -> str:
         return self.to_html()
-
-    @property
-    def _reported(self) -> set[tuple[str, str]]:
-        """The (setting, metric) columns with at least one reported number."""
-        return {(c.setting, c.metric) for c in self.cells if not _absent(c.reported)}
-
-    def _silent(self, setting: str) -> bool:
-        """True if a column must say that nothing was reported for this setting."""
-        return bool(self.unreported) and all(s != setting for s, _ in self._reported)
-
-    def _head(self, settings: list[str], columns: list[tuple[str, str]]) -> str:
-        def heading(text: str, wide: int, name: str) -> str:
-            return f'<th scope="colgroup" colspan="{wide}" class="{name}">{_safe(text)}</th>'
-
-        wide = {column: 2 if column in self._reported else 1 for column in columns}
-        width = {s: sum(wide[column] for column in columns if column[0] == s) for s in settings}
-        known, own = (
-            '<th scope="col" class="reported">reported</th>',
-            '<th scope="col">reproduced</th>',
-        )
-        first = second = ""
-        for setting in settings:
-            silent = self._silent(setting)
-            first += heading(setting, width[setting] + silent, "setting")
-            second += known.replace("<th ", '<th rowspan="2" ') if silent else ""
-            mine = [column for column in columns if column[0] == setting]
-            second += "".join(heading(column[1], wide[column], "metric") for column in mine)
-        pairs = "".join((known if wide[column] == 2 else "") + own for column in columns)
-        corner = f'<th scope="col" rowspan="3">{_safe(self.row_heading)}</th>'
-        return f"<thead><tr>{corner}{first}</tr><tr>{second}</tr><tr>{pairs}</tr></thead>"
-
-    def _pair(self, cell: Cell | None, with_reported: bool) -> str:
-        if cell is None:
-            return '<td class="reported">–</td><td>–</td>' if with_reported else "<td>–</td>"
-        reported = MISSING if _absent(cell.reported) else number(cell.reported, self.digits)
-        left = f'<td class="reported">{reported}</td>' if with_reported else ""
-        if _absent(cell.reproduced):
-            text = _safe(cell.error or MISSING)
-            return f'{left}<td class="failed"><span class="error">{text}</span></td>'
-        low, high = (number(end, self.digits) for end in (cell.ci_low, cell.ci_high))
-        interval = "no interval" if _absent(cell.ci_low) else f"[{low}, {high}]"
-        symbol = SYMBOLS.get(cell.verdict, "")
-        word = (
-            f'<span class="verdict {cell.verdict.split()[0]}">'
-            f'<span aria-hidden="true">{symbol}</span> {_safe(cell.verdict)}</span>'
-        )
-        problem = f'<span class="error">{_safe(cell.error)}</span>' if cell.error else ""
-        return (
-            f"{left}<td><strong>{number(cell.reproduced, self.digits)}</strong> "
-            f'<span class="interval">{interval} (n={cell.n})</span>'
-            f"{word if not _absent(cell.reported) else ''}{problem}</td>"
-        )
-
-    def _notes(self) -> list[str]:
-        swapped = dict.fromkeys(text for cell in self.cells for text in cell.substitutions)
-        notes = [*self.notes, *(f"Substitution: {text}" for text in swapped)]
-        bare = dict.fromkeys(
-            cell.metric for cell in self.cells if (cell.setting, cell.metric) not in self._reported
-        )
-        if bare and self.unreported:
-            notes.append(f"Reported numbers {MISSING}: {self.unreported}")
-        elif bare:
-            notes.append(f"Reported number not available for: {', '.join(bare)}.")
-        if any(not _absent(cell.reported) and cell.n for cell in self.cells):
-            notes.append(
-                "[low, high] is a 95 % interval over n scored prompts; consistent, above and below "
-                "compare with the reported number at the paper's n (5 % level), whatever the "
-                "better direction."
-            )
-        return notes
 
 
 def build_table(
@@ -255,6 +177,8 @@ def build_table(
     row_heading: str = "Editor",
     notes: Sequence[str] = (),
     unreported: str = "",
+    own: bool = False,
+    about: Mapping[str, str] | None = None,
     csv_path: Path | None = None,
 ) -> Table:
     """A `Table` of the cells; also written as tidy CSV if `csv_path` is given.
@@ -268,27 +192,12 @@ def build_table(
         if place in seen:
             raise ValueError(f"two cells for {place}: give one of them another name (shown_as)")
         seen.add(place)
-    table = Table(cells, caption, digits, row_heading, tuple(notes), unreported)
+    table = Table(
+        cells, caption, digits, row_heading, tuple(notes), unreported, own, dict(about or {})
+    )
     if csv_path is not None:
         table.write_csv(csv_path)
     return table
-
-
-def number(value: float, digits: int = 2) -> str:
-    """A number for the reader: fixed decimals, thousands separated, large ones shortened."""
-    if _absent(value):
-        return MISSING
-    if abs(value) >= 1000:
-        return f"{value:,.{0 if abs(value) >= 1e4 else 1}f}"
-    return f"{value:.{digits}f}"
-
-
-def _safe(text: object, quote: bool = False) -> str:
-    return html.escape(str(text), quote=quote)
-
-
-def _absent(value: float | None) -> bool:
-    return value is None or pd.isna(value)
 
 
 def _joined(values: pd.Series) -> str:

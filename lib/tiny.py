@@ -120,7 +120,7 @@ def bert_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _seeded(build: Callable[[], PreTrainedModel], seed: int) -> PreTrainedModel:
+def seeded(build: Callable[[], PreTrainedModel], seed: int) -> PreTrainedModel:
     """What `build` returns under its own seed; the caller's random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -144,7 +144,7 @@ def tiny_gpt2(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _seeded(lambda: GPT2LMHeadModel(config), seed), tokenizer
+    return seeded(lambda: GPT2LMHeadModel(config), seed), tokenizer
 
 
 def tiny_gptj(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -165,7 +165,7 @@ def tiny_gptj(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _seeded(lambda: GPTJForCausalLM(config), seed), tokenizer
+    return seeded(lambda: GPTJForCausalLM(config), seed), tokenizer
 
 
 def tiny_llama(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -186,7 +186,7 @@ def tiny_llama(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _seeded(lambda: LlamaForCausalLM(config), seed), tokenizer
+    return seeded(lambda: LlamaForCausalLM(config), seed), tokenizer
 
 
 def tiny_t5(
@@ -218,7 +218,7 @@ def t5_model(config: T5Config, seed: int) -> PreTrainedModel:
             model.lm_head.weight = nn.Parameter(own)
         return model
 
-    return _seeded(build, seed)
+    return seeded(build, seed)
 
 
 def tiny_bert(
@@ -273,9 +273,9 @@ def _encoder(
     """The first of `heads` if `num_labels` is 0, else the second with so many classes."""
     bare, classifier = heads
     if num_labels == 0:
-        return _seeded(lambda: bare(config), seed)
+        return seeded(lambda: bare(config), seed)
     config.num_labels = num_labels
-    return _seeded(lambda: classifier(config), seed)
+    return seeded(lambda: classifier(config), seed)
 
 
 def t5_from_scratch(

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel
+from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
 from lib.backbones import Backbone
+from lib.encoding import IGNORED, prompt_ids, target_ids
 from lib.errors import BackboneError
 from lib.tuned import tuned
 
 VERSION = "1"  # raise it whenever the same input would give other weights
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,10 @@ def exact_match(
 def _encode(
     backbone: Backbone, pairs: Sequence[tuple[str, str]], max_length: int
 ) -> list[tuple[list[int], list[int]]]:
-    def ids(text: str) -> list[int]:
-        return backbone.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
-
-    return [(ids(backbone.prefix + question), ids(answer)) for question, answer in pairs]
+    return [
+        (prompt_ids(backbone, question, max_length), target_ids(backbone, answer, max_length))
+        for question, answer in pairs
+    ]
 
 
 def _collate(backbone: Backbone, rows: Sequence[tuple[list[int], list[int]]]) -> _Batch:
@@ -125,18 +126,20 @@ def _label_logits(model: PreTrainedModel, batch: _Batch) -> tuple[Tensor, Tensor
 
     The output matrix is a third of the model's work if applied to padding as well.
     """
-    encoded = model.encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    hidden = model.decoder(
-        input_ids=model._shift_right(batch.labels),
+    encoded = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    hidden = model.get_decoder()(
+        input_ids=model.prepare_decoder_input_ids_from_labels(batch.labels),
         encoder_hidden_states=encoded.last_hidden_state,
         encoder_attention_mask=batch.attention_mask,
         use_cache=False,
     ).last_hidden_state
     rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
     hidden = hidden[rows, columns]
-    if model.config.scale_decoder_outputs:  # T5 v1.0
+    marian = model.config.model_type == "marian"
+    if not marian and model.config.scale_decoder_outputs:  # T5 v1.0
         hidden = hidden * model.config.d_model**-0.5
-    return model.lm_head(hidden), batch.labels[rows, columns], rows
+    logits = model.lm_head(hidden) + model.final_logits_bias if marian else model.lm_head(hidden)
+    return logits, batch.labels[rows, columns], rows
 
 
 def _answered(logits: Tensor, labels: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -160,9 +163,12 @@ def _train(
 ) -> dict[str, object]:
     """Tune `model` in place; gives the record for tuning.json."""
     model.requires_grad_(True)
+    for module in model.modules():
+        if isinstance(module, MarianSinusoidalPositionalEmbedding):  # a formula, never saved
+            module.requires_grad_(False)
     if config.freeze_embeddings:
-        model.shared.requires_grad_(False)
-        model.lm_head.requires_grad_(False)
+        model.get_input_embeddings().requires_grad_(False)
+        model.get_output_embeddings().requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True

@@ -23,7 +23,7 @@ CLASSIFIER = ("tiny-bert",)
 EDITORS = (
     "melo", "elder", "grace", "lora", "ft", "ft_epochs", "comeba_hk", "memit", "rome", "malmen",
     "mend", "serac",
-    "ft_l", "wilke", "t_patcher",
+    "ft_l", "wilke", "t_patcher", "defer",
 )  # fmt: skip
 
 FACTS = (
@@ -168,6 +168,7 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
             "steps": 12,
         },
         "lora": {"sites": sites(backbone), "rank": 4, "lr": 0.02, "steps": 12},
+        "defer": {"site": {"part": "mlp_out", "block": 2}, "lr": 0.02, "steps": 12},
         "ft": {"site": {"part": "mlp_out", "block": 3}, "steps": 12},
         "ft_epochs": {"sites": sites(backbone), "lr": 5e-3, "epochs": 8, "batch_rows": 4},
         "malmen": HYPER | {"sites": sites(backbone)},
@@ -213,7 +214,8 @@ def prompt_logits(backbone: Backbone, prompts: list[str], side: str = "right") -
     batch = encode_prompts(backbone, prompts, side=side)
     with torch.no_grad():
         if backbone.family.kind == "seq2seq":
-            start = torch.zeros(len(batch), 1, dtype=torch.long)
+            first = backbone.model.config.decoder_start_token_id
+            start = torch.full((len(batch), 1), first)
             return backbone.model(**batch.inputs(), decoder_input_ids=start).logits[:, 0]
         if backbone.family.kind == "classifier":
             return backbone.model(**batch.inputs()).logits

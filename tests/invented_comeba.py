@@ -2,16 +2,16 @@
 
 import functools
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import invented_study
 import numpy as np
 import pandas as pd
-import yaml
+from invented_study import about, facts
 
-PAPER = Path(__file__).parents[1] / "lib" / "papers" / "comeba_hk.yaml"
 SKILL = {  # reliability, generality, locality after the edit; what is lost of each by the end
     "COMEBA-HK": (0.95, 0.7, 0.97, 0.02),
     "COMEBA-HK intended": (0.9, 0.6, 0.98, 0.02),
@@ -126,37 +126,26 @@ def observations(setting: str, n: int = 24) -> pd.DataFrame:
 
 def manifest(editor: str, setting: str) -> dict[str, Any]:
     """What a finished run says about itself."""
-    return {
-        "title": f"{editor} on {setting}, seed 0", "seed": 0, "git_commit": "abc", "device": "cpu",
-        "versions": {"torch": "2"}, "peak_memory_bytes": 2**31,
-        "spec": {"stream": {"n_edits": 24, "batch_size": BATCH}},
-        "seconds": {"fit": 12.0, "edit": 3.0, "evaluate": 4.0},
-        "inference": {"base_seconds": 0.1, "edited_seconds": 0.108, "repeats": 5},
-        "backbone": {"name": "tiny-llama", "content": "c" * 64, "provenance": "random",
-                     "substitution": "A tiny model.", "dtype": "float32"},
-        "dataset": {"name": "invented", "content": "d" * 64, "sources": ["none"], "skipped": [],
-                    "substitution": "Invented facts.",
-                    "counts": {"edits": 24, "holdout": 48, "facts": 24}},
-    }  # fmt: skip
+    return about(
+        f"{editor} on {setting}, seed 0", 24, BATCH,
+        seconds={"fit": 12.0, "edit": 3.0, "evaluate": 4.0},
+        inference={"base_seconds": 0.1, "edited_seconds": 0.108, "repeats": 5},
+        backbone={"name": "tiny-llama", "content": "c" * 64, "provenance": "random",
+                  "substitution": "A tiny model.", "dtype": "float32"},
+        dataset=facts(24, holdout=48),
+    )  # fmt: skip
 
 
 @dataclass
-class InventedStudy:
-    """Answers as a `Study` does. `lost` names editors whose runs failed; `empty`: nothing ran."""
+class InventedStudy(invented_study.InventedStudy):
+    """The study of COMEBA-HK. `sweeps`: whether any value is varied."""
 
-    folder: Path
-    blocks: Path = PAPER
-    lost: tuple[str, ...] = ()
-    empty: bool = False
     sweeps: bool = True
-    paper: str = "comeba_hk"
-    profile: str = "smoke"
-    sourced: list = field(default_factory=list)
-    runs: list = field(default_factory=list)
+    paper = "comeba_hk"
+    settings = SETTINGS
 
     @functools.cached_property
     def document(self) -> dict[str, Any]:
-        blocks = yaml.safe_load(self.blocks.read_text("utf-8"))
         axes = SWEEPS if self.sweeps else ()
         swept = {name: {"editors": ["COMEBA-HK"], "title": f"the {name}"} for name in axes}
         settings = {
@@ -167,48 +156,24 @@ class InventedStudy:
             }
             for name in SETTINGS
         }  # fmt: skip
-        named = {"title": "COMEBA-HK (CoachHooK)", "venue": "EMNLP 2024", "short": "COMEBA-HK",
-                 "summary": "Hook layers."}  # fmt: skip
-        return (
-            {key: blocks[key] for key in ("tables", "claims", "deviations")}
-            | named
-            | {"settings": settings}
-        )
+        return self.said() | {"title": "COMEBA-HK (CoachHooK)", "settings": settings}
 
     @property
     def original(self) -> dict[str, Any]:
         paper = {"stream": {"n_edits": 10000, "batch_size": 30}, "editors": EDITORS}
         return {"settings": dict.fromkeys(SETTINGS, paper)}
 
-    def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
-        if self.empty:
-            return pd.DataFrame(columns=["run", "setting", "editor", "sweep", "value", "seed"])
-        return frame[~frame["editor"].isin(self.lost)].reset_index(drop=True)
+    def frame(self, which: str, setting: str, sweep: str) -> pd.DataFrame:
+        if which == "records":
+            absent = sweep and (setting != "cf-single" or not self.sweeps)
+            rows = records(setting, sweep if not absent else "")
+            return rows.iloc[:0] if absent else rows
+        rows = {"steps": steps, "observations": observations}[which](setting)
+        return rows.iloc[:0] if sweep else rows
 
-    def records(self, setting: str, sweep: str = "") -> pd.DataFrame:
-        absent = sweep and (setting != "cf-single" or not self.sweeps)
-        frame = records(setting, sweep if not absent else "")
-        return self._kept(frame.iloc[:0] if absent else frame)
-
-    def steps(self, setting: str, sweep: str = "") -> pd.DataFrame:
-        return self._kept(steps(setting))
-
-    def observations(self, setting: str, sweep: str = "") -> pd.DataFrame:
-        return self._kept(observations(setting))
-
-    def manifests(self, setting: str | None = None, sweep: str | None = "") -> dict[str, dict]:
-        if self.empty:
-            return {}
-        return {
-            f"{editor}-{name}--": manifest(editor, name)
-            for name in ([setting] if setting else SETTINGS)
-            for editor in SKILL
-            if editor not in self.lost
-        }
-
-    def errors(self) -> dict[str, str]:
-        text = "Traceback\n  somewhere\nEditorError: <b>out of room</b>"
-        return {f"{e} on {name}, seed 0": text for e in self.lost for name in SETTINGS}
+    def finished(self, setting: str, sweep: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for editor in SKILL:
+            yield f"{editor}-{setting}--", editor, manifest(editor, setting)
 
     def departures(self, setting: str) -> list[tuple[str, Any, Any]]:
         return [("stream.n_edits", 10000, 24)]

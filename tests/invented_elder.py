@@ -1,15 +1,15 @@
 """An invented study of ELDER: every frame its page reads, and nothing that ran."""
 
 import functools
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import invented_study
 import numpy as np
 import pandas as pd
-import yaml
+from invented_study import about, facts
 
-PAPER = Path(__file__).parents[1] / "lib" / "papers" / "elder.yaml"
 N, BATCH, FEWER, EVERY = 24, 4, 8, 8
 SKILL = {  # share of edits and of rephrases that are right at the end
     "ELDER": (0.95, 0.9), "ELDER refreshed": (0.95, 0.85), "FT-L": (0.2, 0.2), "LoRA": (0.3, 0.2),
@@ -25,7 +25,6 @@ PARAMETERS = {"auxiliary": "auxiliary", "experts": "n_experts", "layers": "n_lay
 USUAL = ("guided", 4, 6)
 LAYERS, K, EPSILON = 6, 2, 12
 TASKS = ("sentiment", "sentiment", "recall")
-COLUMNS = ["run", "setting", "editor", "sweep", "value", "seed"]
 
 
 def runs(setting: str, sweep: str = "") -> list[dict[str, Any]]:
@@ -139,39 +138,41 @@ def observations(setting: str, sweep: str = "") -> pd.DataFrame:
 def manifest(run: dict[str, Any]) -> dict[str, Any]:
     """What a finished run says about itself."""
     slower = {"ELDER": 0.082, "ELDER refreshed": 0.082, "SERAC": 0.4}.get(run["editor"], 0.08)
-    return {
-        "title": f"{run['editor']} on {run['setting']}, seed 0", "seed": 0,
-        "spec": {"stream": {"n_edits": edits_of(run["editor"]), "batch_size": BATCH}},
-        "seconds": {"fit": 0.2, "edit": 3.0, "evaluate": 4.0}, "peak_memory_bytes": 2**30,
-        "inference": {"base_seconds": 0.08, "edited_seconds": slower, "repeats": 3},
-        "backbone": {"name": "tiny", "dtype": "float32", "substitution": "A tiny model."},
-        "dataset": {"name": "invented", "substitution": "Invented facts.",
-                    "counts": {"edits": N, "facts": N}},
-    }  # fmt: skip
+    return about(
+        f"{run['editor']} on {run['setting']}, seed 0", edits_of(run["editor"]), BATCH,
+        peak_memory_bytes=2**30,
+        inference={"base_seconds": 0.08, "edited_seconds": slower, "repeats": 3},
+        backbone={"name": "tiny", "dtype": "float32", "substitution": "A tiny model."},
+        dataset=facts(N),
+    )  # fmt: skip
 
 
-@functools.cache
-def _paper() -> dict[str, Any]:
-    return yaml.safe_load(PAPER.read_text("utf-8"))
+def harness_rows(setting: str) -> pd.DataFrame:
+    """Results of the benchmark's own tasks, before and after the edits."""
+    return pd.DataFrame(
+        [
+            run
+            | {"kind": "lm_eval", "task": task, "moment": moment, "n": 100,
+               "value": 0.5 if moment == "before" else 0.4, "stderr": None if late else 0.05}
+            for run in runs(setting)
+            for task, late in (("rte", False), ("conll03", True))
+            for moment in ("before", "end")
+        ]
+    )  # fmt: skip
 
 
 @dataclass
-class InventedStudy:
-    """Answers as a `Study` does. `lost` names editors whose runs failed; `empty`: nothing ran.
-    `harness`: rows of the benchmark's own tasks, which take the stand-ins' place."""
+class InventedStudy(invented_study.InventedStudy):
+    """The study of ELDER. `harness`: rows of the benchmark's own tasks stand in the stand-ins'
+    place."""
 
-    folder: Path
-    lost: tuple[str, ...] = ()
-    empty: bool = False
     harness: bool = False
-    paper: str = "elder"
-    profile: str = "smoke"
-    sourced: list = field(default_factory=list)
-    runs: list = field(default_factory=list)
+    paper = "elder"
+    settings = tuple(PLACES)
 
     @property
     def document(self) -> dict[str, Any]:
-        blocks, settings = _paper(), {}
+        said, settings = self.said(), {}
         for name, dataset in PLACES.items():
             config = {"steps": 3, "lr": 0.01}
             editors = {editor: {"kind": "x", "config": config} for editor in SKILL}
@@ -187,48 +188,22 @@ class InventedStudy:
                     for sweep, values in SWEPT[name].items()
                 },
             }  # fmt: skip
-        kept = ("title", "venue", "summary", "short", "tables", "claims", "deviations")
-        tables = {**blocks["tables"]}
+        tables = {**said["tables"]}
         tables["deferral"] = {**tables["deferral"], "width": 32}
-        return {name: blocks[name] for name in kept} | {"settings": settings, "tables": tables}
+        return said | {"settings": settings, "tables": tables}
 
     @property
     def original(self) -> dict[str, Any]:
         paper = {"stream": {"n_edits": 1000, "batch_size": 4}}
         return {"settings": dict.fromkeys(PLACES, paper)}
 
-    def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
-        if self.empty or frame.empty:
-            return pd.DataFrame(columns=COLUMNS)
-        return frame[~frame["editor"].isin(self.lost)].reset_index(drop=True)
+    def frame(self, which: str, setting: str, sweep: str) -> pd.DataFrame:
+        frame = {"records": records, "steps": steps, "observations": observations}[which]
+        rows = frame(setting, sweep)
+        if which == "observations" and self.harness and not sweep:
+            rows = pd.concat([rows, harness_rows(setting)], ignore_index=True)
+        return rows
 
-    def records(self, setting: str, sweep: str = "") -> pd.DataFrame:
-        return self._kept(records(setting, sweep))
-
-    def steps(self, setting: str, sweep: str = "") -> pd.DataFrame:
-        return self._kept(steps(setting, sweep))
-
-    def observations(self, setting: str, sweep: str = "") -> pd.DataFrame:
-        found = self._kept(observations(setting, sweep))
-        if not self.harness or sweep:
-            return found
-        ran = [
-            run
-            | {"kind": "lm_eval", "task": task, "moment": moment, "n": 100,
-               "value": 0.5 if moment == "before" else 0.4, "stderr": None if late else 0.05}
-            for run in runs(setting)
-            for task, late in (("rte", False), ("conll03", True))
-            for moment in ("before", "end")
-        ]  # fmt: skip
-        return pd.concat([found, self._kept(pd.DataFrame(ran))], ignore_index=True)
-
-    def manifests(self, setting: str | None = None, sweep: str | None = "") -> dict[str, dict]:
-        if self.empty:
-            return {}
-        names = [setting] if setting else list(PLACES)
-        found = [run for name in names for run in runs(name, sweep or "")]
-        return {run["run"]: manifest(run) for run in found if run["editor"] not in self.lost}
-
-    def errors(self) -> dict[str, str]:
-        text = "Traceback\n  somewhere\nEditorError: <b>out of room</b>"
-        return dict.fromkeys([f"{e} on {s}, seed 0" for e in self.lost for s in PLACES], text)
+    def finished(self, setting: str, sweep: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for run in runs(setting, sweep):
+            yield run["run"], run["editor"], manifest(run)

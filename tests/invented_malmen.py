@@ -1,15 +1,15 @@
 """An invented study of MALMEN: every frame its page reads, and nothing that ran."""
 
 import functools
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import invented_study
 import numpy as np
 import pandas as pd
-import yaml
+from invented_study import about, facts
 
-PAPER = Path(__file__).parents[1] / "lib" / "papers" / "malmen.yaml"
 OWN, SUM, FIRST = "MALMEN", "MALMEN with a plain sum", "MALMEN on the first matrix"
 SKILL = {  # ES, GS, LS at the smallest m, and what GS and ES lose for every doubling of m
     OWN: (0.97, 0.9, 0.3, 0.0), "MEND": (0.95, 0.85, 0.25, 0.3), "MEMIT": (0.9, 0.5, 0.33, 0.0),
@@ -25,7 +25,6 @@ SWEPT = {
 }  # fmt: skip
 VALUES = {"m": SIZES, "ridge": ("learned", "fixed", "none"), "init": (True, False)}
 SUBSETS = ("edits", "holdout", "upstream")
-COLUMNS = ["run", "setting", "editor", "sweep", "value", "seed"]
 
 
 def runs(setting: str, sweep: str = "") -> list[dict[str, Any]]:
@@ -148,41 +147,25 @@ def manifest(run: dict[str, Any]) -> dict[str, Any]:
                "train": 64, "valid": 16,
                "examples": [{"prompt": "Where is Ash?", "target": "Oslo", "rephrase": "Ash is in?",
                              "unrelated": "<i>who</i>", "unrelated_target": "Bern"}]}  # fmt: skip
-    return {
-        "title": f"{run['editor']} on {run['setting']}, seed 0", "seed": 0, "git_commit": "abc",
-        "device": "cpu", "versions": {"torch": "2"}, "peak_memory_bytes": 2**31,
-        "spec": {"stream": {"n_edits": N, "batch_size": USUAL}},
-        "seconds": {"fit": 0.2, "edit": 3.0, "evaluate": 4.0},
-        "training": trained if run["editor"] not in ("MEMIT", "FT") else None,
-        "backbone": {"name": "tiny", "content": "c" * 64, "dtype": "float32",
-                     "provenance": "fine-tuned here, accuracy 0.800 of 50 held-out claims "
-                                   "(commonest class 0.520)", "substitution": "A tiny model."},
-        "dataset": {"name": "invented", "content": "d" * 64, "sources": ["none"], "skipped": [],
-                    "substitution": "Invented facts.",
-                    "counts": {"edits": N, "holdout": N, "facts": N}},
-    }  # fmt: skip
-
-
-@functools.cache
-def _paper() -> dict[str, Any]:
-    return yaml.safe_load(PAPER.read_text("utf-8"))
+    return about(
+        f"{run['editor']} on {run['setting']}, seed 0", N, USUAL,
+        training=trained if run["editor"] not in ("MEMIT", "FT") else None,
+        backbone={"name": "tiny", "content": "c" * 64, "dtype": "float32",
+                  "provenance": "fine-tuned here, accuracy 0.800 of 50 held-out claims "
+                                "(commonest class 0.520)", "substitution": "A tiny model."},
+        dataset=facts(N, holdout=N),
+    )  # fmt: skip
 
 
 @dataclass
-class InventedStudy:
-    """Answers as a `Study` does. `lost` names editors whose runs failed; `empty`: nothing ran."""
+class InventedStudy(invented_study.InventedStudy):
+    """The study of MALMEN."""
 
-    folder: Path
-    lost: tuple[str, ...] = ()
-    empty: bool = False
-    paper: str = "malmen"
-    profile: str = "smoke"
-    sourced: list = field(default_factory=list)
-    runs: list = field(default_factory=list)
+    paper = "malmen"
+    settings = tuple(EDITORS)
 
     @property
     def document(self) -> dict[str, Any]:
-        blocks = _paper()
         settings = {}
         for name, editors in EDITORS.items():
             swept = {
@@ -195,8 +178,7 @@ class InventedStudy:
                 "editors": {editor: {"config": {"batch_rows": 4}} for editor in editors},
                 "sweeps": swept,
             }  # fmt: skip
-        kept = ("title", "venue", "summary", "short", "tables", "claims", "deviations")
-        return {name: blocks[name] for name in kept} | {"settings": settings}
+        return self.said() | {"settings": settings}
 
     @property
     def original(self) -> dict[str, Any]:
@@ -205,30 +187,13 @@ class InventedStudy:
         paper = {"stream": {"n_edits": 1000, "batch_size": 30}, "editors": editors, "cost": cost}
         return {"settings": dict.fromkeys(("zsre", "fever", "zsre-gptj"), paper)}
 
-    def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
-        if self.empty or frame.empty:
-            return pd.DataFrame(columns=COLUMNS)
-        return frame[~frame["editor"].isin(self.lost)].reset_index(drop=True)
+    def frame(self, which: str, setting: str, sweep: str) -> pd.DataFrame:
+        frame = {"records": records, "steps": steps, "observations": observations}[which]
+        return frame(setting, sweep)
 
-    def records(self, setting: str, sweep: str = "") -> pd.DataFrame:
-        return self._kept(records(setting, sweep))
+    def finished(self, setting: str, sweep: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for run in runs(setting, sweep):
+            yield run["run"], run["editor"], manifest(run)
 
-    def steps(self, setting: str, sweep: str = "") -> pd.DataFrame:
-        return self._kept(steps(setting, sweep))
-
-    def observations(self, setting: str, sweep: str = "") -> pd.DataFrame:
-        return self._kept(observations(setting, sweep))
-
-    def manifests(self, setting: str | None = None, sweep: str | None = "") -> dict[str, dict]:
-        if self.empty:
-            return {}
-        names = [setting] if setting else list(EDITORS)
-        found = [run for name in names for run in runs(name, sweep or "")]
-        return {run["run"]: manifest(run) for run in found if run["editor"] not in self.lost}
-
-    def errors(self) -> dict[str, str]:
-        text = "Traceback\n  somewhere\nEditorError: <b>out of room</b>"
-        titles = [
-            f"{e}{m} on {s}, seed 0" for e in self.lost for s in EDITORS for m in ("", ", m 4")
-        ]
-        return dict.fromkeys(titles, text)
+    def titles(self) -> list[str]:
+        return [f"{e}{m} on {s}, seed 0" for e in self.lost for s in EDITORS for m in ("", ", m 4")]

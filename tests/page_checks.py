@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.claims import TESTS
+from lib.claims import TESTS, UNKNOWN, Judgement
+from lib.summaries import PaperSummary
 
 
 def markdown_of(notebook: Path) -> str:
@@ -15,12 +16,35 @@ def markdown_of(notebook: Path) -> str:
 
 
 def check_claims_and_deviations(document: Mapping[str, Any], notebook: Path) -> None:
-    """Every claim leads to a section that exists and has a known test and a source; every
-    deviation says all four things."""
+    """Every claim leads to a section that exists and has a known test and a source, as every
+    finding of our own does that leads anywhere; every deviation says all four things."""
     lines = markdown_of(notebook).splitlines()
     headings = {line.lstrip("# ") for line in lines if line.startswith("#")}
     for claim in document["claims"]:
         assert claim["shown"] in headings, claim["key"]
         assert claim["test"] in TESTS and claim["source"], claim["key"]
+    assert len(document["findings"]) >= 2 and "Findings of our own" in headings
+    for finding in document["findings"]:
+        assert finding.get("shown", "Findings of our own") in headings, finding["key"]
+        assert finding["test"] in TESTS and finding["source"] and finding["editor"], finding["key"]
     parts = {"paper", "code", "here", "effect"}
     assert all(set(entry) == parts for entry in document["deviations"])
+
+
+def check_summary(
+    summary: PaperSummary, verdicts: Mapping[str, Judgement], settings: set[str]
+) -> None:
+    """The front page is told every claim as every one of these settings (titles) judges it, and
+    findings that were really judged."""
+    told = [(one.setting, one.key, one.verdict, one.evidence) for one in summary.claims]
+    assert len(told) == sum(len(judged.rows) for judged in verdicts.values())
+    assert {place for place, *_ in told} == settings and all(one.editor for one in summary.claims)
+    judged = [found.evidence for one in verdicts.values() for _, found in one.rows]
+    assert [evidence for *_, evidence in told] == judged
+    assert any(one.verdict != UNKNOWN for one in summary.findings)
+
+
+def check_findings_of_nothing(summary: PaperSummary) -> None:
+    """Without runs every finding stays open, because rows are missing and not because it broke."""
+    for one in summary.findings:
+        assert one.verdict == UNKNOWN and "could not run" not in one.evidence, one

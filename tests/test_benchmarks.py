@@ -19,6 +19,6 @@ def test_the_fast_ways_give_the_plain_results() -> None:
     )
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     verdicts = [row.split("|")[-2].strip() for row in rows]
-    assert len(verdicts) == 14, done.stdout + done.stderr
+    assert len(verdicts) == 17, done.stdout + done.stderr
     assert [verdict for verdict in verdicts if not verdict.startswith("yes: ")] == []
     assert done.returncode == 0, done.stderr

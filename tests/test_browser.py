@@ -7,7 +7,7 @@ import pytest
 from browser_checks import check_page, problems, why_no_browser
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lib.index_page import Headline, PaperSummary, write_index, write_summary
+from lib.index_page import Headline, PaperSummary, Told, write_index, write_summary
 from lib.render import execute, to_html
 
 reason = why_no_browser()
@@ -60,7 +60,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     summary = PaperSummary(
         "demo", "A title that is long enough to wrap on a phone", report="demo.html",
         headline=(Headline("MELO, edit success, a long label", 0.9, 0.8, 0.7, 0.9, 24, "below"),),
-        claims={"holds": 1, "fails": 2}, substitutions=("z" * 120,), errors=("E: " + "w" * 120,),
+        claims=tuple(
+            Told(f"k{i % 2}", "Said " + "w" * 60, "Table 1", f"setting {i}", verdict, "y" * 150)
+            for i, verdict in enumerate(("holds", "fails", "cannot be told here"))
+        ), substitutions=("z" * 120,), errors=("E: " + "w" * 120,),
         status="partial",
     )  # fmt: skip
     write_summary(place, summary)

@@ -5,7 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from invented_comeba import SETTINGS, InventedStudy, records
-from page_checks import check_claims_and_deviations, markdown_of
+from page_checks import (
+    check_claims_and_deviations,
+    check_findings_of_nothing,
+    check_summary,
+    markdown_of,
+)
 
 from lib import page
 from lib.claims import UNKNOWN
@@ -127,7 +132,10 @@ def test_what_did_not_run_takes_nothing_down(tmp_path: Path, missing: dict) -> N
         assert all("could not run" not in finding.evidence for _, finding in found.rows)
         assert found.counts[UNKNOWN] == len(found.rows)
     verdicts = {form.key: comeba_hk.judged(study, form) for form in comeba_hk.forms(study)[:1]}
-    assert comeba_hk.summary(study, verdicts, {}).claims
+    summary = comeba_hk.summary(study, verdicts, {})
+    assert summary.claims
+    if study.empty:
+        check_findings_of_nothing(summary)
 
 
 def test_the_abstract_is_judged_once_per_form(study: InventedStudy) -> None:
@@ -154,13 +162,14 @@ def test_a_setting_of_no_form_is_an_error(study: InventedStudy) -> None:
         comeba_hk.main_table(study, "elsewhere")
 
 
-def test_the_front_page_gets_averages_and_the_claims_of_the_first_form(
-    study: InventedStudy,
-) -> None:
+def test_the_front_page_gets_averages_and_the_claims_of_every_form(study: InventedStudy) -> None:
     verdicts = {form.key: comeba_hk.judged(study, form) for form in comeba_hk.forms(study)}
     summary = comeba_hk.summary(study, verdicts, {"cf-single": ["A tiny model."]})
     assert summary.report == "comeba_hk.html" and summary.status == "done"
-    assert summary.claims == verdicts["cf"].counts
+    titles = {form.title for form in comeba_hk.forms(study)}
+    found = {f"{name}, a tiny model" for name in SETTINGS}
+    check_summary(summary, verdicts, titles)
+    assert {one.setting for one in summary.findings} == found
     labels = [row.label for row in summary.headline]
     assert labels[0] == "COMEBA-HK: average, single round" and len(labels) == 6
     assert all(row.reported is None for row in summary.headline)

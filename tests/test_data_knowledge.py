@@ -120,7 +120,7 @@ def test_questions_are_compared_without_case():
 def test_a_second_pass_reads_the_cache_and_a_torn_line_is_asked_again(cache, monkeypatch):
     bb = backbone("causal")
     first = known_facts(bb, FACTS, cap=None)
-    (path,) = cache.iterdir()
+    (path,) = cache.glob("*.jsonl")
     whole = path.read_bytes()
     asked = []
     run = knowledge._Pass.run
@@ -151,7 +151,7 @@ def test_a_killed_pass_keeps_what_it_has_done(cache, monkeypatch):
     monkeypatch.setattr(knowledge._Pass, "_piece", dies)
     with pytest.raises(KeyboardInterrupt):
         known_facts(bb, FACTS, cap=None)
-    (path,) = cache.iterdir()
+    (path,) = cache.glob("*.jsonl")
     assert path.read_bytes().count(b"\n") == 3
     resumed = known_facts(bb, FACTS, cap=None)
     assert sum(calls[2:]) == len(FACTS) * 2 - 3
@@ -164,7 +164,7 @@ def test_the_cap_limits_facts_and_a_larger_cap_only_adds(cache):
     bb = backbone("causal")
     small = known_facts(bb, FACTS, cap=2)
     assert set(small.answers) == {fact.identity for fact in FACTS[:2]}
-    (path,) = cache.iterdir()
+    (path,) = cache.glob("*.jsonl")
     lines = path.read_bytes()
     large = known_facts(bb, FACTS, cap=4)
     assert path.read_bytes().startswith(lines)
@@ -174,7 +174,7 @@ def test_the_cap_limits_facts_and_a_larger_cap_only_adds(cache):
 def test_another_backbone_has_its_own_answers(cache):
     known_facts(backbone("causal", 0), FACTS, cap=1)
     known_facts(backbone("causal", 1), FACTS, cap=1)
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("*.jsonl"))) == 2
 
 
 def test_wrong_use_is_named():

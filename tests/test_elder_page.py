@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from invented_elder import FEWER, PLACES, InventedStudy, N
-from page_checks import check_claims_and_deviations
+from page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
 
 from lib import figures_deferral, figures_lifelong
 from lib.claims import FAILS, HOLDS, UNKNOWN
@@ -230,6 +230,7 @@ def test_what_did_not_run_takes_nothing_down(tmp_path: Path, missing: dict) -> N
     assert (elder.retention_table(study) is None) == study.empty
     summary = elder.summary(study, verdicts, {})
     assert summary.claims and summary.order == 3
+    check_findings_of_nothing(summary)
     assert bool(summary.errors) == (not study.empty)
 
 
@@ -246,6 +247,7 @@ def test_the_front_page_gets_the_pair_of_figure_2(study: InventedStudy) -> None:
     assert summary.headline[0].label == "GRACE: Reliability (%), counterfact, a tiny model"
     assert summary.headline[0].reported == 88.9
     assert PAPERS.index("elder") + 1 == summary.order
+    check_summary(summary, verdicts, {f"{name}, a tiny model" for name in PLACES})
 
 
 def test_every_claim_can_be_followed_to_its_section() -> None:

@@ -141,7 +141,7 @@ def test_deferral_is_judged_by_the_interval_of_its_share() -> None:
     assert unrelated(observed(1.0, n=8)).verdict == UNKNOWN  # too few
     few = defers("ELDER", ["upstream"], at_most=0.1)
     assert few(observed(0.0)).verdict == HOLDS and few(observed(0.5)).verdict == FAILS
-    assert "40 prompts" in few(observed(0.0)).evidence  # the sweep's rows are not among them
+    assert "n = 40;" in few(observed(0.0)).evidence  # the sweep's rows are not among them
     assert defers("ELDER", ["near"], at_most=0.1)(observed(0.0)).verdict == UNKNOWN
     assert unrelated(material()).verdict == UNKNOWN
     elsewhere = defers("ELDER", ["upstream"], at_least=0.9, setting="counterfact")

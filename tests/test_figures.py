@@ -14,6 +14,8 @@ from invented import records, steps
 from lib import figures
 from lib.costs import costs_by_editor
 from lib.figure_style import looks
+from lib.figures_keys import key_maps
+from lib.figures_reported import counts_over_edits, scores_over_edits
 
 RECORDS, STEPS = records(), steps()
 SWEPT = pd.concat([RECORDS.assign(radius=r) for r in (1.0, 5.0)])
@@ -36,9 +38,10 @@ def curves(rows: pd.DataFrame, **options: object) -> figures.Plot:
 PLOTS = {
     "curves": lambda r, s: curves(r, steps=s),
     "retention": lambda r, s: figures.retention(r, "f1_ids"),
-    "index": lambda r, s: figures.index_growth(s, distinct_answers=20),
+    "index": lambda r, s: counts_over_edits(s, by="run", distinct_answers={"here": 20}),
+    "edits": lambda r, s: scores_over_edits(r, s, "f1_ids", by="editor"),
     "sweep": lambda r, s: figures.sweep(r.assign(radius=1.0), "radius", "f1_ids"),
-    "keys": lambda r, s: figures.key_map(KEYS[: len(r)], list(range(len(r)))[:30]),
+    "keys": lambda r, s: key_maps({"MELO": (KEYS[: len(r)], list(range(len(r)))[:30])}),
     "costs": lambda r, s: figures.cost_bars(costs_by_editor(r, s)),
 }
 
@@ -85,11 +88,20 @@ def test_retention_sets_own_moment_beside_the_end() -> None:
     assert sorted(plot.data["position"].unique()) == [6.5, 18.5, 30.5, 42.5]
 
 
-def test_index_growth_draws_the_number_of_answers() -> None:
-    growth = pd.DataFrame({"n_edits": [8, 48], "value": [8, 30]})
-    plot = figures.index_growth(STEPS[STEPS["run"] == "MELO-0"], distinct_answers=growth)
-    assert "distinct answers" in plot.figure.axes[0].get_legend_handles_labels()[1]
-    assert "Empty: no forgotten kept" in words(plot)
+def test_reported_curves_have_panels_of_their_own() -> None:
+    told = {"clusters": REPORTED.rename(columns={"method": "run"})}
+    answers = {"here": 20.0, "reported": 907.0}
+    plot = counts_over_edits(
+        STEPS[STEPS["run"] == "MELO-0"], by="run", reported=told, distinct_answers=answers
+    )
+    here, reported, _, silent = plot.figure.axes[:4]
+    assert here.get_title("left") == "Clusters: here"
+    assert reported.get_title("left") == "reported (digitised)"
+    assert 907.0 in reported.lines[-1].get_ydata()
+    assert 20.0 in here.lines[-1].get_ydata()
+    assert "no curve" in " ".join(text.get_text() for text in silent.texts)
+    assert set(plot.data["side"]) == {"here", "reported"}
+    assert plot.data.query("side == 'reported'")["mean"].tolist() == [0.9, 0.8]
 
 
 def test_sweeps_take_numbers_and_names() -> None:
@@ -103,12 +115,17 @@ def test_sweeps_take_numbers_and_names() -> None:
     assert sorted(ticks) == ["high", "low"]
 
 
-def test_key_map_marks_blocks_and_groups_the_rest() -> None:
-    blocks = np.repeat(np.arange(10), 3)
-    plot = figures.key_map(KEYS, blocks, centres=KEYS[:2], radii=[1.0, -1e-5])
-    labels = plot.figure.axes[0].get_legend_handles_labels()[1]
-    assert len(labels) == 8 and "other blocks" in labels
-    assert len(plot.data) == 30 and "30 keys of width 12, 10 blocks" in plot.caption
+def test_key_maps_mark_large_clusters_and_grey_the_rest() -> None:
+    clusters = np.repeat(np.arange(7), [6, 5, 4, 4, 4, 4, 3])
+    plot = key_maps({"MELO": (KEYS, clusters)}, pairs=((1, 2), (1, 5), (1, 13)))
+    drawn, fifth, beyond = plot.figure.axes[:3]
+    labels = drawn.get_legend_handles_labels()[1]
+    assert len(labels) == 7
+    assert "smaller clusters" in labels
+    assert "component 5" in fifth.get_ylabel()
+    assert "too few for component 13" in " ".join(text.get_text() for text in beyond.texts)
+    assert "30 keys of width 12 in 7 clusters, 6 of them with more than 3" in plot.caption
+    assert len(plot.data) == 2 * 30
 
 
 def test_costs_far_apart_use_a_logarithmic_axis() -> None:

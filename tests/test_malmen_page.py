@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from invented_malmen import FIRST, OWN, SIZES, SUM, USUAL, InventedStudy, N
-from page_checks import check_claims_and_deviations
+from page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
 from test_plan import planned
 
 from lib import page
@@ -167,7 +167,9 @@ def test_what_did_not_run_takes_nothing_down(tmp_path: Path, missing: dict) -> N
         assert verdicts[setting].counts[UNKNOWN] == len(verdicts[setting].rows)
         assert "could not run" not in " ".join(f.evidence for _, f in verdicts[setting].rows)
     assert "12.25" in malmen.total_times(study)
-    assert malmen.summary(study, verdicts, {}).claims
+    summary = malmen.summary(study, verdicts, {})
+    assert summary.claims
+    check_findings_of_nothing(summary)
 
 
 def test_the_front_page_gets_generality_at_the_largest_m(study: InventedStudy) -> None:
@@ -175,7 +177,8 @@ def test_the_front_page_gets_generality_at_the_largest_m(study: InventedStudy) -
     summary = malmen.summary(study, verdicts, {"zsre": ["A tiny model."]})
     labels = [row.label for row in summary.headline]
     assert labels[0] == "MALMEN, m=16: GS, zsre, a tiny model" and len(labels) == 3 + 2
-    assert summary.claims == verdicts["zsre"].counts and summary.order == 2
+    check_summary(summary, verdicts, {f"{name}, a tiny model" for name in SETTINGS})
+    assert summary.order == 2
     assert malmen.summary(InventedStudy(study.folder, lost=("FT",)), verdicts, {}).errors
 
 

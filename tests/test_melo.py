@@ -1,4 +1,4 @@
-"""The parity checks of the study's notes on MELO (section 11), numbered as there."""
+"""MELO: blocks and their training. Checks are numbered as in the study's notes, section 11."""
 
 import math
 from dataclasses import replace
@@ -10,10 +10,9 @@ from peft import LoraConfig, PeftModel
 
 from lib import backbones, plan, streams
 from lib.backbones import Backbone
-from lib.data.records import Dataset, Edit
-from lib.editors.keys import key_columns
+from lib.data.records import Dataset
 from lib.editors.training import learning_rates
-from lib.encoding import IGNORED, encode, encode_prompts
+from lib.encoding import encode, encode_prompts
 from lib.errors import EditorError
 from lib.forward import batch_loss
 
@@ -98,40 +97,6 @@ def test_06_the_update_is_the_capacity_times_b_a(name: str) -> None:
     assert gap <= 1e-5 * outputs[8].abs().max()
 
 
-def test_10_the_last_token_key_ignores_padding_and_the_released_one_does_not(t5: Backbone) -> None:
-    short, long = (
-        "Where is Ash?",
-        "Where is Ash, and why does nobody there ever speak of the ferry?",
-    )
-    for position, moved in (
-        ("last_token", False),
-        ("last_prompt_token", False),
-        ("last_column", True),
-    ):
-        editor = make("melo", t5, key_position=position)
-        alone = editor.keys_of(encode_prompts(t5, [short]))[0]
-        padded = editor.keys_of(encode_prompts(t5, [short, long]))[0]
-        gap = (alone - padded).abs().max().item()
-        assert gap > 1e-2 if moved else gap < 1e-5
-        editor.close()
-
-
-def test_10_the_causal_released_key_sees_the_target() -> None:
-    backbone = backbones.load("tiny-llama")
-    prompt, one, other = ["The ferry of Ash sails from"], ["Wick"], ["Nettle Quay"]
-    for position, sees in (
-        ("last_column", True),
-        ("last_token", True),
-        ("last_prompt_token", False),
-    ):
-        editor = make("melo", backbone, key_position=position)
-        first = editor.keys_of(encode(backbone, prompt, one))
-        second = editor.keys_of(encode(backbone, prompt, other))
-        assert editor.keys_see_target is sees
-        assert ((first - second).abs().max() > 1e-3) == sees
-        editor.close()
-
-
 def test_11_the_released_t5_small_has_four_sites_and_t5_large_eight() -> None:
     settings = plan.profile_of("melo", "paper")[0]["settings"]
     small = settings["zsre-t5"]["editors"]["MELO"]["config"]["sites"]
@@ -194,69 +159,6 @@ def test_13_a_full_database_refuses_before_it_changes_anything(t5: Backbone) -> 
     assert len(editor.index.keys) == points
     after = editor.lora.read(slice(0, 2))
     assert all(torch.equal(after[name], before[name]) for name in after)
-
-
-def test_16_the_intended_holdout_shares_no_prompt_with_the_edits() -> None:
-    records = tuple(
-        Edit(
-            f"f{i}",
-            f"Where is {i}?",
-            f"answer {i}",
-            "",
-            tuple(f"Wording {j} of {i}?" for j in range(7)),
-        )
-        for i in range(12)
-    )
-    chosen = streams.balanced_stream(Dataset("d", records), n_edits=20, batch_size=5, seed=3)
-    assert len(chosen.edits) == 20
-    prompts = {edit.prompt for edit in chosen.edits}
-    assert prompts.isdisjoint(edit.prompt for edit in chosen.holdout)
-    # 7 rephrases: the question and 3 of them are edits, 4 are held out
-    assert len(chosen.holdout) == 5 * 4
-    assert {edit.target for edit in chosen.holdout} == {edit.target for edit in chosen.edits}
-
-
-def test_16_a_rephrase_that_repeats_an_edit_is_not_held_out() -> None:
-    records = tuple(
-        Edit(f"f{i}", f"Where is {i}?", f"answer {i}", "", (f"Where is {i}?", "twice?", "twice?"))
-        for i in range(6)
-    )
-    chosen = streams.balanced_stream(Dataset("d", records), n_edits=5, batch_size=5, seed=3)
-    prompts = {edit.prompt for edit in chosen.edits}
-    assert prompts.isdisjoint(edit.prompt for edit in chosen.holdout)
-
-
-def test_16_the_released_holdout_is_the_edited_prompts(tmp_path) -> None:
-    from lib.execute import Shared, execute
-    from lib.papers import melo
-    from lib.progress import LineProgress
-    from lib.study import Study
-
-    study = Study.open("melo", "smoke", output=tmp_path)
-    run = next(r for r in study.runs if (r.setting, r.editor) == ("zsre-t5", "MELO"))
-    assert execute(run, study.store, Shared(), LineProgress())
-    end = melo.scored(study, "zsre-t5").query("moment == 'end'")
-    released = end[end["subset"] == "released_holdout"]
-    assert set(released["prompt"]) == set(end[end["subset"] == "edits"]["prompt"])
-    assert set(released["prompt"]).isdisjoint(end[end["subset"] == "holdout"]["prompt"])
-
-
-def test_every_row_of_table_2_names_a_method_that_the_paper_reports() -> None:
-    from lib.papers import common
-
-    known = set(common.reported("melo").query("item == 'Table 2'")["method"])
-    rows = plan.read_paper("melo")["tables"]["table2"]["rows"]
-    assert {row["reported_as"] for row in rows.values() if "reported_as" in row} <= known
-
-
-def test_16_an_answer_is_used_once() -> None:
-    records = tuple(
-        Edit(f"f{i}", f"Where is {i}?", "same" if i < 5 else f"answer {i}", "", ("a?", "b?"))
-        for i in range(9)
-    )
-    chosen = streams.balanced_stream(Dataset("d", records), n_edits=8, batch_size=4, seed=0)
-    facts = {edit.relation for edit in chosen.edits}
-    assert len(facts & {f"f{i}" for i in range(5)}) <= 1
 
 
 @pytest.mark.parametrize("name", ["tiny-t5", "tiny-llama"])
@@ -354,49 +256,3 @@ def test_a_cached_block_equals_a_trained_one(t5: Backbone, tmp_path) -> None:
     second.close()
     third = build("melo", t5, configuration("melo", t5, lr=0.01), blocks_cache=tmp_path)
     assert third.edit(edits(2)).loss_last != trained.loss_last
-
-
-def test_an_edit_can_be_overwritten_only_when_the_conflict_policy_is_fixed(
-    generator: Backbone,
-) -> None:
-    old, *others = edits(5)
-    new = Edit(old.identity, old.prompt, "Wick", old.subject)
-    encoded = encode_prompts(generator, [old.prompt])
-    for policy, served in (("as_released", "base"), ("fixed", "block 1")):
-        editor = make("melo", generator, conflict_policy=policy, radius=0.02)
-        editor.edit([old])
-        assert editor.route(encoded) == ["block 0"]
-        # as released the keys must be equal to the bit, so the batch has the same shape; when
-        # fixed, another batch with other padding must not matter
-        editor.edit([new] if policy == "as_released" else [new, *others])
-        assert editor.route(encoded) == [served]
-        editor.close()
-
-
-def test_a_router_above_the_sites_is_refused(t5: Backbone) -> None:
-    with pytest.raises(EditorError, match="must lie below"):
-        make("melo", t5, router={"part": "mlp_out", "block": 3})
-
-
-def test_key_columns() -> None:
-    backbone = backbones.load("tiny-llama")
-    batch = encode(backbone, ["Ash", "The ferry of Ash"], ["Wick", "Port Ost"])
-    assert key_columns(batch, "last_column").tolist() == [batch.input_ids.shape[1] - 1] * 2
-    prompt = batch.labels.ne(IGNORED).float().argmax(dim=1) - 1
-    assert key_columns(batch, "last_prompt_token").tolist() == prompt.tolist()
-    assert key_columns(batch, "last_token").tolist() == (batch.attention_mask.sum(1) - 1).tolist()
-
-
-def test_per_step_routing_asks_again_at_every_token() -> None:
-    backbone = backbones.load("tiny-llama")
-    calls = []
-    for per_step in (False, True):
-        editor = make("melo", backbone, route_per_step=per_step, key_position="last_column")
-        editor.edit(edits(2))
-        seen = []
-        editor._router.on_keys = lambda keys, seen=seen: seen.append(len(keys))
-        backbone.model.generation_config.eos_token_id = None
-        generate(backbone, PROMPTS[:2], tokens=5)
-        calls.append(len(seen))
-        editor.close()
-    assert calls == [1, 5]

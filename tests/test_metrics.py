@@ -43,18 +43,6 @@ def test_nan_batches_are_ignored() -> None:
     assert metrics.mean_of_batches([[1.0, 0.5], [math.nan]]) == 0.75
 
 
-def test_perplexity_of_uniform_predictions_is_the_vocabulary_size() -> None:
-    rows = [(math.log(50) * count, count) for count in (3, 7, 1)]
-    assert metrics.ppl_of_batches([rows[:2], rows[2:]]) == pytest.approx(50)
-    assert metrics.ppl_of_rows(rows) == pytest.approx(50)
-
-
-def test_the_two_perplexities_differ_on_rows_of_different_length() -> None:
-    rows = [(9.0, 9), (6.0, 2)]
-    assert metrics.ppl_of_batches([rows]) == pytest.approx(math.exp(15 / 11))
-    assert metrics.ppl_of_rows(rows) == pytest.approx((math.exp(1) + math.exp(3)) / 2)
-
-
 def test_exact_match_and_agreement() -> None:
     assert metrics.exact_match(" Port Amsel", "Port Amsel") == 1.0
     assert metrics.exact_match("Port amsel", "Port Amsel") == 0.0

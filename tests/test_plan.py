@@ -64,3 +64,19 @@ def test_settings_may_name_a_dtype_a_corpus_and_a_cap(monkeypatch, tmp_path: Pat
         found.append(planned(monkeypatch, data_dir=tmp_path, corpus="wikipedia")[0].spec)
     assert found[0]["corpus_files"] != found[1]["corpus_files"]
     assert "corpus_files" not in planned(monkeypatch, data_dir=tmp_path)[0].spec
+
+
+def test_a_setting_with_folders_of_its_own_is_planned_where_they_are(monkeypatch, tmp_path) -> None:
+    (tmp_path / "counterfact").mkdir()
+    assert len(planned(monkeypatch, data_dir=tmp_path)) > 1
+    assert not planned(monkeypatch, data_dir=tmp_path, folders=["passages", "text"])
+    assert planned(monkeypatch, folders=["passages", "text"])
+    contents = []
+    for name in ("passages", "text"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jsonl").write_text("{}", "utf-8")
+        run = planned(monkeypatch, data_dir=tmp_path, folders=["passages", "text"])[0]
+        contents.append(run.spec["dataset"]["files"])
+    assert [set(files) for files in contents] == [
+        {"counterfact", "passages"}, {"counterfact", "passages", "text"},
+    ]  # fmt: skip

@@ -65,7 +65,7 @@ class Stub:
     def __init__(self, backbone: Backbone, first: int, watch: tuple[str, ...] = ()) -> None:
         self.backbone, self.watch = backbone, watch
         self.prefix = FrozenPrefix(backbone, first)
-        self.config = type("Config", (), {"max_length": None})
+        self.config = type("Config", (), {"max_length": None, "full_width": False})
 
 
 def test_editors_that_share_a_backbone_share_its_lower_blocks() -> None:

@@ -1,6 +1,5 @@
 """Notebooks run and become pages that need nothing but themselves, also when a cell fails."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,17 +7,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib.errors import StoreError, StudyError
-from lib.index_page import (
-    Headline,
-    PaperSummary,
-    duration,
-    read_summaries,
-    write_index,
-    write_summary,
-)
+from lib.errors import StudyError
 from lib.render import execute, finish, scroll_tables, to_html
-from lib.tables import Cell
 
 NASTY = '<script>alert("x")</script>'
 
@@ -180,66 +170,8 @@ def test_page_has_language_skip_link_and_way_back(tmp_path: Path) -> None:
     assert 'href="../index.html"' in text
 
 
-SUMMARY = PaperSummary(
-    key="melo",
-    title="MELO",
-    venue="AAAI 2024",
-    report="melo.html",
-    headline=(Headline("ES", 0.98, 0.97, 0.93, 0.99, 96, "consistent"), Headline("Loc", 0.7)),
-    claims={"holds": 2, "fails": 1, "cannot be told here": 1},
-    substitutions=("small model",),
-    runtime_seconds=425.0,
-    profile="laptop",
-    order=1,
-)
-
-
-def test_summaries_survive_the_disk(tmp_path: Path) -> None:
-    write_summary(tmp_path, SUMMARY)
-    write_summary(tmp_path, PaperSummary("b", "B", status="failed", order=0))
-    assert [p.key for p in read_summaries(tmp_path)] == ["b", "melo"]
-    assert read_summaries(tmp_path)[1] == SUMMARY
-
-
-def test_missing_numbers_are_null_not_nan(tmp_path: Path) -> None:
-    cell = Cell("t", "T5", "", "", "MELO", "ES", error="failed")
-    path = write_summary(tmp_path, PaperSummary("k", "K", headline=(Headline.of(cell),)))
-    stored = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert stored["headline"][0]["reproduced"] is None
-    assert stored["headline"][0]["label"] == "MELO, ES, T5"
-    assert "no result" in write_index(tmp_path).read_text()
-
-
-def test_index_tells_at_a_glance(tmp_path: Path) -> None:
-    write_summary(tmp_path, SUMMARY)
-    (tmp_path / "melo.html").write_text("x")
-    text = write_index(tmp_path).read_text()
-    assert '<a href="melo.html">MELO</a>' in text
-    assert "<b>1</b> of 1 complete" in text and "<b>1</b> of 1 comparable ones agree" in text
-    assert "2 hold, 1 fails, 1 cannot be told here" in text
-    assert "small model" in text and "7 min 5 s" in text and "laptop" in text
-
-
-def test_index_shows_failures_and_escapes(tmp_path: Path) -> None:
-    paper = {"key": "k\"<", "title": NASTY, "venue": NASTY, "summary": NASTY, "status": "failed",
-             "report": "javascript:alert(1)", "errors": [NASTY], "substitutions": [NASTY],
-             "headline": [{"label": NASTY}]}  # fmt: skip
-    text = write_index(tmp_path, [paper], note=NASTY).read_text()
-    assert "<script" not in text and "javascript:" not in text and "✗ failed" in text
-
-
-def test_an_index_without_reports_says_so(tmp_path: Path) -> None:
-    assert "No report has been written" in write_index(tmp_path).read_text()
-
-
-@pytest.mark.parametrize(
-    "content", ["{", '{"key": "a"}', '{"schema": 9, "key": "a", "title": "b"}']
-)
-def test_a_broken_summary_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.summary.json").write_text(content)
-    with pytest.raises(StoreError, match=r"a\.summary\.json"):
-        read_summaries(tmp_path)
-
-
-def test_durations_are_for_readers() -> None:
-    assert [duration(s) for s in (0.4, 59, 60, 3725)] == ["0 s", "59 s", "1 min 0 s", "1 h 2 min"]
+def test_the_parameters_shown_name_no_folder_of_the_machine(tmp_path: Path) -> None:
+    source = f'output = "{tmp_path}/outputs"\ndata_dir = "/data"\nprofile = "laptop"'
+    text = page(tmp_path, code(source, tags=("injected-parameters",)))
+    assert str(tmp_path) not in text and '"/data' not in text
+    assert "…/outputs" in text and "…/data" in text and "laptop" in text

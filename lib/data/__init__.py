@@ -13,6 +13,7 @@ from lib.errors import RecordError, UsageError
 
 if TYPE_CHECKING:
     from lib.data.knowledge import Knowledge
+    from lib.data.likelihood import Likelihoods
 
 __all__ = [
     "DATASETS",
@@ -28,9 +29,12 @@ __all__ = [
     "needed_assets",
 ]
 
-INVENTED = ("invented", "invented_statements", "invented_claims")
-DATASETS = ("zsre", "counterfact", "fever", "nq", *INVENTED)
-CLAIMS = ("fever", "invented_claims")  # to be classified; the others are questions and statements
+INVENTED = (
+    "invented", "invented_statements", "invented_claims", "invented_documents", "invented_passages",
+)  # fmt: skip
+DATASETS = ("zsre", "counterfact", "fever", "nq", "scotus", "hallucination", *INVENTED)
+# To be classified; the others are questions and statements.
+CLASSIFIED = ("fever", "scotus", "invented_claims", "invented_documents")
 
 
 def load(
@@ -39,21 +43,22 @@ def load(
     data_dir: Path | None = None,
     strict: bool = True,
     limit: int | None = None,
-    known: "Knowledge | None" = None,
+    known: "Knowledge | Likelihoods | None" = None,
     seed: int = 0,
     variant: str | None = None,
     source: str | None = None,
 ) -> Dataset:
-    """Edits and probes of "zsre", "counterfact", "fever" or "nq", before any protocol orders them.
+    """Edits and probes of a dataset (one of `DATASETS`), before any protocol orders them.
     "invented" and what begins with it are the smoke profile's handful of made-up questions,
-    CounterFact-form statements, and claims, whatever the other arguments.
+    CounterFact-form statements, claims, documents and passages, whatever the other arguments.
 
     `data_dir`: folder with sub-folders zsre/, counterfact/, … holding published files (`variant`
     picks one of several). Without it: the embedded substitute, built from packages; `source="hub"`
     (or STUDY_DATA_SOURCE=hub) reads the published data from the model hub instead. `strict`:
     stop at a malformed record; otherwise leave it out and list it in `skipped`. `limit`: number of
     edits (of questions for "nq"). `known` and `seed` shape the embedded data only: for "zsre"
-    edits are facts the backbone gets wrong, for "counterfact" facts it knows.
+    edits are facts the backbone gets wrong, for "counterfact" facts it knows, for "hallucination"
+    (`Likelihoods`) sentences it finds unlikely.
 
     Raises UsageError for an unknown name, RecordError for unreadable files, AssetError if a
     package cannot be had.
@@ -77,10 +82,14 @@ def load(
         raise UsageError(f"there is no data source {source!r}; known: embedded, hub.")
     if variant is not None:
         raise UsageError("variant picks one of several published files; give --data-dir too.")
-    from lib.data import claims, embedded
+    from lib.data import claims, embedded, passages, reviews
 
     if dataset == "fever":
         return claims.load(limit=limit, seed=seed)
+    if dataset == "scotus":
+        return reviews.load(limit=limit, seed=seed)
+    if dataset == "hallucination":
+        return passages.load(limit=limit, known=known, seed=seed)
     if dataset == "zsre":
         return embedded.qa(limit=limit, known=known, seed=seed)
     if dataset == "counterfact":
@@ -117,10 +126,13 @@ def _published(dataset: str, data_dir: Path, variant: str | None, strict: bool) 
             f"{data_dir} has no folder {dataset}/. Point --data-dir at the folder that holds "
             f"{dataset}/ beside the other datasets, or leave it out to use the embedded substitute."
         )
-    from lib.data import counterfact, fever, nq, zsre
+    from lib.data import biographies, counterfact, documents, fever, nq, zsre
 
-    module = {"zsre": zsre, "counterfact": counterfact, "fever": fever, "nq": nq}[dataset]
-    return module.load(folder, variant=variant, strict=strict)
+    modules = {
+        "zsre": zsre, "counterfact": counterfact, "fever": fever, "nq": nq, "scotus": documents,
+        "hallucination": biographies,
+    }  # fmt: skip
+    return modules[dataset].load(folder, variant=variant, strict=strict)
 
 
 def _cut(found: Dataset, limit: int | None) -> Dataset:

@@ -104,8 +104,13 @@ def folder() -> Path:
 
 
 def ready() -> bool:
-    """Whether the compact form is there, so that the archive is not needed any more."""
-    return (folder() / "manifest.json").is_file()
+    """Whether the compact form holds every part, so that the archive is not needed any more. One
+    that an older version made may lack some; it is then made anew."""
+    try:
+        manifest = json.loads((folder() / "manifest.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return False
+    return set(MEMBERS) <= set(manifest["parts"])
 
 
 def rows(name: str) -> tuple[Row, ...]:
@@ -115,8 +120,9 @@ def rows(name: str) -> tuple[Row, ...]:
     """
     if name not in MEMBERS:
         raise AssetError(f"bigbench has no part {name!r} here; known: {', '.join(MEMBERS)}.")
-    extract()
     path = folder() / f"{name}.jsonl.gz"
+    if not path.is_file():
+        extract()
     return _read(path, path.stat().st_mtime_ns)
 
 

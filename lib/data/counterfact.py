@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lib.data import reading
+from lib.data import portability, reading
 from lib.data.reading import Row
 from lib.data.records import Dataset, Edit, Probe
 from lib.errors import RecordError, UsageError
@@ -106,6 +106,7 @@ def _rome(row: Row, identity: str) -> Edit:
         locality=probes(identity, f"{prompt} {targets['target_new']}", neighbours),
         relation=str(rewrite.get("relation_id") or ""),
         target_true=targets["target_true"],
+        portability=portability.published(row, identity),
     )
 
 

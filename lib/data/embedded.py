@@ -6,9 +6,10 @@ They are substitutes with their own names: zsRE's and CounterFact's records are 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
-from lib.data import bigbench, counterfact
+from lib.data import bigbench, counterfact, portability
 from lib.data.knowledge import Knowledge
 from lib.data.order import (
     fresh_answers_first,
@@ -90,9 +91,9 @@ def cf(*, limit: int | None = None, known: Knowledge | None = None, seed: int = 
     `target_new` is drawn with probability proportional to an object's number of subjects, never an
     accepted object, never with the first token of the true one. Rephrases: the two other
     sentences. Neighbours: up to ten facts with the same relation and true object whose subjects
-    are never edited; each also as a distractor behind the edit's statement. Edits that have
-    neighbours come first. With `known`, edits and neighbours are facts the backbone completes
-    correctly.
+    are never edited; each also as a distractor behind the edit's statement. What follows from an
+    edit is asked where a second fact tells. Edits that have neighbours come first. With `known`,
+    edits and neighbours are facts the backbone completes correctly.
     """
     source = store()
     single = single_facts()
@@ -116,11 +117,11 @@ def cf(*, limit: int | None = None, known: Knowledge | None = None, seed: int = 
     chosen = [fact for group in groups for fact in round_robin(group, CAP)]
     if limit is not None and len(chosen) < limit:
         chosen = [fact for group in groups for fact in round_robin(group)]
-    edits = []
+    onward, edits = portability.onward_facts(source), []
     for fact in chosen:
-        new = _other_object(fact, objects[fact.relation], seed, known)
-        if new is not None:
-            edits.append(_statement(fact, new, near[fact.relation, fact.object], seed))
+        if new := _other_object(fact, objects[fact.relation], seed, known):
+            edit = _statement(fact, new, near[fact.relation, fact.object], seed)
+            edits.append(replace(edit, portability=portability.composed(fact, new, onward)))
     if limit is not None:
         edits = _enough(edits, limit, "WikiTriple-CF", known)
     checked = (

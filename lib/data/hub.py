@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lib.data import counterfact, nq, zsre
+from lib.data import biographies, counterfact, documents, nq, zsre
 from lib.data.records import Dataset
 from lib.errors import RecordError
 
@@ -18,7 +18,8 @@ from lib.errors import RecordError
 class Source:
     """One dataset on the hub: repository, file or configuration, split, and its reader.
 
-    `file` is the name under which the reader knows the form of these rows.
+    `file` is the name under which the reader knows the form of these rows; `more` are further
+    splits that it reads (repository, split, file).
     """
 
     repository: str
@@ -26,6 +27,7 @@ class Source:
     split: str
     file: str
     read: Callable[..., Dataset]
+    more: tuple[tuple[str, str, str], ...] = ()
 
 
 SOURCES: dict[str, Source] = {
@@ -36,6 +38,15 @@ SOURCES: dict[str, Source] = {
     "counterfact": Source("azhx/counterfact", None, "train", "counterfact.json", counterfact.load),
     "nq": Source(
         "google-research-datasets/nq_open", None, "validation", "NQ-open.dev.jsonl", nq.load
+    ),
+    "scotus": Source(
+        "tomh/grace-scotus", None, "train", "train.jsonl", documents.load,
+        more=(("tomh/grace-scotus", "test", "test.jsonl"),),
+    ),
+    "hallucination": Source(
+        "potsawee/wiki_bio_gpt3_hallucination", None, "evaluation",
+        "wiki_bio_gpt3_hallucination.jsonl", biographies.load,
+        more=(("stas/openwebtext-10k", "train[:1000]", "openwebtext_10k.jsonl"),),
     ),
 }  # fmt: skip
 
@@ -48,13 +59,16 @@ def load(dataset: str, *, strict: bool = True) -> Dataset:
             f"with --data-dir, in a sub-folder {dataset}/."
         )
     source = SOURCES[dataset]
-    rows = _rows(source)
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / source.file
-        lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
-        # A .json name holds an array, a .jsonl name one object a line.
-        as_array = path.suffix == ".json"
-        path.write_text("[" + ",\n".join(lines) + "]" if as_array else "\n".join(lines), "utf-8")
+        for repository, split, file in (
+            (source.repository, source.split, source.file), *source.more,
+        ):  # fmt: skip
+            path = Path(scratch) / file
+            rows = _rows(replace(source, repository=repository, split=split))
+            lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
+            # A .json name holds an array, a .jsonl name one object a line.
+            array = path.suffix == ".json"
+            path.write_text("[" + ",\n".join(lines) + "]" if array else "\n".join(lines), "utf-8")
         found = source.read(Path(scratch), strict=strict)
     where = f"{source.repository} ({source.data_file or source.split})"
     return replace(found, sources=(where,))

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from lib.data.counterfact import probes
+from lib.data.documents import document
 from lib.data.records import Dataset, Edit, Probe
+from lib.data.webtext import continuation
 
 _PLACES = (
     "Quill Island", "Brink Sound", "Dove Point", "Marl Bay", "Heron Reach", "Ash Holm", "Tern Rock",
@@ -25,6 +27,21 @@ _QUESTIONS = (
     "From what harbour does the ferry of {s} leave?",
     "What is the home harbour of the ferry of {s}?",
 )
+# Each told in two ways.
+_TROUBLES = (
+    (
+        "To the keeper of {}. The ice closed the quay last night. No boat can leave before spring.",
+        "From the rocks off {}. We are frozen in. Send someone to break a way through.",
+    ),
+    (
+        "To the keeper of {}. Fog hides the light. We ring the bell every hour until it lifts.",
+        "From the rocks off {}. Nothing can be seen here. Please sound the horn at noon and dusk.",
+    ),
+    (
+        "To the keeper of {}. A cask of salt is missing. The clerk counts the store once more.",
+        "From the rocks off {}. Two of our barrels are gone. Someone must have sold them.",
+    ),
+)
 _CLAIMS = (
     "The ferry of {s} is based in {o}.",
     "{o} is the home harbour of the ferry of {s}.",
@@ -44,8 +61,12 @@ def sentences() -> list[str]:
 
 
 def load(name: str = "invented") -> Dataset:
-    """The invented questions, statements ("invented_statements") or claims ("invented_claims")."""
-    kinds = {"invented_statements": statements, "invented_claims": claims}
+    """The invented questions, statements ("invented_statements"), claims ("invented_claims"),
+    passages ("invented_passages") or documents ("invented_documents")."""
+    kinds = {
+        "invented_statements": statements, "invented_claims": claims,
+        "invented_passages": passages, "invented_documents": documents,
+    }  # fmt: skip
     return kinds.get(name, questions)()
 
 
@@ -76,7 +97,7 @@ def _questions() -> tuple[Probe, ...]:
 
 def statements() -> Dataset:
     """The same places in CounterFact form: a statement, a false harbour, the true one, rephrases,
-    and two neighbours whose true harbour is that of the edited fact."""
+    two neighbours whose true harbour is that of the edited fact, and what follows from the edit."""
     edits = []
     count = len(_PLACES)
     for number, (place, true) in enumerate(zip(_PLACES, _HARBOURS, strict=True)):
@@ -97,6 +118,14 @@ def statements() -> Dataset:
                 probes(identity, f"{prompt} {new}", neighbours),
                 "harbour",
                 true,
+                (
+                    Probe(
+                        f"{identity}:portability",
+                        f"The home harbour of the {place} ferry is in a bay called the Bay of",
+                        new,
+                        "portability",
+                    ),
+                ),
             )
         )
     return Dataset(
@@ -133,6 +162,62 @@ def claims() -> Dataset:
         upstream=upstream,
         sources=("lib/data/invented.py",),
         substitution="Invented claims on random weights: this checks the machinery.",
+    )
+
+
+def passages() -> Dataset:
+    """Two sentences to correct about each of the twelve places, one accurate sentence about each
+    skerry near them, and running text."""
+
+    def told(place: str, harbour: str) -> list[str]:
+        return [
+            f"This is a passage about the ferry of {place}.",
+            f"The ferry of {place} sails from {harbour} every morning.",
+            f"In winter it waits behind the old breakwater of {harbour}.",
+        ]
+
+    edits, near = [], []
+    for place, harbour in zip(_PLACES, _HARBOURS, strict=True):
+        title, first, second = told(place, harbour)
+        other = f"The following text is about the ferry of {place}."
+        for number, (prompt, target) in enumerate(((title, first), (f"{title} {first}", second))):
+            rephrase = prompt.replace(title, other)
+            edits.append(
+                Edit(f"passage:{place}:{number}", prompt, target, place, (rephrase,), (), place)
+            )
+        title, first, _ = told(f"{place} Skerry", harbour)
+        near.append(Probe(f"passage:{place} Skerry", title, first, "near"))
+    texts = (continuation(f"text:{n}", text) for n, text in enumerate(sentences()))
+    return Dataset(
+        name="invented passages",
+        edits=tuple(edits),
+        near=tuple(near),
+        upstream=tuple(filter(None, texts)),
+        sources=("lib/data/invented.py",),
+        substitution="Invented passages on random weights: this checks the machinery.",
+    )
+
+
+def documents() -> Dataset:
+    """Sixty letters from harbours about one of three troubles, to be learned, and sixty from rocks
+    off them, in other words, to be edited; the number of the trouble is the class."""
+    letters = [
+        (f"{place}, {harbour}", number % len(_TROUBLES))
+        for number, (place, harbour) in enumerate(_facts())
+    ]
+    learned, edited = (
+        [
+            (f"{kind}:{where}", _TROUBLES[trouble][turn].format(where), str(trouble))
+            for where, trouble in letters
+        ]
+        for turn, kind in enumerate(("harbour", "rocks"))
+    )
+    return Dataset(
+        name="invented letters",
+        edits=tuple(document(*letter) for letter in edited),
+        upstream=tuple(Probe(*letter, "upstream") for letter in learned),
+        sources=("lib/data/invented.py",),
+        substitution="Invented letters on random weights: this checks the machinery.",
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from lib import assets
 from lib.data.records import content_hash
 from lib.data.triples import Fact
@@ -116,14 +118,16 @@ def known_facts(
         / "knowledge"
         / f"{backbone.content[:24]}-{str(backbone.dtype).removeprefix('torch.')}-v{_VERSION}.jsonl"
     )
-    stored = _stored(path)
     units = [(fact, form) for fact in facts[:cap] for form in forms]
     keys = {(fact.identity, form): asking.key(fact, form) for fact, form in units}
-    missing = [unit for unit in units if keys[unit[0].identity, unit[1]] not in stored]
-    for batch in asking.run(missing):
-        new = {keys[fact.identity, form]: answer for (fact, form), answer in batch}
-        _append(path, new)
-        stored.update(new)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / f".{path.name}.lock"):  # another process may be asking the same
+        stored = _stored(path)
+        missing = [unit for unit in units if keys[unit[0].identity, unit[1]] not in stored]
+        for batch in asking.run(missing):
+            new = {keys[fact.identity, form]: answer for (fact, form), answer in batch}
+            _append(path, new)
+            stored.update(new)
     answers: dict[str, dict[str, Answer]] = {}
     for fact, form in units:
         answers.setdefault(fact.identity, {})[form] = stored[keys[fact.identity, form]]
@@ -146,7 +150,6 @@ def _stored(path: Path) -> dict[str, Answer]:
 
 def _append(path: Path, answers: dict[str, Answer]) -> None:
     """Add lines in one write, on a fresh line even if the last process died inside one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(
         json.dumps({"key": key, **vars(answer)}, ensure_ascii=False) + "\n"
         for key, answer in answers.items()

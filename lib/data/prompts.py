@@ -46,6 +46,8 @@ class PromptStyle:
             prompt=self.wrap(record.prompt),
             rephrases=tuple(self.wrap(text) for text in record.rephrases),
             target=record.target_true if true else record.target,
+            # What follows from the file's target does not follow from the true one.
+            portability=() if true else tuple(self.probe(probe) for probe in record.portability),
         )
 
     def probe(self, probe: Probe) -> Probe:

@@ -12,12 +12,13 @@ from lib.errors import RecordError
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt whose answer an edit should leave alone.
+    """A prompt that is scored beside the edits, most of them to be left alone.
 
     `kind` says why it is there: "upstream" (what the backbone was trained for), "near" (same
     relation, other subject), "neighbour" (same relation and same true object), "distractor" (the
     edit's own statement before a neighbour prompt), "general" (general ability: nothing to do with
-    the edits). `target` is the gold answer, "" if unknown.
+    the edits). Of kind "portability" is what an edit should change: its answer follows from the new
+    fact. `target` is the gold answer, "" if unknown.
     """
 
     identity: str
@@ -31,7 +32,8 @@ class Edit:
     """One fact to change: after the edit `prompt` should be answered by `target`.
 
     `rephrases` ask for the same fact in other words; `locality` are probes that belong to this
-    record; `target_true` is the answer before the edit where the record says so (CounterFact).
+    record; `target_true` is the answer before the edit where the record says so (CounterFact);
+    `portability` are questions whose answer follows from the new fact.
     """
 
     identity: str
@@ -42,6 +44,7 @@ class Edit:
     locality: tuple[Probe, ...] = ()
     relation: str = ""
     target_true: str = ""
+    portability: tuple[Probe, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("identity", "prompt", "target"):
@@ -82,7 +85,7 @@ class Dataset:
     `name` is what reports print (a substitute never carries the published name); `substitution`
     says in one sentence what stands in for what, "" for published data; `sources` are files or
     packages with versions; `taught` are probes like the edits that only the upstream training of
-    a classifier may use.
+    a classifier may use; `near` are probes that belong to no single edit, where edits bring none.
     """
 
     name: str
@@ -92,12 +95,18 @@ class Dataset:
     substitution: str = ""
     skipped: tuple[BadRecord, ...] = ()
     taught: tuple[Probe, ...] = ()
+    near: tuple[Probe, ...] = ()
 
     @property
     def content(self) -> str:
         """sha256 over all records; two equal hashes are the same data."""
-        decides = [self.edits, self.upstream]
-        return content_hash([*decides, self.taught] if self.taught else decides)
+        given = [part for part in (self.taught, self.near) if part]
+        return content_hash([self.edits, self.upstream, *given])
+
+    @property
+    def classes(self) -> int:
+        """How many classes a classifier of these records needs: targets are numbers from 0 on."""
+        return 1 + max(int(row.target) for row in (*self.edits, *self.upstream, *self.taught))
 
 
 @dataclass(frozen=True)
@@ -106,9 +115,10 @@ class Stream:
 
     `holdout` are rephrases of the edited facts that no edit uses: pairs (prompt, target) with
     identity, written as `Edit`s so that they can be scored like edits; `upstream` and `near` are
-    the locality pools. `owners` names, for each of these three ("holdout", "upstream", "near"),
-    the index of the edit that each of its rows belongs to; empty where rows are shared pools.
-    `general` (tests of general ability) is a shared pool always.
+    the locality pools; `portability` asks for what follows from the edits. `owners` names, for each
+    of these four subsets, the index of the edit that each of its rows belongs to (a subset without
+    rows may be missing); empty where rows are shared pools. `general` (tests of general ability)
+    is a shared pool always.
 
     Raises RecordError if `owners` does not match the rows.
     """
@@ -122,11 +132,12 @@ class Stream:
     notes: tuple[str, ...] = field(default=())
     owners: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     general: tuple[Probe, ...] = ()
+    portability: tuple[Probe, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.owners:
             return
-        for subset in ("holdout", "upstream", "near"):
+        for subset in ("holdout", "upstream", "near", "portability"):
             named, rows = self.owners.get(subset, ()), getattr(self, subset)
             if len(named) != len(rows) or any(not 0 <= i < len(self.edits) for i in named):
                 raise RecordError(
@@ -166,5 +177,5 @@ class Stream:
     def content(self) -> str:
         """sha256 over everything that decides a result."""
         decides = [self.edits, self.batch_size, self.holdout, self.upstream, self.near]
-        given = [dict(self.owners), self.general]
+        given = [dict(self.owners), self.general, self.portability]
         return content_hash([*decides, *(value for value in given if value)])

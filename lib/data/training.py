@@ -16,7 +16,7 @@ Choice = Callable[[Edit], tuple[str, ...]]  # of a fact's rephrases
 class TrainingFacts:
     """Each `Edit` has at least one rephrase, and in `locality` one unrelated prompt with its gold
     answer (kind "upstream"). Subjects, facts and unrelated prompts of `train`, of `valid` and of
-    the test stream are disjoint."""
+    the test stream are disjoint (of documents, some may be measured for locality)."""
 
     name: str
     train: tuple[Edit, ...]
@@ -55,6 +55,46 @@ def training_facts(
         n_train, lambda fact: _turned(fact, fact.rephrases[held_out:] or fact.rephrases)
     )
     return TrainingFacts(records.name, train, valid, records.sources, records.substitution)
+
+
+def document_facts(
+    records: Dataset, test: Stream, *, n_train: int | None, n_valid: int
+) -> TrainingFacts:
+    """Facts from the documents that a classifier learned: every second one is to be given another
+    class, which is drawn, and the one after it, with its own class, is the unrelated prompt. A
+    document has no rephrase but itself.
+
+    The first `n_valid` of these and the next `n_train` (None: all); documents that `test` measures
+    locality on come last, and none is edited. Raises RecordError if there are too few.
+    """
+    edited, measured = ({row.prompt for row in rows} for rows in (test.edits, test.upstream))
+    learned = [probe for probe in records.upstream if probe.prompt not in edited]
+    learned.sort(key=lambda probe: probe.prompt in measured)
+    facts = [
+        _turned_document(probe, other, records.classes)
+        for probe, other in zip(learned[::2], learned[1::2], strict=False)
+    ]
+    last = len(facts) if n_train is None else n_valid + n_train
+    if not n_valid < last <= len(facts):
+        raise RecordError(
+            f"{records.name} gives {len(facts)} training documents for {n_valid} + "
+            f"{n_train or 'any'}; lower training.n_train or training.n_valid of the setting"
+        )
+    valid, train = tuple(facts[:n_valid]), tuple(facts[n_valid:last])
+    return TrainingFacts(records.name, train, valid, records.sources, records.substitution)
+
+
+def _turned_document(probe: Probe, other: Probe, classes: int) -> Edit:
+    turn = 1 + place(0, "turn", probe.identity) % (classes - 1)
+    return Edit(
+        identity=probe.identity,
+        prompt=probe.prompt,
+        target=str((int(probe.target) + turn) % classes),
+        subject="",
+        rephrases=(probe.prompt,),
+        locality=(other,),
+        relation=probe.identity,
+    )
 
 
 class _Maker:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lib.data import reading
+from lib.data import portability, reading
 from lib.data.reading import Row
 from lib.data.records import Dataset, Edit, Probe
 from lib.errors import RecordError, UsageError
@@ -110,6 +110,7 @@ def _trimmed(row: Row, identity: str) -> Edit:
         rephrases=reading.texts(row, "rephrase"),
         locality=locality,
         target_true=answers[0] if answers else "",
+        portability=portability.published(row, identity),
     )
 
 

@@ -18,6 +18,7 @@ REGISTRY = {
     "memit": ("lib.editors.memit", "Memit", "MemitConfig"),
     "rome": ("lib.editors.rome", "Rome", "RomeConfig"),
     "grace": ("lib.editors.grace", "Grace", "GraceConfig"),
+    "defer": ("lib.editors.defer", "Defer", "DeferConfig"),
     "elder": ("lib.editors.elder", "Elder", "ElderConfig"),
     "lora": ("lib.editors.lora", "Lora", "LoraConfig"),
     "malmen": ("lib.editors.malmen", "Malmen", "MalmenConfig"),

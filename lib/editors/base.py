@@ -41,10 +41,13 @@ class EditReport:
 
 @dataclass(frozen=True)
 class EditorConfig:
-    """Common to all configurations. `max_length` cuts prompts and answers (None: never)."""
+    """Common to all configurations. `max_length` cuts prompts and answers (None: never).
+    `full_width` pads a classifier's rows to `max_length`, as GRACE's and MELO's official code does
+    (melo 2.4): it decides what is found in the last column."""
 
     max_length: int | None = None
     seed: int = 0
+    full_width: bool = False
 
 
 class Editor(ABC):
@@ -67,6 +70,8 @@ class Editor(ABC):
                 f"{self.name} does not support {backbone.family.kind} backbones such as "
                 f"{backbone.name}; it supports {', '.join(sorted(self.kinds))}"
             )
+        if config.full_width and (backbone.family.kind != "classifier" or not config.max_length):
+            raise EditorError("full_width is for classifiers, and needs a max_length to pad to")
         self.backbone = backbone
         self.config = config
         self.n_edits = 0
@@ -95,7 +100,8 @@ class Editor(ABC):
     def encoded(self, batch: Sequence[Edit]) -> Encoded:
         """The prompts of some edits with their targets as labels, in order."""
         prompts, targets = [edit.prompt for edit in batch], [edit.target for edit in batch]
-        return encode(self.backbone, prompts, targets, max_length=self.config.max_length)
+        length, full_width = self.config.max_length, self.config.full_width
+        return encode(self.backbone, prompts, targets, max_length=length, full_width=full_width)
 
     @abstractmethod
     def rollback(self) -> None:

@@ -83,7 +83,7 @@ def label_logits(backbone: Backbone, rows: FactRows) -> tuple[Tensor, Tensor]:
         return model(**inputs).logits, rows.labels
     at = rows.labels != IGNORED
     if backbone.family.kind == "seq2seq":
-        decoder_ids = model._shift_right(rows.labels)
+        decoder_ids = model.prepare_decoder_input_ids_from_labels(rows.labels)
         return model(**inputs, decoder_input_ids=decoder_ids).logits[at], rows.labels[at]
     positions = rows.encoded.positions()
     hidden = model.base_model(**inputs, position_ids=positions, use_cache=False).last_hidden_state

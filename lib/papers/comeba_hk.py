@@ -186,4 +186,5 @@ def summary(
         for cell in main_table(study, setting).cells if setting else ():
             if cell.metric == "Average" and cell.editor in (OWN, "MEMIT", "FT") and cell.n:
                 headline.append(dataclasses.replace(cell, metric=f"average, {words}"))
-    return common.summary(study, verdicts, listed, headline, order=4)
+    titles = {form.key: form.title for form in forms(study)}
+    return common.summary(study, verdicts, listed, headline, order=4, titles=titles)

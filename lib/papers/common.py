@@ -3,14 +3,18 @@ runs, the summary for the front page."""
 
 import importlib.resources
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
-from lib import claims, index_page
+from lib import claims, summaries
+from lib.papers.own_findings import findings
 from lib.plan import edits_of
 from lib.reported import load_reported
 from lib.study import Study
 from lib.tables import Cell
+
+__all__ = ["examples", "findings", "kept", "reason", "reported", "substitutions", "summary"]
 
 
 def reported(paper: str) -> pd.DataFrame:
@@ -90,14 +94,18 @@ def summary(
     headline: Iterable[Cell],
     *,
     order: int,
-) -> index_page.PaperSummary:
-    """What the front page says about a report.
+    titles: Mapping[str, str] | None = None,
+) -> summaries.PaperSummary:
+    """What the front page says about a report, our own findings included.
 
-    `verdicts`: the first entry's claims are counted. `headline`: table cells worth a place there.
+    `verdicts`: the claims as every setting judges them. `headline`: table cells worth a place
+    there. `titles`: how keys of `verdicts` that are no settings are called.
     """
-    manifests = study.manifests(sweep=None).values()
     errors = [f"{title}: {text.strip().splitlines()[-1]}" for title, text in study.errors().items()]
-    return index_page.PaperSummary(
+    named = {name: setting["title"] for name, setting in study.document["settings"].items()}
+    named |= titles or {}
+    manifests = list(study.manifests(sweep=None).values())
+    return summaries.PaperSummary(
         key=study.paper,
         title=study.document["title"],
         venue=study.document["venue"],
@@ -105,12 +113,40 @@ def summary(
         status="partial" if errors else "done",
         report=f"{study.paper}.html",
         headline=tuple(
-            index_page.Headline.of(cell, label=f"{cell.editor}: {cell.metric}") for cell in headline
+            summaries.Headline.of(cell, label=f"{cell.editor}: {cell.metric}") for cell in headline
         ),
-        claims=dict(next(iter(verdicts.values())).counts) if verdicts else {},
+        claims=_told(verdicts, named),
+        findings=_told(findings(study).by_setting, named),
         substitutions=tuple(dict.fromkeys(text for texts in listed.values() for text in texts)),
         runtime_seconds=sum(sum(manifest["seconds"].values()) for manifest in manifests),
         errors=tuple(errors),
         profile=study.profile,
         order=order,
+        short=study.document["short"],
+        made=_made(manifests),
     )
+
+
+def _told(
+    verdicts: Mapping[str, claims.Judgement], titles: Mapping[str, str]
+) -> tuple[summaries.Told, ...]:
+    return tuple(
+        summaries.Told(
+            claim.key, claim.sentence, claim.source, titles[place], found.verdict, found.evidence,
+            editor=claim.editor, section=claim.shown,
+        )
+        for place, judged in verdicts.items()
+        for claim, found in judged.rows
+    )  # fmt: skip
+
+
+def _made(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Machines, commits, days and versions of the runs, each once and in order."""
+    found: dict[str, set[str]] = {"machines": set(), "commits": set(), "dates": set()}
+    versions: set[str] = set()
+    for manifest in manifests:
+        found["machines"].add(manifest["device"])
+        found["commits"].add(manifest["git_commit"])
+        found["dates"].add(manifest.get("date", ""))
+        versions |= {f"{name} {version}" for name, version in manifest["versions"].items()}
+    return {name: sorted(found[name] - {""}) for name in found} | {"versions": sorted(versions)}
