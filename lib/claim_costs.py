@@ -91,7 +91,7 @@ def overhead_below(
         evidence = (
             f"Forward pass with the edits of {editor}: {slowest['edited_seconds'] * 1000:.1f} ms "
             f"against {slowest['base_seconds'] * 1000:.1f} ms without, {_percent(high, 1)} at most "
-            f"in {len(mine)} timed run(s) (medians of {int(slowest['repeats'])} repeats); bound "
+            f"in {len(mine)} timed run(s) (fastest of {int(slowest['repeats'])} repeats); bound "
             f"{_percent(bound, 0)}."
         )
         if noise:

@@ -37,8 +37,8 @@ def costs_by_editor(records: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
 def inference(records: pd.DataFrame, manifests: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """One row per run: setting, editor, and how long a forward pass takes without and with edits.
 
-    `overhead` is edited / base - 1; timings are medians of `repeats`, missing where the run timed
-    none. `peak_gib` is the peak memory of the whole run in GiB.
+    `overhead` is edited / base - 1; timings are the fastest of `repeats`, missing where the run
+    timed none. `peak_gib` is the peak memory of the whole run in GiB.
     """
     names = [
         "run", "setting", "editor", "base_seconds", "edited_seconds", "overhead", "repeats",

@@ -128,7 +128,7 @@ def _save(editor: Editor, protocol: Protocol) -> Callable[[Path], None]:
 def _inference_seconds(
     backbone: Backbone, stream: Stream, protocol: Protocol, spec: dict[str, Any]
 ) -> float | None:
-    """Median seconds of a pass over the first edit prompts as the model is now, if asked for."""
+    """Seconds of a pass over the first edit prompts as the model is now, if asked for."""
     if not protocol.inference_repeats:
         return None
     return inference.forward_seconds(

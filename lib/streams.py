@@ -120,6 +120,7 @@ def record_stream(
     true_targets: bool = False,
     question_mark: bool = False,
     keep_mark: bool = False,
+    upstream_template: str = "",
 ) -> Stream:
     """Whole records and everything that belongs to them: the stream of COMEBA-HK (ref 5) and of
     MALMEN (malmen 4).
@@ -131,11 +132,11 @@ def record_stream(
     `n_near` neighbours or near questions, its first `n_portability` questions about what follows
     from it, where it has any, and its first `n_upstream` upstream questions; a record without any
     takes the next ones of the dataset's pool. `owners` says which row belongs to which
-    edit. `need_subject`: leave records without a subject out. The last four options are those of
+    edit. `need_subject`: leave records without a subject out. The last five options are those of
     `PromptStyle`; by default questions lose the zsRE files' mark "nq question: " (ref 5.2). Raises
     RecordError if there are too few records or questions.
     """
-    style = PromptStyle(template, true_targets, question_mark, keep_mark)
+    style = PromptStyle(template, true_targets, question_mark, keep_mark, upstream_template)
     chosen = chosen_records(dataset, n_edits, dedup_subjects, need_subject)
     chosen = [style.edit(record) for record in chosen]
     if seed:

@@ -248,3 +248,13 @@ def test_a_shorter_run_edits_the_beginning_of_the_same_stream(seed: int) -> None
     assert whole.beginning(6) is whole and first.content != whole.content
     with pytest.raises(RecordError, match="has 6 edits, not 7"):
         whole.beginning(7)
+
+
+def test_questions_beside_statements_may_have_a_template_of_their_own() -> None:
+    chosen = quick(n_upstream=1, upstream_template="Q: {}\nA:")
+    assert all(
+        p.prompt.startswith("Q: what") and p.prompt.endswith("\nA:") for p in chosen.upstream
+    )
+    assert chosen.edits == quick(n_upstream=1).edits and chosen.near == quick(n_upstream=1).near
+    with pytest.raises(UsageError, match="exactly one"):
+        quick(upstream_template="Q:")

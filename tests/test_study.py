@@ -120,7 +120,8 @@ def test_a_failed_run_leaves_the_others_and_shows_in_the_page(output: Path, tmp_
     runs = plan.runs("melo", "smoke", device="cpu")
     editors = {run.identity: run.spec["editor"] for run in runs}
     others = [identity for identity, editor in editors.items() if editor != "ft"]
-    assert len(others) == len(editors) - 2 and others[-1] == list(editors)[-1]
+    failing = len(editors) - len(others)
+    assert failing > 1 and others[-1] == list(editors)[-1]
     for identity in others[:-1]:
         shutil.copytree(output / "runs" / identity, tmp_path / "out" / "smoke" / "runs" / identity)
     copy = tmp_path / "project"
@@ -131,7 +132,7 @@ def test_a_failed_run_leaves_the_others_and_shows_in_the_page(output: Path, tmp_
     arguments = ("--profile", "smoke", "--only", "melo", "--output", str(tmp_path / "out"))
     done = study(*arguments, cwd=copy, PYTHONPATH=str(copy))
     assert done.returncode == 1, done.stderr[-2000:]
-    assert " 3 to do" in done.stderr
+    assert f" {failing + 1} to do" in done.stderr
     folder = tmp_path / "out" / "smoke"
     assert {path.parent.name for path in folder.glob("runs/*/manifest.json")} == set(others)
     page = (folder / "melo.html").read_text("utf-8")

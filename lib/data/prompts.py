@@ -15,7 +15,8 @@ NQ_MARK = "nq question: "
 class PromptStyle:
     """`template` wraps every prompt ("Question: {}\\nAnswer:"). `true_targets`: edit towards the
     true answer where a record has one. Upstream questions: `question_mark` ends them with "?",
-    `keep_mark` leaves the zsRE files' "nq question: " in front of them (MALMEN, ref 4).
+    `keep_mark` leaves the zsRE files' "nq question: " in front of them (MALMEN, ref 4),
+    `upstream_template` wraps them in place of `template`, where edits are statements.
 
     Raises UsageError for a template without exactly one {}.
     """
@@ -24,10 +25,12 @@ class PromptStyle:
     true_targets: bool = False
     question_mark: bool = False
     keep_mark: bool = False
+    upstream_template: str = ""
 
     def __post_init__(self) -> None:
-        if self.template.count("{}") != 1:
-            raise UsageError(f"a prompt template needs exactly one {{}}: {self.template!r}")
+        for template in (self.template, self.upstream_template or "{}"):
+            if template.count("{}") != 1:
+                raise UsageError(f"a prompt template needs exactly one {{}}: {template!r}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "PromptStyle":
@@ -56,6 +59,8 @@ class PromptStyle:
         if probe.kind == "upstream":
             text = text if self.keep_mark else text.removeprefix(NQ_MARK)
             text += "?" if self.question_mark and not text.endswith("?") else ""
+            if self.upstream_template:
+                return replace(probe, prompt=self.upstream_template.format(text))
         return replace(probe, prompt=self.wrap(text))
 
     def key(self, prompt: str) -> str:

@@ -2,6 +2,7 @@
 runs, the summary for the front page."""
 
 import importlib.resources
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from lib.study import Study
 from lib.tables import Cell
 
 __all__ = ["examples", "findings", "kept", "reason", "reported", "substitutions", "summary"]
+
+
+LONGEST = 240  # characters of an example
 
 
 def reported(paper: str) -> pd.DataFrame:
@@ -37,12 +41,21 @@ def examples(study: Study, setting: str, each: int = 3) -> pd.DataFrame:
         "subset": "subset", "prompt": "prompt", "subject": "subject", "target": "answer to score",
         "other": "competing answer", "prediction": "decoded before the edits",
     }  # fmt: skip
+    for text in ("prompt", "target"):
+        shown[text] = shown[text].map(_shortened)
     shown = shown[[name for name in names if name in shown]].rename(columns=names)
     return shown.fillna("–").replace("", "–")
 
 
+def _shortened(text: str) -> str:
+    """A long text's beginning, whole words."""
+    return textwrap.shorten(text, LONGEST, placeholder=" …") if len(text) > LONGEST else text
+
+
 def _order(subsets: pd.Series) -> pd.Series:
-    return subsets.map({"edits": 0, "holdout": 1, "near": 2, "upstream": 3, "general": 4})
+    return subsets.map(
+        {"edits": 0, "holdout": 1, "near": 2, "upstream": 3, "portability": 4, "general": 5}
+    )
 
 
 def kept(study: Study, name: str, frame: pd.DataFrame) -> pd.DataFrame:

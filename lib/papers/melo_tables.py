@@ -1,6 +1,8 @@
 """MELO's tables of scores: Table 2 by column group, its numbers' origin, what is really decoded."""
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -14,6 +16,7 @@ from lib.study import Study
 
 HALF_A_DIGIT = 0.005  # of the shares, as printed
 NOT_RUN = "not run in this profile"
+FEWEST_BATCHES = 5  # to resample: fewer give an interval that is far too narrow
 # Rows of Table 2 whose numbers were looked for in the table of the paper they were taken from.
 TAKEN, NEW, NONE = "identical", "new", "–"
 
@@ -100,12 +103,15 @@ def _cell(
     error = reason(study, setting, editor, entry or {})
     if not error and editor not in planned(study, setting):
         error = NOT_RUN
-    return tables.measure(
+    cell = tables.measure(
         rows, score, item=item, metric=column["metric"], editor=editor, setting=setting,
         subset=column["subset"], reported=reported, n_reported=n_reported, groups=groups,
         resolution=0.0 if "perplexity" in column else HALF_A_DIGIT,
         shown_setting=title_of(study, setting), error=error, substitutions=swaps,
     )  # fmt: skip
+    if groups is None or cell.n >= FEWEST_BATCHES:
+        return cell
+    return replace(cell, ci_low=math.nan, ci_high=math.nan, verdict="not comparable")
 
 
 def overview(study: Study) -> pd.DataFrame:
