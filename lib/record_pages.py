@@ -23,6 +23,7 @@ SUBSETS = {
     "general": ("General ability", "small tasks; the right answer is shown"),
 }  # fmt: skip
 KEPT = ("near", "upstream")  # judged by what stayed, not by what is right
+BORROWED = ("upstream", "general")  # prompts of other projects: a published copy cuts them
 LONGEST, OF_GENERAL, ROOM = 200, 80, 120  # characters of a prompt; rows of a section
 STYLE = (
     "td.r{background:var(--good-back)}td.w{background:var(--bad-back)}"
@@ -135,10 +136,9 @@ def _row(row: tuple, name: str, answers: Mapping[str, Mapping[tuple[str, str], t
         else "<td>"
         for place, found in answers.items()
     ]
-    text = _short(str(prompt), OF_GENERAL if name == "general" else LONGEST)
-    return (
-        f"<tr><td>{number}<td>{_safe(text)}<td>{_safe(_short(str(target), 60))}{''.join(cells)}\n"
-    )
+    text = _safe(_short(str(prompt), OF_GENERAL if name == "general" else LONGEST))
+    asked = f"<td class=b>{text}" if name in BORROWED else f"<td>{text}"
+    return f"<tr><td>{number}{asked}<td>{_safe(_short(str(target), 60))}{''.join(cells)}\n"
 
 
 def _answer(forced: float, decoded: float, text: object, kept: bool, before: bool) -> str:

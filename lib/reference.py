@@ -1,7 +1,9 @@
 """A copy of one finished profile's pages, tables and figures, small enough for git.
 
 It starts at `index.html` and takes what links lead to, so no link of the copy is dead; run store,
-executed notebooks and PNG stay behind. `manifest.json` says what it was made of.
+executed notebooks and PNG stay behind, and of the prompts that come from other projects' data as
+they are (`record_pages.BORROWED`) only the beginning is published. `manifest.json` says what it
+was made of.
 """
 
 import hashlib
@@ -25,6 +27,8 @@ from lib.summaries import PaperSummary, read_summaries
 MANIFEST = "manifest.json"
 _LINK = re.compile(r'<a\b[^>]*?\shref="([^"]*)"')
 _PNG = re.compile(r'(?:\s*·\s*)?<a\b[^>]*?\shref="[^"#]*\.png"[^>]*>.*?</a>', re.DOTALL)
+_BORROWED = re.compile(r"(?<=<td class=b>)[^<]*")
+_BEGINNING = 32  # characters of a borrowed prompt
 _FAILURE = '<div class="failure"'
 _ROOTS = r"(?<![\w./:<-])/(?:home|root|Users|tmp|var|opt|mnt|srv|private)/[^\s\"'<&]+"
 _PLACES = re.compile(rf"{_ROOTS}|\b[A-Z]:\\[^\s\"'<&]+")
@@ -92,9 +96,15 @@ def _linked(source: Path) -> dict[str, bytes]:
             if _FAILURE in text:
                 raise StoreError(f"{source / name} shows a failed step: run it again first")
             wanted += [_target(source, name, link) for link in _links(text)]
-            content = text.encode("utf-8")
+            content = _BORROWED.sub(_beginning, text).encode("utf-8")
         found[str(name)] = content
     return found
+
+
+def _beginning(prompt: re.Match[str]) -> str:
+    text = html.unescape(prompt[0])
+    cut = text if len(text) <= _BEGINNING else f"{text[: _BEGINNING - 1].rstrip()}…"
+    return html.escape(cut)
 
 
 def _links(text: str) -> list[str]:

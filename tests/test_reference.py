@@ -120,3 +120,13 @@ def test_the_command_names_what_is_missing(source: Path, capsys: pytest.CaptureF
     assert main(["--reference", "--output", str(source.parent)]) == 1
     missing = next(key for key in PAPERS if key not in ("melo", "elder"))
     assert f"no report on {missing}" in capsys.readouterr().err
+
+
+def test_of_borrowed_prompts_the_beginning_is_published(source: Path) -> None:
+    long = "which harbour of the two &amp; more islands was founded first of all?"
+    row = f"<td>1<td class=b>{long}<td>Wick<td>2<td class=b>short &lt;one&gt;?<td>Holm"
+    (source / "records/one.html").write_text(f'<a href="../elder.html">back</a>{row}<td>{long}')
+    made = (copied(source) / "records/one.html").read_text()
+    assert "<td class=b>which harbour of the two &amp; more…<td>Wick" in made
+    assert "<td class=b>short &lt;one&gt;?<td>Holm" in made and made.endswith(f"<td>{long}")
+    assert long in (source / "records/one.html").read_text().split("<td class=b>")[1]
