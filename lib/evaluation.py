@@ -30,6 +30,8 @@ class Protocol:
     `decode` off nothing is decoded and the scores of what is decoded are NaN. `evaluation_batch` is
     the size of the fixed evaluation batches of the pools, and the most rows with owners in a pass.
 
+    Competing answers are scored unless `rivals` is off: their scores are then NaN.
+
     `rounds`: "consecutive" edits all batches one after the other; "single" starts every batch from
     the backbone and scores the batch's own rows alone. `inference_repeats` passes are timed before
     and after editing (0: none). `observe` asks the editor about itself after the last batch. Before
@@ -48,6 +50,7 @@ class Protocol:
     lm_eval_limit: int | None = None
     checkpoints: Sequence[int] = ()
     general_between: bool = False
+    rivals: bool = True
 
     def __post_init__(self) -> None:
         if self.rounds not in ROUNDS:
@@ -89,6 +92,7 @@ class Evaluator:
                 protocol.evaluation_batch,
                 # Only these are scored batch by batch.
                 by_edits=subset == "edits" or protocol.rounds == "single",
+                rivals=protocol.rivals,
             )
             for subset in SUBSETS
         }

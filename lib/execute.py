@@ -256,6 +256,7 @@ def _base_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol)
                 protocol.max_new_tokens * protocol.decode,
                 protocol.evaluation_batch,
                 protocol.rounds,
+                protocol.rivals,
             ],
             "max_length": [editor.config.max_length, editor.config.full_width],
             "whole_passes": needs_whole_passes(editor),

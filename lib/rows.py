@@ -1,7 +1,7 @@
 """The prompts of a stream as rows to score, cut into the fixed batches that they are scored in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lib.data.records import Edit, Probe, Stream
 
@@ -35,15 +35,19 @@ class RowBatch:
     rows: tuple[Row, ...]
 
 
-def row_batches(stream: Stream, subset: str, size: int, *, by_edits: bool = True) -> list[RowBatch]:
+def row_batches(
+    stream: Stream, subset: str, size: int, *, by_edits: bool = True, rivals: bool = True
+) -> list[RowBatch]:
     """The rows of a subset, at most `size` in a batch.
 
     Where rows have owners, a batch holds rows of one batch of edits only, and the rows of a large
     batch of edits are cut into several; not `by_edits`: rows fill their batches. Without owners,
-    edits stay in their batches whatever `size` is. "general" rows never have owners.
+    edits stay in their batches whatever `size` is. "general" rows never have owners. Without
+    `rivals` no row has a competing answer.
     """
     items: Sequence[Edit | Probe] = getattr(stream, subset)
     rows = [_row(stream, subset, index, item) for index, item in enumerate(items)]
+    rows = rows if rivals else [replace(row, other="") for row in rows]
     if not stream.owners or subset == "general":
         step = stream.batch_size if subset == "edits" else size
         starts = range(0, len(rows), step)

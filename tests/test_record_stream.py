@@ -258,3 +258,16 @@ def test_questions_beside_statements_may_have_a_template_of_their_own() -> None:
     assert chosen.edits == quick(n_upstream=1).edits and chosen.near == quick(n_upstream=1).near
     with pytest.raises(UsageError, match="exactly one"):
         quick(upstream_template="Q:")
+
+
+def test_competing_answers_are_left_out_where_nobody_reads_them() -> None:
+    asked = rows.row_batches(quick(), "edits", 4)
+    quiet = rows.row_batches(quick(), "edits", 4, rivals=False)
+    assert any(row.other for batch in asked for row in batch.rows)
+    assert not any(row.other for batch in quiet for row in batch.rows)
+    editor = make("ft", backbones.load("tiny-gpt2"))
+    scored, _ = run(editor, quick(), Protocol(max_new_tokens=2))
+    editor = make("ft", backbones.load("tiny-gpt2"))
+    plain, _ = run(editor, quick(), Protocol(max_new_tokens=2, rivals=False))
+    assert scored["other_nll"].notna().any() and plain["other_nll"].isna().all()
+    assert plain["answer_nll"].equals(scored["answer_nll"])
