@@ -10,7 +10,10 @@ from lib.summaries import DIFFERS, VERDICTS, PaperSummary, Told, by_sentence, ta
 VERBS = {  # one sentence, several
     HOLDS: ("holds", "hold"),
     FAILS: ("fails", "fail"),
-    DIFFERS: ("holds in one setting and fails in another",) * 2,
+    DIFFERS: (
+        "holds in one setting and fails in another",
+        "hold in one setting and fail in another",
+    ),
     UNKNOWN: (UNKNOWN,) * 2,
 }
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
