@@ -13,21 +13,27 @@ LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
 
 @functools.cache
-def _imports(module: str) -> tuple[str, ...]:
-    """The modules of this project that a module's source imports."""
+def _parts(module: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """The files of a module, which are its source and the data files beside it that the source
+    names, and the modules of this project that it imports."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        return ()
-    tree = ast.parse(Path(spec.origin).read_text("utf-8"))
+        return (), ()
+    source = Path(spec.origin)
     found: set[str] = set()
-    for node in ast.walk(tree):
+    named: set[object] = set()
+    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             # `from lib import x` names modules, `from lib.x import y` may name objects
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant):
+            named.add(node.value)
     ours = {name for name in found if name.split(".")[0] == "lib"}
-    return tuple(sorted(name for name in ours if _is_module(name)))
+    beside = (file for file in source.parent.iterdir() if file.name in named and file.is_file())
+    data = sorted(file for file in beside if file.suffix != ".py")
+    return (source, *data), tuple(sorted(name for name in ours if _is_module(name)))
 
 
 def _is_module(name: str) -> bool:
@@ -39,18 +45,18 @@ def _is_module(name: str) -> bool:
 
 @functools.cache
 def code(*modules: str) -> str:
-    """sha256 over the sources of some modules and of every project module that they import."""
+    """sha256 over the sources of some modules and of every project module that they import, and
+    over the data files that these modules name, such as `relations.yaml`."""
     pending, seen = list(modules), set()
     while pending:
         name = pending.pop()
         if name not in seen:
             seen.add(name)
-            pending += _imports(name)
+            pending += _parts(name)[1]
     total = hashlib.sha256()
     for name in sorted(seen):
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            total.update(name.encode() + Path(spec.origin).read_bytes())
+        for file in _parts(name)[0]:
+            total.update(f"{name}:{file.name}".encode() + file.read_bytes())
     return total.hexdigest()
 
 
