@@ -72,7 +72,7 @@ def test_without_the_large_archive_the_tables_alone_serve(embedded_archives):
 
 
 def tables_relations():
-    from lib.data.templates import TABLES
+    from lib.data.relations import TABLES
 
     return TABLES
 

@@ -20,7 +20,7 @@ from lib.data.order import (
     shuffled,
 )
 from lib.data.records import Dataset, Edit, Probe
-from lib.data.templates import RELATIONS
+from lib.data.relations import relations
 from lib.data.triples import Fact, FactStore, facts
 from lib.errors import RecordError
 
@@ -178,7 +178,7 @@ def _enough(chosen: list, limit: int, name: str, known: Knowledge | None) -> lis
 
 
 def _question(fact: Fact, pool: Sequence[Fact], seed: int, known: Knowledge | None) -> Edit:
-    relation = RELATIONS[fact.relation]
+    relation = relations()[fact.relation]
     prompt, *rephrases = relation.asked(fact.subject)
     # Begin at a place of the pool that belongs to this fact; known facts, in front, go first.
     front = sum(known.knows(f) is True for f in pool) if known is not None else 0

@@ -99,7 +99,7 @@ def known_facts(
 ) -> Knowledge:
     """Ask `backbone` about the first `cap` facts (all for None) in each of `forms`.
 
-    Forms are those of `templates.FORMS`; by default "canonical" and "question" for causal
+    Forms are those of `relations.FORMS`; by default "canonical" and "question" for causal
     backbones (the question stands behind two solved examples), "bare" for seq2seq. Questions are
     compared without case. Objects of all `facts` count for the typed hit, also beyond the cap.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lib import assets
 from lib.data import bigbench, tables
-from lib.data.templates import MAIN, RELATIONS, TABLES
+from lib.data.relations import MAIN, TABLES, relations
 from lib.errors import AssetError
 
 
@@ -31,7 +31,7 @@ class Fact:
 
     def prompt(self, form: str) -> str:
         """The wording `form` of this fact's relation about its subject."""
-        return RELATIONS[self.relation].prompt(form, self.subject)
+        return relations()[self.relation].prompt(form, self.subject)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,28 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lib.errors import RecordError
 
 FORMS = ("canonical", "sentence", "sentence2", "label", "question", "bare")
+# Section 4 of the measurements behind the embedded data: fourteen relations a small model knows in
+# part and that make no claim about a person beyond the language he or she grew up with.
+MAIN = (
+    "country", "original_country", "native_language", "official_language", "place_language",
+    "work_language", "capital", "capital_of", "continent", "headquarters", "city_country",
+    "country_capital", "country_region", "element_symbol",
+)  # fmt: skip
+# What the small tables alone can fill.
+TABLES = (
+    "city_country", "country_capital", "country_region", "element_symbol", "capital_of",
+    "element_number", "country_currency",
+)  # fmt: skip
+_WORDED = {"canonical", "sentences", "label", "questions"}
 
 # Two solved examples that touch no relation of the study, so they suggest no object.
 _SOLVED = (
@@ -56,16 +76,33 @@ class Relation:
         return tuple(self.fill(question, subject) for question in self.questions)
 
 
-def worded(
-    name: str,
-    canonical: str,
-    sentences: tuple[str, str],
-    label: str,
-    *questions: str,
-    places: bool = True,
-) -> tuple[str, Relation]:
-    """One entry of a table of relations: its name and its wordings."""
-    return name, Relation(name, canonical, sentences, label, questions, places)
+@cache
+def relations() -> dict[str, Relation]:
+    """The relations of `relations.yaml` by name, in its order; read once."""
+    return read(Path(__file__).with_name("relations.yaml"))
+
+
+def read(path: Path) -> dict[str, Relation]:
+    """The relations of a file; raises RecordError where one is not worded as it should be."""
+    given = yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return {name: _relation(f"{path}: {name}", name, fields) for name, fields in given.items()}
+
+
+def _relation(where: str, name: str, given: Any) -> Relation:
+    if not isinstance(given, dict) or given.keys() - {"places"} != _WORDED:
+        raise RecordError(f"{where} must hold {', '.join(sorted(_WORDED))} and may hold places")
+    sentences, questions = given["sentences"], given["questions"]
+    if not isinstance(sentences, list) or len(sentences) != 2:
+        raise RecordError(f"{where}: sentences must be a list of two")
+    if not isinstance(questions, list) or not questions:
+        raise RecordError(f"{where}: questions must be a list that is not empty")
+    if not isinstance(places := given.get("places", True), bool):
+        raise RecordError(f"{where}: places must be true or false, not {places!r}")
+    for text in (given["canonical"], given["label"], *sentences, *questions):
+        if not isinstance(text, str) or text.count("{s}") != 1:
+            raise RecordError(f"{where}: {text!r} is no text with one {{s}} for the subject")
+    lists = {"sentences": tuple(sentences), "questions": tuple(questions)}
+    return Relation(name, **{**given, **lists})
 
 
 _STARTS = re.compile(

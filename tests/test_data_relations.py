@@ -1,11 +1,20 @@
 """The wordings: complete, well-formed, and without a hint at the answer."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import yaml
 
-from lib.data.templates import FORMS, MAIN, RELATIONS, TABLES
-from lib.data.wording import takes_article
+from lib.data.relations import FORMS, MAIN, TABLES, read, relations, takes_article
+from lib.errors import RecordError
 
+RELATIONS = relations()
 NAMES = sorted(RELATIONS)
+WORDED = {
+    "canonical": "The ferry of {s} is", "sentences": ["{s} has", "Look at {s}:"],
+    "label": "Name: {s}. Ferry:", "questions": ["Which ferry has {s}?"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,3 +69,35 @@ def test_the_article_is_capital_only_at_the_start_and_never_for_works():
     assert relation.prompt("bare", "Amsel River") == "On which continent is the Amsel River?"
     assert relation.prompt("label", "Amsel River").startswith("Name: Amsel River.")
     assert "the Amsel" not in RELATIONS["work_language"].prompt("bare", "Amsel River")
+
+
+def put(folder: Path, **changes: Any) -> Path:
+    """A file with one relation, worded as it should be but for `changes`; None leaves one out."""
+    given = {key: value for key, value in (WORDED | changes).items() if value is not None}
+    path = folder / "relations.yaml"
+    path.write_text(yaml.safe_dump({"ferry": given}), "utf-8")
+    return path
+
+
+def test_a_relation_is_read_as_it_is_written(tmp_path):
+    found = read(put(tmp_path))["ferry"]
+    assert found.sentences == ("{s} has", "Look at {s}:") and found.places
+    assert not read(put(tmp_path, places=False))["ferry"].places
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"label": None}, "must hold canonical, label, questions, sentences"),
+        ({"place": True}, "must hold"),
+        ({"sentences": ["{s} has"]}, "sentences must be a list of two"),
+        ({"sentences": "{s} has"}, "sentences must be a list of two"),
+        ({"questions": []}, "questions must be a list"),
+        ({"places": "no"}, "places must be true or false, not 'no'"),
+        ({"questions": ["Which ferry?"]}, "'Which ferry\\?' is no text with one {s}"),
+        ({"label": 3}, "3 is no text"),
+    ],
+)
+def test_a_relation_worded_otherwise_is_an_error_naming_it(tmp_path, changes, fault):
+    with pytest.raises(RecordError, match=rf"relations\.yaml: ferry.*{fault}"):
+        read(put(tmp_path, **changes))
