@@ -10,9 +10,8 @@ import pytest
 
 from lib import backbones
 from lib.data import bigbench, likelihood, load, passages
+from lib.data.biographies import OPENING, continuation, sentences
 from lib.data.likelihood import Likelihoods
-from lib.data.sentences import sentences
-from lib.data.webtext import OPENING, continuation
 from lib.errors import RecordError, UsageError
 from lib.shared import Shared
 from lib.streams import stream_of

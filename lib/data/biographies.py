@@ -2,7 +2,8 @@
 
 The prompt of sentence j is "This is a Wikipedia passage about {name}." with GPT-3's sentences
 before j. An inaccurate sentence is edited to the j-th sentence of the real article (its last one
-where the article is shorter); an accurate one is a probe that should stay as likely as it was.
+where the article is shorter); an accurate one is a probe that should stay as likely as it was, and
+so is running text of the web.
 """
 
 import re
@@ -11,8 +12,6 @@ from pathlib import Path
 from lib.data import reading
 from lib.data.reading import Row
 from lib.data.records import BadRecord, Dataset, Edit, Probe
-from lib.data.sentences import sentences
-from lib.data.webtext import TEXT_FILES, web_texts
 from lib.errors import RecordError, UsageError
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -21,8 +20,23 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 ORIGIN = "the hub's potsawee/wiki_bio_gpt3_hallucination, split evaluation, as JSON lines"
 PROMPT = "This is a Wikipedia passage about {name}. "
+TEXT_FILES = (
+    "openwebtext_10k.jsonl", "openwebtext-10k.jsonl", "openwebtext_val_4007.jsonl",
+)  # fmt: skip
+DOCUMENTS = 1000  # of running text, the first so many (melo 4)
+OPENING = 12  # words of a document that are context only
 _SPLIT = "Articles are split into sentences by our rules, not by NLTK's splitter."
 _NAMED = "Where no field 'concept' is given, the name is the beginning of GPT-3's text."
+# A full stop behind these ends no sentence, nor behind initials.
+_ABBREVIATION = re.compile(
+    "(?i:mr|mrs|ms|dr|prof|st|sr|jr|rev|hon|gen|col|lt|maj|capt|cmdr|adm|sgt|cpl|gov|sen|rep|pres"
+    "|ca|c|b|d|vs|v|no|nos|vol|pp|p|ed|eds|e.g|i.e|etc|al|inc|ltd|co|corp|bros|mt|ft|approx|fl"
+    "|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec)"
+    r"|(?:[A-Z]\.)*[A-Z]"
+)
+# An end mark with the quotes and brackets that close behind it, white space, and what may begin
+# the next sentence.
+_END = re.compile(r"([.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])")
 
 
 def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Dataset:
@@ -65,7 +79,41 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
     )
 
 
+def continuation(identity: str, text: str, words: int | None = None) -> Probe | None:
+    """A probe whose prompt is the first `OPENING` words of `text` and whose target is the rest, up
+    to `words` in all (None: to the end); None for a text without a rest.
+
+    The official code scores every token and reads the key at the text's end. With an empty prompt
+    all texts would share one key here, and what is decoded; so the opening is context only.
+    """
+    parts = list(re.finditer(r"\S+", text))[:words]
+    if len(parts) <= OPENING:
+        return None
+    cut = parts[OPENING - 1].end()
+    prompt, target = text[:cut].strip(), text[cut : parts[-1].end()].strip()
+    return Probe(identity, prompt, target, "upstream")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of `text`, in order, without outer white space.
+
+    A sentence ends at ".", "!" or "?" before a capital letter or a digit; not behind an
+    abbreviation or a single capital letter ("J. Ozols"), nor inside brackets that are still open.
+    """
+    found, start = [], 0
+    for end in _END.finditer(text):
+        head = text[start : end.start() + 1]
+        if end[1] == "." and _abbreviated(head):
+            continue
+        if text[start : end.end()].count("(") > text[start : end.end()].count(")"):
+            continue
+        found.append(text[start : end.end()].strip())
+        start = end.end()
+    return [*found, *filter(None, [text[start:].strip()])]
+
+
 def _texts(folder: Path, strict: bool) -> tuple[tuple[Probe, ...], Path, tuple[BadRecord, ...]]:
+    """The first documents (field `text`) long enough to be cut, and the file that holds them."""
     beside = folder.parent / "text"
     path = reading.find(folder, TEXT_FILES) or reading.find(beside, TEXT_FILES)
     if path is None:
@@ -74,8 +122,13 @@ def _texts(folder: Path, strict: bool) -> tuple[tuple[Probe, ...], Path, tuple[B
             "that edits should leave alone. Origin: the hub's stas/openwebtext-10k as JSON lines "
             "with a field 'text'."
         )
-    texts, bad = web_texts(path, strict=strict)
-    return texts, path, bad
+    stem = reading.stem(path)
+    found, bad = reading.collect(
+        path,
+        lambda row, index: continuation(f"{stem}:{index}", reading.text(row, "text")),
+        strict=strict,
+    )
+    return tuple(filter(None, found))[:DOCUMENTS], path, bad
 
 
 def _ready_row(row: Row, index: int) -> list[Edit | Probe | None]:
@@ -119,3 +172,9 @@ def _row(wrong: bool, name: str, place: str, prompt: str, target: str) -> Edit |
 def _name(text: str) -> str:
     """The beginning of a biography up to its dates or its verb, in lower case."""
     return re.split(r" \(| is | was |,", text, maxsplit=1)[0].strip(' "').lower()
+
+
+def _abbreviated(head: str) -> bool:
+    """Whether the word before the closing full stop of `head` is an abbreviation or an initial."""
+    word = re.split(r"[\s\-–(\[\"'“‘]+", head[:-1])[-1]
+    return bool(_ABBREVIATION.fullmatch(word))

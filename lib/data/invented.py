@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from lib.data.biographies import continuation
 from lib.data.counterfact import probes
 from lib.data.documents import document
 from lib.data.records import Dataset, Edit, Probe
-from lib.data.webtext import continuation
 
 _PLACES = (
     "Quill Island", "Brink Sound", "Dove Point", "Marl Bay", "Heron Reach", "Ash Holm", "Tern Rock",

@@ -13,11 +13,10 @@ from urllib.parse import unquote
 
 from lib.assets import ASSETS
 from lib.data import bigbench
+from lib.data.biographies import continuation, sentences
 from lib.data.likelihood import Likelihoods
 from lib.data.order import place
 from lib.data.records import Dataset, Edit, Probe
-from lib.data.sentences import sentences
-from lib.data.webtext import continuation
 from lib.errors import RecordError
 
 NAME = "Passage-next"
