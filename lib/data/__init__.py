@@ -4,16 +4,28 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lib.data import (
+    biographies,
+    claims,
+    counterfact,
+    documents,
+    embedded,
+    fever,
+    general,
+    hub,
+    invented,
+    nq,
+    passages,
+    reviews,
+    zsre,
+)
+from lib.data.knowledge import Knowledge
+from lib.data.likelihood import Likelihoods
 from lib.data.prompts import PromptStyle
 from lib.data.records import BadRecord, Dataset, Edit, Probe, Stream
 from lib.data.training import TrainingFacts
 from lib.errors import RecordError, UsageError
-
-if TYPE_CHECKING:
-    from lib.data.knowledge import Knowledge
-    from lib.data.likelihood import Likelihoods
 
 __all__ = [
     "DATASETS",
@@ -29,10 +41,21 @@ __all__ = [
     "needed_assets",
 ]
 
+# Readers of the published files, and the embedded substitutes.
+PUBLISHED = {
+    "zsre": zsre.load, "counterfact": counterfact.load, "fever": fever.load, "nq": nq.load,
+    "scotus": documents.load, "hallucination": biographies.load,
+}  # fmt: skip
+EMBEDDED = {
+    "zsre": embedded.qa, "counterfact": embedded.cf, "fever": claims.load, "nq": embedded.nq,
+    "scotus": reviews.load, "hallucination": passages.load,
+}  # fmt: skip
+# Embedded data that what the backbone knows has a say in.
+SHAPED = ("zsre", "counterfact", "hallucination")
 INVENTED = (
     "invented", "invented_statements", "invented_claims", "invented_documents", "invented_passages",
 )  # fmt: skip
-DATASETS = ("zsre", "counterfact", "fever", "nq", "scotus", "hallucination", *INVENTED)
+DATASETS = (*PUBLISHED, *INVENTED)
 # To be classified; the others are questions and statements.
 CLASSIFIED = ("fever", "scotus", "invented_claims", "invented_documents")
 
@@ -43,7 +66,7 @@ def load(
     data_dir: Path | None = None,
     strict: bool = True,
     limit: int | None = None,
-    known: "Knowledge | Likelihoods | None" = None,
+    known: Knowledge | Likelihoods | None = None,
     seed: int = 0,
     variant: str | None = None,
     source: str | None = None,
@@ -68,33 +91,18 @@ def load(
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, not {limit}.")
     if dataset in INVENTED:
-        from lib.data import invented
-
         return _cut(invented.load(dataset), limit)
     if data_dir is not None:
         return _cut(_published(dataset, Path(data_dir), variant, strict), limit)
     source = source or os.environ.get("STUDY_DATA_SOURCE") or "embedded"
     if source == "hub":
-        from lib.data import hub
-
         return _cut(hub.load(dataset, strict=strict), limit)
     if source != "embedded":
         raise UsageError(f"there is no data source {source!r}; known: embedded, hub.")
     if variant is not None:
         raise UsageError("variant picks one of several published files; give --data-dir too.")
-    from lib.data import claims, embedded, passages, reviews
-
-    if dataset == "fever":
-        return claims.load(limit=limit, seed=seed)
-    if dataset == "scotus":
-        return reviews.load(limit=limit, seed=seed)
-    if dataset == "hallucination":
-        return passages.load(limit=limit, known=known, seed=seed)
-    if dataset == "zsre":
-        return embedded.qa(limit=limit, known=known, seed=seed)
-    if dataset == "counterfact":
-        return embedded.cf(limit=limit, known=known, seed=seed)
-    return embedded.nq(limit=limit, seed=seed)
+    shape = {"known": known} if dataset in SHAPED else {}
+    return EMBEDDED[dataset](limit=limit, seed=seed, **shape)
 
 
 def general_probes(dataset: str, count: int, edits: Sequence[Edit]) -> tuple[Probe, ...]:
@@ -103,11 +111,7 @@ def general_probes(dataset: str, count: int, edits: Sequence[Edit]) -> tuple[Pro
     if not count:
         return ()
     if dataset in INVENTED:
-        from lib.data import invented
-
         return invented.general(count)
-    from lib.data import general
-
     return general.probes(count, edited={edit.subject.casefold() for edit in edits})
 
 
@@ -126,13 +130,7 @@ def _published(dataset: str, data_dir: Path, variant: str | None, strict: bool) 
             f"{data_dir} has no folder {dataset}/. Point --data-dir at the folder that holds "
             f"{dataset}/ beside the other datasets, or leave it out to use the embedded substitute."
         )
-    from lib.data import biographies, counterfact, documents, fever, nq, zsre
-
-    modules = {
-        "zsre": zsre, "counterfact": counterfact, "fever": fever, "nq": nq, "scotus": documents,
-        "hallucination": biographies,
-    }  # fmt: skip
-    return modules[dataset].load(folder, variant=variant, strict=strict)
+    return PUBLISHED[dataset](folder, variant=variant, strict=strict)
 
 
 def _cut(found: Dataset, limit: int | None) -> Dataset:
