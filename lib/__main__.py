@@ -129,8 +129,9 @@ def _print_plan(study: "Study") -> None:  # noqa: F821 - imported late, it loads
     print(plan.drop(columns="run").to_string(index=False))
     print(
         f"{len(plan)} runs, {len(to_do)} to do: about {clock(to_do['estimated seconds'].sum())}, "
-        f"peak memory {plan['peak GiB'].max():.1f} GiB\n"
+        f"peak memory {plan['peak GiB'].max():.1f} GiB"
     )
+    print(*study.replaced(), "", sep="\n")
 
 
 def _execute(studies: list["Study"], options: argparse.Namespace, arguments: list[str]) -> int:  # noqa: F821
@@ -164,6 +165,8 @@ def _report(study: "Study", options: argparse.Namespace) -> bool:  # noqa: F821
         f"about {clock(sum(run.seconds for run in to_do))}",
         file=sys.stderr,
     )
+    for sentence in study.replaced():
+        print(f"{study.paper}: {sentence}", file=sys.stderr)
     fine = study.run_missing(quiet=True, prefix=f"{study.paper}: ")
     fine = reports.render_paper(study, options) and fine
     print(f"{study.paper}: done in {clock(time.monotonic() - began)}", file=sys.stderr)

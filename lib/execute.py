@@ -99,6 +99,7 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
                     "provenance": backbone.provenance,
                     "substitution": backbone.substitution,
                     "dtype": str(backbone.dtype),
+                    **run.replaced,
                 },
                 "seconds": asdict(clock),
                 "peak_memory_bytes": memory.bytes,

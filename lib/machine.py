@@ -1,7 +1,8 @@
-"""What a run used: device, peak memory, versions, commit."""
+"""What a run can use and what it used: device, arithmetic, peak memory, versions, commit."""
 
 import contextlib
 import datetime
+import os
 import platform
 import subprocess
 import threading
@@ -13,6 +14,17 @@ import psutil
 import torch
 
 from lib import fingerprints
+
+# Instruction sets that multiply in a dtype, as `torch.cpu.get_capabilities` calls them.
+ARITHMETIC = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
+# The values of DNNL_MAX_CPU_ISA that leave none of them.
+_NEITHER = (
+    "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI",
+)  # fmt: skip
+LIMITS = {"bfloat16": _NEITHER, "float16": (*_NEITHER, "AVX512_CORE_BF16")}
 
 
 class PeakMemory:
@@ -48,6 +60,28 @@ class PeakMemory:
 def default_device() -> str:
     """ "cuda" where a GPU can be used, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cpu_computes_in(dtype: str) -> bool:
+    """Whether PyTorch multiplies in `dtype` with instructions of this processor; where it does not,
+    it emulates them, many times slower than float32.
+
+    The processor is asked for its instructions and no product is timed: the answer decides a run's
+    identity, so it must not depend on what else the machine does. `get_capabilities` does not see
+    what ATEN_CPU_CAPABILITY and DNNL_MAX_CPU_ISA leave of them, and without oneDNN (a Mac's
+    PyTorch) they are not used.
+    """
+    if dtype == "float32":
+        return True
+    found = torch.cpu.get_capabilities()
+    if found["architecture"] == "x86_64" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False  # attention in bfloat16 would even be an error
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
+    return (
+        any(found.get(name) for name in ARITHMETIC[dtype])
+        and torch.backends.mkldnn.is_available()
+        and limit.upper() not in LIMITS[dtype]
+    )
 
 
 def available_gigabytes(device: str) -> float:

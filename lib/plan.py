@@ -18,6 +18,8 @@ from lib.errors import UsageError
 PROFILES = ("smoke", "laptop", "gpu", "paper")
 PAPERS = ("melo", "malmen", "elder", "comeba_hk", "side_by_side")
 DTYPES = ("float32", "float16", "bfloat16")
+# How many times longer a run takes in float32 than in a dtype that the processor computes in.
+FLOAT32_SECONDS = 2
 # Sweeps are read at the end only, and nothing else is measured along them unless they say so.
 UNSWEPT = {"checkpoint_every": 0, "checkpoints": [], "inference_repeats": 0, "observe": False}
 # What a run's spec holds of its setting only if it is given there.
@@ -27,7 +29,8 @@ GIVEN = ("dtype", "known", "corpus", "variant", "training")
 @dataclass(frozen=True)
 class Run:
     """One editor on one setting with one seed. `spec` is everything that decides the result;
-    the other fields say how reports call it and what it is expected to cost."""
+    the other fields say how reports call it, what it is expected to cost, and which dtype its
+    setting asks for where `spec` has float32 in its place."""
 
     paper: str
     setting: str
@@ -38,6 +41,7 @@ class Run:
     spec: dict[str, Any]
     seconds: float
     gigabytes: float
+    asked: str = ""
 
     @functools.cached_property
     def identity(self) -> str:
@@ -49,6 +53,14 @@ class Run:
         """How progress lines and errors call the run."""
         swept = f", {self.sweep} {self.value}" if self.sweep else ""
         return f"{self.editor}{swept} on {self.setting}, seed {self.seed}"
+
+    @property
+    def replaced(self) -> dict[str, str]:
+        """What the setting asks for instead of float32, and why it was not taken; else nothing."""
+        if not self.asked:
+            return {}
+        why = f"the processor has no {self.asked} arithmetic that PyTorch can use"
+        return {"asked": self.asked, "why": why}
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,8 @@ def runs(
     _keep_readable_tasks(enabled, data_dir)
     planned = []
     for name, setting in enabled.items():
-        decides = _decides(name, setting, _with_own(described, setting, data_dir), texts_content)
+        own = _with_own(described, setting, data_dir)
+        decides = _decides(name, setting, own, texts_content, device)
         if data_dir is not None and setting["protocol"].get("lm_eval"):
             decides["general_files"] = fingerprints.folder(data_dir.resolve() / "general")
         for seed in range(seeds or setting["seeds"]):
@@ -160,12 +173,14 @@ def _keep_readable_tasks(settings: dict[str, Any], data_dir: Path | None) -> Non
 
 
 def _decides(
-    name: str, setting: dict[str, Any], source: dict[str, Any], texts: str | None
+    name: str, setting: dict[str, Any], source: dict[str, Any], texts: str | None, device: str
 ) -> dict[str, Any]:
     """The part of a run's spec that all runs of a setting share."""
     given = {key: setting[key] for key in GIVEN if setting.get(key)}
     if given.get("dtype", DTYPES[0]) not in DTYPES:
         raise UsageError(f"setting {name}: dtype {given['dtype']!r} is none of {', '.join(DTYPES)}")
+    if "dtype" in given:
+        given["dtype"] = _computed_in(given["dtype"], device)
     if "corpus" in given and texts is not None:
         given["corpus_files"] = texts
     return {
@@ -174,6 +189,13 @@ def _decides(
         "dataset": {"name": setting["dataset"], **source},
         **given,
     }
+
+
+def _computed_in(asked: str, device: str) -> str:
+    """The dtype that runs take: float32 on a processor that cannot compute in the asked one."""
+    from lib import machine  # loads torch, which wrong usage should not wait for
+
+    return DTYPES[0] if device == "cpu" and not machine.cpu_computes_in(asked) else asked
 
 
 def _data_source(datasets: list[str], data_dir: Path | None, source: str) -> dict[str, Any]:
@@ -224,6 +246,7 @@ def _setting_runs(
     more_code = ("lib.data.corpus",) if "corpus" in decides else ()
     if setting["protocol"].get("lm_eval"):
         more_code += ("lib.general_ability",)
+    asked = setting["dtype"] if decides.get("dtype") != setting.get("dtype") else ""
     for label, sweep, value, chosen in _variants(setting):
         entry = chosen["editor"]
         cost = {**setting["cost"], **entry.get("cost", {})}
@@ -241,7 +264,9 @@ def _setting_runs(
         }
         trained = not (sweep and setting["sweeps"][sweep].get("retrains") is False)
         seconds = cost["seconds"] + trained * cost["seconds_per_edit"] * edits_of(stream)
-        yield Run(paper, name, label, sweep, value, seed, spec, seconds, cost["gigabytes"])
+        if asked:
+            seconds *= FLOAT32_SECONDS
+        yield Run(paper, name, label, sweep, value, seed, spec, seconds, cost["gigabytes"], asked)
 
 
 def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:

@@ -59,6 +59,9 @@ class Study:
         planned = plan.runs(
             paper, profile, seeds=seeds or None, data_dir=chosen, device=device, source=source
         )
+        for run in planned:
+            if run.asked:
+                document["settings"][run.setting]["dtype"] = run.spec["dtype"]
         folder = output_root(output or None) / profile
         return cls(
             paper=paper,
@@ -100,6 +103,18 @@ class Study:
             for run in self.unique_runs()
         ]
         return pd.DataFrame(rows)
+
+    def replaced(self) -> list[str]:
+        """A sentence for every dtype that runs do not take because the processor lacks it."""
+        settings: dict[tuple[str, str, str], dict[str, None]] = {}
+        for run in self.runs:
+            if run.asked:
+                key = (run.spec["dtype"], run.asked, run.replaced["why"])
+                settings.setdefault(key, {})[run.setting] = None
+        return [
+            f"{used} instead of {asked} in {', '.join(names)}: {why}"
+            for (used, asked, why), names in settings.items()
+        ]
 
     def check_memory(self, device: str | None = None) -> None:
         """Refuse, before anything starts, a plan with a run that cannot fit."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import plan
+from lib import machine, plan
 from lib.errors import UsageError
 
 
@@ -48,6 +48,7 @@ def test_sweeps_may_vary_the_stream_and_the_protocol(monkeypatch) -> None:
 
 
 def test_settings_may_name_a_dtype_a_corpus_and_a_cap(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "cpu_computes_in", lambda dtype: True)
     plain = planned(monkeypatch)[0]
     assert {"dtype", "known", "corpus"}.isdisjoint(plain.spec)
     run = planned(monkeypatch, dtype="bfloat16", known=200, corpus="invented")[0]

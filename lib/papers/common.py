@@ -80,6 +80,9 @@ def substitutions(study: Study, setting: str) -> list[str]:
         published = study.original["settings"][setting].get("dtype", "float32")
         if used != published:
             found.append(f"Computed in {used} instead of {published}.")
+        if "asked" in manifest["backbone"]:
+            asked, why = manifest["backbone"]["asked"], manifest["backbone"]["why"]
+            found.append(f"Computed in {used}, not in {asked} as this profile asks: {why}.")
         stream, paper = manifest["spec"]["stream"], study.original["settings"][setting]["stream"]
         sizes = [(edits_of(s), s["batch_size"]) for s in (stream, paper)]
         if sizes[0] != sizes[1]:
