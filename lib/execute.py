@@ -79,8 +79,7 @@ def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None
                 editor,
                 protocol,
                 data_dir=shared.data_dir,
-                files=spec.get("general_files", ""),
-                strict=shared.strict,
+                identity=spec.get("general", {}),
                 kept=store.root / "shared",
             )
             if work.position["batches"] == 0:

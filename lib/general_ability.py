@@ -1,81 +1,97 @@
 """General ability before and after editing on the tasks of ELDER's Tables 7 to 10 (elder 5).
 
-The eight published tasks (`lib.data.general_files`), and those of the embedded data under their own
-names (`lib.data.general`), run by lm-eval (`lib.harness`) where a setting's protocol names them.
-Without that optional extra, the rows of the subset "general" measure the embedded tasks.
+lm-eval, an optional extra, runs its own tasks of these names, and two of ours that it lacks
+(`lib.general_tasks`), where a setting's protocol names them. Wording and scorer are the harness's,
+so levels are not the paper's. The rows of the subset "general" measure embedded tasks instead.
 """
 
+import importlib.metadata
+import importlib.util
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib import atomic, fingerprints, general_scores
-from lib.data import general, general_files
-from lib.data.general_files import FOLDER, Question
+from lib import atomic, fingerprints, general_tasks
 from lib.data.records import content_hash
 from lib.editors.base import Editor
 from lib.errors import UsageError
 from lib.evaluation import Protocol
-from lib.harness import Scoring, run
 
-EMBEDDED_ITEMS = 100  # of each embedded task, where no limit is given
-PUBLISHED = {
-    "gsm8k": Scoring("GSM8K", "solve rate", 5, general_scores.holds_number),
-    "rte": Scoring("RTE", "2-way accuracy", 1, general_scores.says("true", "false")),
-    "nq": Scoring("NQ", "accuracy with reference answer", 20, general_scores.holds_answer),
-    "boolq": Scoring("BoolQ", "exact match", 1, general_scores.equals),
-    "mutual": Scoring("MuTual", "4-way choice accuracy", 1, general_scores.holds_letter),
-    "samsum": Scoring("SAMSum", "mean of ROUGE-1/2/L", 25, general_scores.rouge),
-    "conll03": Scoring("CoNLL03", "entity recall", 10, general_scores.share_found),
-    "sst2": Scoring("SST2", "2-way accuracy", 1, general_scores.says("positive", "negative")),
+FOLDER = "general"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A task: its name in the paper's tables, the harness's name of the metric in its results, and
+    what is changed of its configuration."""
+
+    title: str
+    metric: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+# The scorer of MuTual in lm-eval 0.4.13 takes an argmax over (log-likelihood, greedy) pairs laid
+# end to end, which nearly always picks the second candidate; `acc` is the harness's own of choices.
+_CHOICE = {
+    "process_results": None,
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
 }
-EMBEDDED = {name: Scoring("", "exact match", 10, general_scores.begins) for name in general.TASKS}
-TASKS = {**PUBLISHED, **EMBEDDED}
+PUBLISHED = {
+    "gsm8k": Published("GSM8K", "exact_match,flexible-extract"),
+    "rte": Published("RTE", "acc,none"),
+    "nq_open": Published("NQ", "exact_match,remove_whitespace"),
+    "boolq": Published("BoolQ", "acc,none"),
+    "mutual": Published("MuTual", "acc,none", _CHOICE),
+    "samsum": Published("SAMSum", "rouge,none"),
+    "conll03": Published("CoNLL03", "entity_recall,none"),
+    "sst2": Published("SST2", "acc,none"),
+}
 
 
-def readable(names: Sequence[str], data_dir: Path | None) -> list[str]:
-    """Those of the named tasks whose files can be there: published ones need a folder `general/`
-    in the data folder. Raises UsageError for an unknown name."""
+def installed() -> bool:
+    """Whether the extra is there."""
+    return importlib.util.find_spec("lm_eval") is not None
+
+
+def readable(names: Sequence[str], data_dir: Path | None, source: str) -> list[str]:
+    """The named tasks if a run is to ask them, else none: with a data folder where it has a folder
+    `general/`, without one where data come from the hub and the extra is installed. Raises
+    UsageError for an unknown name."""
     for name in names:
-        if name not in TASKS:
-            raise UsageError(f"there is no general task {name!r}; known: {', '.join(TASKS)}")
-    given = data_dir is not None and (data_dir / FOLDER).is_dir()
-    return [name for name in names if given or name in EMBEDDED]
-
-
-def questions(
-    name: str, data_dir: Path | None, limit: int | None = None, *, strict: bool = True
-) -> list[Question]:
-    """The first `limit` prompts of a task. Raises UsageError for a published one without data
-    folder, RecordError for missing or malformed files."""
-    if name in EMBEDDED:
-        found = general.probes(limit or EMBEDDED_ITEMS)
-        return [Question(p.prompt, (p.target,)) for p in found if general.task_of(p) == name]
+        if name not in PUBLISHED:
+            raise UsageError(f"there is no general task {name!r}; known: {', '.join(PUBLISHED)}")
     if data_dir is None:
-        raise UsageError(f"the general task {name} is read from --data-dir, folder {FOLDER}/{name}")
-    return general_files.questions(name, data_dir / FOLDER, strict=strict)[:limit]
+        return list(names) if source == "hub" and installed() else []
+    return list(names) if (data_dir / FOLDER).is_dir() else []
+
+
+def identity(data_dir: Path | None) -> dict[str, Any]:
+    """What decides the tasks' results beside our code: given files, the harness, our tasks."""
+    files = None if data_dir is None else fingerprints.folder(data_dir.resolve() / FOLDER)
+    version = importlib.metadata.version("lm-eval") if installed() else None
+    return {"files": files, "lm_eval": version, "tasks": general_tasks.content()}
 
 
 @dataclass
 class GeneralTasks:
-    """The general tasks of a run's protocol, of which at most `lm_eval_limit` prompts are asked.
+    """The general tasks of a run's protocol, of which at most `lm_eval_limit` items are asked.
 
-    `files` is the content hash of the published files. The scores of the unedited backbone are
+    `identity` is what the function of that name gave. The scores of the unedited backbone are
     computed for the first editor and kept in the folder `kept` for the others.
     """
 
     editor: Editor
     protocol: Protocol
     data_dir: Path | None
-    files: str
-    strict: bool
+    identity: Mapping[str, Any]
     kept: Path
 
     def rows(self, moment: str) -> list[dict[str, Any]]:
-        """The rows of `lib.harness.run` with their "moment" ("before" or "end") as the model is
-        now; none if the protocol names no task. Raises what `questions` and `run` raise."""
+        """The rows of `lib.harness.run` with "kind" ("lm_eval") and "moment" ("before" or "end"),
+        as the model is now; none if the protocol names no task. Raises what `run` raises, and
+        UsageError without lm-eval and for a backbone that is no causal language model."""
         if not self.protocol.lm_eval:
             return []
         if moment != "before":
@@ -89,17 +105,31 @@ class GeneralTasks:
             return rows
 
     def _measured(self, moment: str) -> list[dict[str, Any]]:
-        limit, size = self.protocol.lm_eval_limit, self.protocol.evaluation_batch
+        if not installed():
+            raise UsageError(
+                "general tasks are run by lm-eval, an optional extra: `pip install -e "
+                "'.[general]'` in this project, or leave lm_eval out of the setting's protocol"
+            )
+        backbone, protocol = self.editor.backbone, self.protocol
+        if backbone.family.kind != "causal":
+            raise UsageError(
+                f"{backbone.name} is a {backbone.family.kind} backbone; general tasks are for "
+                "causal language models"
+            )
+        from lib import harness
+
         tasks = {
-            name: (TASKS[name], questions(name, self.data_dir, limit, strict=self.strict))
-            for name in self.protocol.lm_eval
+            name: (PUBLISHED[name].metric, PUBLISHED[name].changes) for name in protocol.lm_eval
         }
-        return [row | {"moment": moment} for row in run(self.editor, tasks, size)]
+        folder = None if self.data_dir is None else self.data_dir / FOLDER
+        limit, size = protocol.lm_eval_limit, protocol.evaluation_batch
+        found = harness.run(self.editor, tasks, folder, limit, size)
+        return [{"kind": "lm_eval", "moment": moment, **row} for row in found]
 
     def _kept(self) -> Path:
         backbone, protocol = self.editor.backbone, self.protocol
         decides = [
-            *(backbone.content, str(backbone.dtype), str(backbone.device), self.files),
+            *(backbone.content, str(backbone.dtype), str(backbone.device), dict(self.identity)),
             *(list(protocol.lm_eval), protocol.lm_eval_limit, protocol.evaluation_batch),
             *(fingerprints.code("lib.general_ability"), fingerprints.versions()),
         ]

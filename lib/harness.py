@@ -1,135 +1,165 @@
-"""The lm-eval harness on an edited model in memory, over prompts in memory (an optional extra).
+"""lm-eval's tasks on an edited model in memory (an optional extra; import it only where it is).
 
-The model is asked as it stands, its hooks and adapters in force, zero-shot and greedily. Rows are
-padded on the left, so that a prompt's last token, which editors route by, is the last column; a
-prompt longer than the model's positions loses its beginning.
+The model is asked as it stands, its hooks and adapters in force, greedily. Rows are padded on the
+left, so that a prompt's last token, which editors route by, is the last column; a prompt longer
+than the model's positions loses its beginning.
 """
 
 import contextlib
 import copy
-import importlib.util
+import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from lib.data.general_files import Question
+import lm_eval
+import torch
+from lm_eval.api.task import Task
+from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import DynamicCache
+
+from lib import general_tasks
 from lib.editors.base import Editor
-from lib.errors import UsageError
-from lib.general_scores import mean_recall
+from lib.encoding import IGNORED, batch_rows, pad
+from lib.errors import RecordError
+from lib.teacher_forcing import scores_at
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """How a task is answered and scored: so many new tokens, then `score(text, gold answers)`.
-    `title` is the task's name in the paper's tables ("": not there)."""
+class EditedModel(HFLM):
+    """The harness's model class over the model of an editor.
 
-    title: str
-    metric: str
-    new_tokens: int
-    score: Callable[[str, Sequence[str]], float]
-
-
-def installed() -> bool:
-    """Whether the extra is there."""
-    return importlib.util.find_spec("lm_eval") is not None
-
-
-def run(
-    editor: Editor, tasks: dict[str, tuple[Scoring, list[Question]]], batch_size: int
-) -> list[dict[str, Any]]:
-    """One row per task: "kind" ("lm_eval"), "task", "metric", "value" (a fraction), "stderr" (None
-    where types of answers are averaged), "n" (prompts).
-
-    Raises UsageError without lm-eval and for a backbone that is no causal language model.
+    Given answers are scored as continuations of a pass over the prompts, so that an editor decides
+    on the prompt, as it does in `generate`. The harness would read prompt and answer in one pass,
+    filled up on the right without a mask: a route would be taken from the answer or the filling.
     """
-    if not installed():
-        raise UsageError(
-            "general tasks are run by lm-eval, an optional extra: `pip install -e '.[general]'` in "
-            "this project, or leave lm_eval out of the setting's protocol"
-        )
-    backbone = editor.backbone
-    if backbone.family.kind != "causal":
-        raise UsageError(
-            f"{backbone.name} is a {backbone.family.kind} backbone; general tasks are for causal "
-            "language models"
-        )
-    from lm_eval import evaluator
-    from lm_eval.models.huggingface import HFLM
 
-    with _quiet():
-        model = HFLM(
+    def __init__(self, editor: Editor, batch_size: int) -> None:
+        self.backbone = editor.backbone
+        super().__init__(
             pretrained=editor.model,
-            tokenizer=copy.deepcopy(backbone.tokenizer),  # the harness sets padding of its own
+            tokenizer=copy.deepcopy(editor.backbone.tokenizer),  # padding is set on it
             backend="causal",
             batch_size=batch_size,
         )
-        made = {
-            name: _task(name, scoring, items, backbone.prefix)
-            for name, (scoring, items) in tasks.items()
-        }
-        found = evaluator.evaluate(model, {"tasks": made, "groups": {}}, log_samples=False)
+
+    def tok_encode(self, string: str, *args: Any, **options: Any) -> list[int]:
+        """Token ids of a text behind the backbone's document prefix."""
+        return super().tok_encode(self.backbone.prefix + string, *args, **options)
+
+    def tok_batch_encode(self, strings: Sequence[str], *args: Any, **options: Any) -> Any:
+        """Padded ids and mask of texts, each behind the backbone's document prefix."""
+        begun = [self.backbone.prefix + string for string in strings]
+        return super().tok_batch_encode(begun, *args, **options)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihood of each request's answer, and whether greedy decoding would give it."""
+        order = sorted(range(len(requests)), key=lambda number: len(requests[number][1]))
+        size = override_bs or self.batch_size
+        found: dict[int, tuple[float, bool]] = {}
+        for start in range(0, len(order), size):
+            some = order[start : start + size]
+            scored = self._continued([requests[number][1:] for number in some])
+            found |= zip(some, scored, strict=True)
+        return [found[number] for number in range(len(requests))]
+
+    @torch.no_grad()
+    def _continued(
+        self, pairs: Sequence[tuple[list[int], list[int]]]
+    ) -> Iterator[tuple[float, bool]]:
+        """`_loglikelihood_tokens` of one batch: ids of prompts and of answers."""
+        answers = [answer for _, answer in pairs]
+        over = [len(prompt) + len(answer) - 1 - self.max_length for prompt, answer in pairs]
+        prompts = [prompt[max(0, cut) :] for (prompt, _), cut in zip(pairs, over, strict=True)]
+        batch = batch_rows(self.backbone, prompts, [len(row) for row in prompts], "left")
+        targets = pad(answers, IGNORED).to(self.backbone.device)
+        call = functools.partial(self.model, past_key_values=DynamicCache(), use_cache=True)
+        logits = call(**batch.inputs(), position_ids=batch.positions(), logits_to_keep=1).logits
+        if targets.shape[1] > 1:
+            fed = targets[:, :-1]
+            mask = torch.cat([batch.attention_mask, (fed != IGNORED).long()], dim=1)
+            positions = (mask.cumsum(dim=1) - 1)[:, -fed.shape[1] :]
+            more = call(input_ids=fed.clamp(min=0), attention_mask=mask, position_ids=positions)
+            logits = torch.cat([logits, more.logits], dim=1)
+        real = targets != IGNORED
+        scores = scores_at(logits[real], targets[real], real.sum(dim=1).tolist())
+        rows = zip(scores.token_nll, scores.argmax, scores.ids, strict=True)
+        return ((-sum(nll), argmax == ids) for nll, argmax, ids in rows)
+
+
+def run(
+    editor: Editor,
+    tasks: Mapping[str, tuple[str, Mapping[str, Any]]],
+    folder: Path | None,
+    limit: int | None,
+    batch_size: int,
+) -> list[dict[str, Any]]:
+    """One row per task: "task", "metric", "value" (a fraction), "stderr" (None where the harness
+    knows none), "n", "shots", "task_version", "harness" (lm-eval's version).
+
+    `tasks`: of each name the metric, as the harness names it in its results, and what is changed
+    of the task. Data: the task's own folder in `folder` if it is there, else the hub. At most
+    `limit` items of a task are asked. RecordError if a data set cannot be read.
+    """
+    with _quiet():
+        made = {name: _task(name, changes, folder) for name, (_, changes) in tasks.items()}
+        model = EditedModel(editor, batch_size)
+        found = evaluate(model, {"tasks": made, "groups": {}}, limit=limit, log_samples=False)
     rows = []
-    for name, (scoring, items) in tasks.items():
-        result = found["results"][name]
-        error = result["score_stderr,none"]  # "N/A" where the harness knows none
+    for name, (metric, _) in tasks.items():
+        kind, _, chosen = metric.partition(",")
+        results = found["results"][name]
+        error = results[f"{kind}_stderr,{chosen}"]  # "N/A" where the harness knows none
         rows.append(
             {
-                "kind": "lm_eval",
                 "task": name,
-                "metric": scoring.metric,
-                "value": float(result["score,none"]),
+                "metric": metric.removesuffix(",none"),
+                "value": float(results[metric]),
                 "stderr": None if isinstance(error, str) else float(error),
-                "n": len(items),
+                "n": found["n-samples"][name]["effective"],
+                "shots": found["n-shot"][name],
+                "task_version": str(found["versions"][name]),
+                "harness": lm_eval.__version__,
             }
         )
     return rows
 
 
-def _task(name: str, scoring: Scoring, items: list[Question], prefix: str) -> Any:
-    """The harness's task over some prompts; questions of several types are averaged by type."""
-    from datasets import Dataset
-    from lm_eval.api.task import ConfigurableTask
+def _task(name: str, changes: Mapping[str, Any], folder: Path | None) -> Task:
+    """The harness's task of that name, or ours."""
+    # Nobody trains here; where examples are shown, `fewshot_split` says where they come from.
+    changed = {"task": name, "training_split": None, **changes}
+    own = folder / name if folder is not None else None
+    if own is not None and own.is_dir():
+        changed |= {"dataset_path": str(own), "dataset_name": None, "dataset_kwargs": None}
+    group = {"group": "general", "task": [changed]}  # in a group, changes are laid over the task
+    try:
+        task = _manager().load([group])["tasks"][name]
+    except Exception as error:  # of the harness, of `datasets` and of the network: any kind
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        where = own if "dataset_path" in changed else "the model hub"
+        raise RecordError(
+            f"the general task {name} cannot be read from {where} ({said}). Put the hub's data set "
+            f"into general/{name} of --data-dir: files with its columns, named by split (README, "
+            "Published data)"
+        ) from error
+    task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+    return task
 
-    columns = {
-        "prompt": [prefix + item.prompt for item in items],
-        "gold": [list(item.gold) for item in items],
-        "group": [item.group for item in items],
-    }
-    grouped = any(columns["group"])
 
-    def score(doc: dict[str, Any], answers: list[str]) -> dict[str, Any]:
-        value = scoring.score(answers[0], doc["gold"])
-        return {"score": (doc["group"], value, len(doc["gold"])) if grouped else value}
-
-    metric = {
-        "metric": "score",
-        "aggregation": mean_recall if grouped else "mean",
-        "higher_is_better": True,
-    }
-    return ConfigurableTask(
-        config={
-            "task": name,
-            "custom_dataset": lambda: {"test": Dataset.from_dict(columns)},
-            "test_split": "test",
-            "doc_to_text": lambda doc: doc["prompt"],
-            "doc_to_target": lambda doc: doc["gold"][0],
-            "process_results": score,
-            "metric_list": [metric],
-            "output_type": "generate_until",
-            "generation_kwargs": {
-                "until": [],
-                "max_gen_toks": scoring.new_tokens,
-                "do_sample": False,
-            },
-            "num_fewshot": 0,
-        }
-    )
+@functools.cache
+def _manager() -> TaskManager:
+    return TaskManager(include_path=general_tasks.FOLDER)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the harness's warnings about models in memory and tasks of our own."""
+    """Without the harness's warnings about models in memory and changed tasks."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(logging.ERROR)

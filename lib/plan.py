@@ -151,25 +151,27 @@ def runs(
         texts_content = fingerprints.folder(texts.resolve())
     else:
         texts_content = None
-    _keep_readable_tasks(enabled, data_dir)
+    _keep_readable_tasks(enabled, data_dir, source)
     planned = []
     for name, setting in enabled.items():
         own = _with_own(described, setting, data_dir)
         decides = _decides(name, setting, own, texts_content, device)
-        if data_dir is not None and setting["protocol"].get("lm_eval"):
-            decides["general_files"] = fingerprints.folder(data_dir.resolve() / "general")
+        if setting["protocol"].get("lm_eval"):
+            from lib.general_ability import identity  # loads transformers, as below
+
+            decides["general"] = identity(data_dir)
         for seed in range(seeds or setting["seeds"]):
             planned += _setting_runs(paper, name, setting, seed, decides, device)
     return planned
 
 
-def _keep_readable_tasks(settings: dict[str, Any], data_dir: Path | None) -> None:
-    """Leave general tasks whose files are not given out of the settings' protocols."""
+def _keep_readable_tasks(settings: dict[str, Any], data_dir: Path | None, source: str) -> None:
+    """Leave general tasks whose data are not given out of the settings' protocols."""
     for setting in settings.values():
-        if setting["protocol"].get("lm_eval"):
+        if named := setting["protocol"].get("lm_eval"):
             from lib.general_ability import readable  # loads transformers, as below
 
-            setting["protocol"]["lm_eval"] = readable(setting["protocol"]["lm_eval"], data_dir)
+            setting["protocol"]["lm_eval"] = readable(named, data_dir, source)
 
 
 def _decides(

@@ -153,7 +153,9 @@ def harness_rows(setting: str) -> pd.DataFrame:
         [
             run
             | {"kind": "lm_eval", "task": task, "moment": moment, "n": 100,
-               "value": 0.5 if moment == "before" else 0.4, "stderr": None if late else 0.05}
+               "value": 0.5 if moment == "before" else 0.4, "stderr": None if late else 0.05,
+               "metric": "entity_recall" if late else "acc", "shots": 0, "task_version": "1.0",
+               "harness": "0.4.13"}
             for run in runs(setting)
             for task, late in (("rte", False), ("conll03", True))
             for moment in ("before", "end")

@@ -132,14 +132,23 @@ class Ability:
         value = 100 * by_task["value"].mean().mean()
         errors = by_task["stderr"].mean().astype(float)
         error = 100 * math.sqrt(float((errors**2).sum(skipna=False))) / len(errors)
-        verdict = "not comparable"
-        if told is not None and math.isfinite(error):  # the paper's items have the same error
-            near = abs(told - value) <= Z * math.sqrt(2) * error + 0.05
-            verdict = "consistent" if near else "above" if value > told else "below"
         return tables.Cell(
             **shown, reproduced=value, ci_low=value - Z * error, ci_high=value + Z * error,
-            n=int(by_task["n"].max().sum()), seeds=rows["seed"].nunique(), verdict=verdict,
+            n=int(by_task["n"].max().sum()), seeds=rows["seed"].nunique(),
         )  # fmt: skip
+
+    def harness(self) -> str:
+        """Whose wording and scorer the levels are those of."""
+        first = self.rows.drop_duplicates("task").set_index("task")
+        scored = [
+            f"{task.title} {first.loc[task.key, 'metric']} (version "
+            f"{first.loc[task.key, 'task_version']}, {first.loc[task.key, 'shots']:.0f} examples)"
+            for task in self.tasks
+        ]
+        return (
+            f"Wording and scorer are lm-eval's ({first['harness'].iloc[0]}), so levels are not the "
+            f"paper's: {', '.join(scored)}."
+        )
 
 
 def tasks_table(study: Study, setting: str) -> tables.Table | None:
@@ -161,7 +170,7 @@ def tasks_table(study: Study, setting: str) -> tables.Table | None:
         cells,
         caption=f"{item[dataset]}, percent, after the last edit: {title_of(study, setting)}.",
         digits=1,
-        notes=[*_stand_ins(scores), *_noted(layout, item[dataset])],
+        notes=[*_about(scores), *_noted(layout, item[dataset])],
         csv_path=study.folder / "tables" / f"elder-tasks-{setting}.csv",
     )
 
@@ -212,8 +221,11 @@ def _overall(
             )  # fmt: skip
 
 
-def _stand_ins(scores: Ability) -> Iterator[str]:
-    """What each stand-in asks and scores by chance, and which of the paper's tasks have none."""
+def _about(scores: Ability) -> Iterator[str]:
+    """How the harness scores; or what each stand-in asks and scores by chance; and which of the
+    paper's tasks are missing."""
+    if scores.own:
+        yield scores.harness()
     for task in () if scores.own else scores.tasks:
         about = general.TASKS[task.key]
         yield f"{task.title}: {about.what}; by chance {100 * about.chance:.0f}."
