@@ -1,4 +1,4 @@
-"""Records of JSON, JSONL and TSV files, plain or gzip, with the line each one begins on."""
+"""Records of JSON and JSONL files, plain or gzip, with the line each one begins on."""
 
 import gzip
 import json
@@ -55,14 +55,6 @@ def _content(path: Path) -> bytes:
     return content.removeprefix(b"\xef\xbb\xbf")
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of a text file, plain or gzip."""
-    try:
-        return _content(path).decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not UTF-8 at byte {error.start}.") from error
-
-
 def document(path: Path) -> object:
     """A JSON file as one value; a RecordError names the line on which it breaks."""
     try:
@@ -110,27 +102,9 @@ def _array(content: bytes) -> Iterator[tuple[int, object]]:
         at = end
 
 
-def _table(content: bytes) -> Iterator[tuple[int, object]]:
-    """(line, value or error) of tab-separated lines under a line of headings; no quoting."""
-    try:
-        lines = content.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        yield content[: error.start].count(b"\n") + 1, error
-        return
-    names = lines[0].strip().split("\t")
-    for number, line in enumerate(lines[1:], start=2):
-        cells = line.rstrip("\r").split("\t")
-        if len(cells) == len(names):
-            yield number, dict(zip(names, cells, strict=True))
-        elif line.strip():
-            yield number, ValueError(f"{len(cells)} cells under {len(names)} headings")
-
-
 def numbered(path: Path) -> Iterator[tuple[int, object]]:
     """(line, parsed value) of every record; a record that does not parse is given as its error."""
     content = _content(path)
-    if path.name.removesuffix(".gz").endswith(".tsv"):
-        return _table(content)
     return _array(content) if content.lstrip()[:1] == b"[" else _lines(content)
 
 
