@@ -107,10 +107,7 @@ def load(
         return backbone
     from lib.tuning import TuningConfig, tune_question_answering
 
-    if entry.needs_tuning:
-        config = TuningConfig.from_scratch(seed)
-    else:
-        config = TuningConfig(learning_rate=entry.tuning_rate, seed=seed)
+    config = TuningConfig.from_scratch(seed) if entry.needs_tuning else TuningConfig(seed=seed)
     tuned = tune_question_answering(backbone, tune_on, config)
     return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
 
@@ -233,12 +230,11 @@ def _find(
 def _find_package(
     entry: Entry, source: Package, dtype: torch.dtype, labels: int | None
 ) -> tuple[Loaded, str | None]:
-    folder, record = checkpoints.converted(entry.name, source.assets, source.convert)
+    folder, record = checkpoints.converted(entry.name, source.asset, source.convert)
     loaded = checkpoints.read_folder(folder, dtype, labels)
-    found = [assets.ASSETS[name] for name in source.assets]
-    packages = ", ".join(f"{asset.package} {asset.version}" for asset in found)
+    asset = assets.ASSETS[source.asset]
     provenance = (
-        f"{source.what}; from the package {packages} ({found[0].licence}), "
-        f"archive sha256 {', '.join(asset.sha256[:16] for asset in found)}"
+        f"{source.what}; from the package {asset.package} {asset.version} ({asset.licence}), "
+        f"archive sha256 {asset.sha256[:16]}"
     )
     return replace(loaded, provenance=provenance), None if loaded.new_head else record["content"]

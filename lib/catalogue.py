@@ -6,15 +6,15 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lib import conversions, marian, tiny, tiny_marian
+from lib import conversions, tiny
 
 
 @dataclass(frozen=True)
 class Package:
-    """Weights inside package archives; `convert(*archives, folder)` writes a model folder."""
+    """Weights inside a package archive; `convert(archive, folder)` writes a model folder."""
 
-    assets: tuple[str, ...]
-    convert: Callable[..., None]
+    asset: str
+    convert: Callable[[Path, Path], None]
     what: str
 
 
@@ -43,8 +43,7 @@ class Entry:
     """One backbone: its sources in the order in which they are tried, and its facts.
 
     `prefix` starts every prompt. `num_labels` is the size of a new classification head (None:
-    the checkpoint brings its own). `needs_tuning`: useless before `tune_on`, whose learning rate
-    for a pretrained model is `tuning_rate`.
+    the checkpoint brings its own). `needs_tuning`: useless before `tune_on`.
     """
 
     name: str
@@ -53,7 +52,6 @@ class Entry:
     num_labels: int | None = None
     substitution: str | None = None
     needs_tuning: bool = False
-    tuning_rate: float = 1e-3
 
 
 def _hub(name: str, repository: str, tokenizer: str | None = None, **facts: object) -> Entry:
@@ -73,7 +71,7 @@ ENTRIES: dict[str, Entry] = {
             "smollm2-135m",
             sources=(
                 Package(
-                    ("smollm2",),
+                    "smollm2",
                     conversions.smollm2,
                     "SmolLM2-135M-Instruct, 4-bit weights (Q4_1 GGUF) dequantised to float32",
                 ),
@@ -90,7 +88,7 @@ ENTRIES: dict[str, Entry] = {
             "minilm-l6",
             sources=(
                 Package(
-                    ("minilm",),
+                    "minilm",
                     conversions.minilm,
                     "all-MiniLM-L6-v2, the original float32 weights",
                 ),
@@ -102,7 +100,7 @@ ENTRIES: dict[str, Entry] = {
             "flan-t5-small",
             sources=(
                 Package(
-                    ("flan_t5_small",),
+                    "flan_t5_small",
                     conversions.flan_t5_small,
                     "a title-tuned flan-t5-small, 8-bit weights (ONNX) dequantised to float32",
                 ),
@@ -111,21 +109,6 @@ ENTRIES: dict[str, Entry] = {
                 "a title-tuned flan-t5-small (the architecture of t5-small-ssm-nq, dequantised "
                 "from 8 bits) instead of the paper's T5"
             ),
-        ),
-        Entry(
-            "opus-mt-en-fr",
-            sources=(
-                Package(
-                    marian.ASSETS,
-                    marian.opus_mt_en_fr,
-                    "MarianMT opus-mt-en-fr, the original float32 weights",
-                ),
-            ),
-            substitution=(
-                "the translation model opus-mt-en-fr (MarianMT, 6 + 6 blocks of width 512) instead "
-                "of the paper's T5"
-            ),
-            tuning_rate=3e-4,
         ),
         Entry(
             "t5-scratch",
@@ -157,7 +140,6 @@ ENTRIES: dict[str, Entry] = {
         _random("tiny-llama", lambda seed, *_: tiny.tiny_llama(seed), prefix="<|endoftext|>"),
         _random("tiny-t5", lambda seed, *_: tiny.tiny_t5(seed)),
         _random("tiny-t5-relu", lambda seed, *_: tiny.tiny_t5(seed, gated=False)),
-        _random("tiny-marian", lambda seed, *_: tiny_marian.tiny_marian(seed)),
         _random("tiny-bert", lambda seed, labels, _: tiny.tiny_bert(seed, labels), num_labels=4),
         _random(
             "tiny-distilbert",

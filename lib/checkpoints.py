@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from transformers import (
     GPT2LMHeadModel,
     GPTJForCausalLM,
     LlamaForCausalLM,
-    MarianMTModel,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -36,23 +35,19 @@ from transformers.utils import logging as transformers_logging
 from lib import assets, atomic
 from lib.errors import BackboneError
 from lib.families import MODEL_TYPES
-from lib.two_sided_tokenizer import TARGET_FILE, TwoSidedTokenizer
 
 CLASSES = {
     "gpt2": GPT2LMHeadModel,
     "gptj": GPTJForCausalLM,
     "llama": LlamaForCausalLM,
     "t5": T5ForConditionalGeneration,
-    "marian": MarianMTModel,
     "bert": BertForSequenceClassification,
     "distilbert": DistilBertForSequenceClassification,
 }
-TOKENIZERS = {"marian": TwoSidedTokenizer}  # AutoTokenizer for all others
 ENCODERS = {"bert": BertModel, "distilbert": DistilBertModel}  # without a head
 HEADS = ("classifier.", "pre_classifier.")
 # Every name under which the architectures keep a dropout rate.
 DROPOUTS = (
-    "activation_dropout",
     "attn_pdrop",
     "embd_pdrop",
     "resid_pdrop",
@@ -60,10 +55,8 @@ DROPOUTS = (
     "attention_probs_dropout_prob",
     "hidden_dropout_prob",
     "classifier_dropout",
-    "decoder_layerdrop",
     "dropout",
     "dropout_rate",
-    "encoder_layerdrop",
     "seq_classif_dropout",
 )
 # What reading a foreign checkpoint may raise: files missing or damaged, shapes that do not fit.
@@ -155,8 +148,7 @@ def _read(
     if strange:
         # transformers would go on with random values in their place.
         raise ValueError(f"the checkpoint lacks {len(strange)} tensors, first {strange[0]}")
-    reader = TOKENIZERS.get(config.model_type, AutoTokenizer)
-    tokenizer = reader.from_pretrained(tokenizer_source or source, **place)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_source or source, **place)
     return Loaded(model, tokenizer, provenance, bool(missing))
 
 
@@ -169,20 +161,20 @@ def _without_dropout(config: PreTrainedConfig) -> None:
 
 
 def converted(
-    name: str, archives: Sequence[str], convert: Callable[..., None]
+    name: str, asset: str, convert: Callable[[Path, Path], None]
 ) -> tuple[Path, dict[str, str]]:
-    """The cached folder that `convert(*archives, folder)` made of archives, and its hashes.
+    """The cached folder that `convert(archive, folder)` made of an archive, and its hashes.
 
     Converted once; a folder whose files no longer have their recorded sha256 is made again.
     """
-    version = assets.ASSETS[archives[0]].version
+    version = assets.ASSETS[asset].version
     folder = assets.cache_dir() / "backbones" / f"{name}-{version}-c{CONVERSION}"
     with locked(folder):
         record = verified(folder)
         if record is None:
-            found = assets.prefetch(archives).values()
+            archive = assets.fetch(asset)
             with atomic.folder(folder) as scratch:
-                convert(*found, scratch)
+                convert(archive, scratch)
                 record = seal(scratch)
     return folder, record
 
@@ -212,12 +204,10 @@ def verified(folder: Path) -> dict[str, str] | None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    files = {"weights": "model.safetensors", "tokenizer": "tokenizer.json"}
-    if (folder / TARGET_FILE).exists():
-        files["target_tokenizer"] = TARGET_FILE
-    hashes = {name: assets.file_sha256(folder / file) for name, file in files.items()}
-    content = hashlib.sha256(" ".join(hashes.values()).encode()).hexdigest()
-    return hashes | {"content": content}
+    weights = assets.file_sha256(folder / "model.safetensors")
+    tokenizer = assets.file_sha256(folder / "tokenizer.json")
+    content = hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest()
+    return {"weights": weights, "tokenizer": tokenizer, "content": content}
 
 
 def state_content(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -71,12 +71,12 @@ def pad(rows: Sequence[Sequence[int]], value: int, side: str = "right", width: i
 
 def prompt_ids(backbone: Backbone, prompt: str, max_length: int | None = None) -> list[int]:
     """Token ids of one prompt as the backbone reads it (document prefix, template, end mark)."""
-    return _ids(backbone, max_length, text=backbone.prefix + prompt)
+    return _ids(backbone, backbone.prefix + prompt, max_length)
 
 
-def _ids(backbone: Backbone, max_length: int | None, **text: str) -> list[int]:
+def _ids(backbone: Backbone, text: str, max_length: int | None) -> list[int]:
     cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
-    return backbone.tokenizer(**text, **cut)["input_ids"]
+    return backbone.tokenizer(text, **cut)["input_ids"]
 
 
 def target_ids(backbone: Backbone, target: str, max_length: int | None = None) -> list[int]:
@@ -86,7 +86,7 @@ def target_ids(backbone: Backbone, target: str, max_length: int | None = None) -
     `max_length` tokens is cut and then has no end mark.
     """
     if backbone.family.kind == "seq2seq":
-        return _ids(backbone, max_length, text_target=target)
+        return _ids(backbone, target, max_length)
     ids = backbone.tokenizer(" " + target.strip(), add_special_tokens=False)["input_ids"]
     cut = max_length is not None and len(ids) > max_length
     return ids[:max_length] if cut else [*ids, backbone.eos_id]

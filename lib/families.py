@@ -166,25 +166,6 @@ def _t5(gated: bool) -> Family:
 T5_GATED, T5_RELU = _t5(gated=True), _t5(gated=False)
 
 
-MARIAN_BLOCK = {
-    "block": "",
-    "attention": "self_attn",
-    "attn_query": "self_attn.q_proj",
-    "attn_value": "self_attn.v_proj",
-    "mlp_in": "fc1",
-    "mlp_out": "fc2",
-}
-
-# No module is the whole MLP, and every block ends with its norm: there is no final one.
-MARIAN = Family(
-    name="marian",
-    kind="seq2seq",
-    stacks={"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
-    per_block={"encoder": MARIAN_BLOCK, "decoder": MARIAN_BLOCK},
-    per_model={"head": "lm_head", "embedding": "model.shared"},
-)
-
-
 def _bert(prefix: str, head: dict[str, str]) -> Family:
     # BERT has no module that is the whole MLP (two siblings of the attention) and no final norm.
     return Family(
@@ -227,7 +208,7 @@ def _distilbert(prefix: str, head: dict[str, str]) -> Family:
 DISTILBERT = _distilbert("distilbert.", {"head": "classifier"})
 DISTILBERT_WITHOUT_HEAD = _distilbert("", {})
 
-MODEL_TYPES = ("gpt2", "gptj", "llama", "t5", "marian", "bert", "distilbert")
+MODEL_TYPES = ("gpt2", "gptj", "llama", "t5", "bert", "distilbert")
 
 
 def family_of(model: PreTrainedModel) -> Family:
@@ -239,7 +220,7 @@ def family_of(model: PreTrainedModel) -> Family:
         return BERT_WITHOUT_HEAD if model.base_model is model else BERT
     if config.model_type == "distilbert":
         return DISTILBERT_WITHOUT_HEAD if model.base_model is model else DISTILBERT
-    known = {"gpt2": GPT2, "gptj": GPTJ, "llama": LLAMA, "marian": MARIAN}
+    known = {"gpt2": GPT2, "gptj": GPTJ, "llama": LLAMA}
     if config.model_type not in known:
         raise BackboneError(
             f"no module map for the architecture {config.model_type!r}; "

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel
-from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
 from lib.backbones import Backbone
 from lib.encoding import IGNORED, prompt_ids, target_ids
@@ -135,11 +134,9 @@ def _label_logits(model: PreTrainedModel, batch: _Batch) -> tuple[Tensor, Tensor
     ).last_hidden_state
     rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
     hidden = hidden[rows, columns]
-    marian = model.config.model_type == "marian"
-    if not marian and model.config.scale_decoder_outputs:  # T5 v1.0
+    if model.config.scale_decoder_outputs:  # T5 v1.0
         hidden = hidden * model.config.d_model**-0.5
-    logits = model.lm_head(hidden) + model.final_logits_bias if marian else model.lm_head(hidden)
-    return logits, batch.labels[rows, columns], rows
+    return model.lm_head(hidden), batch.labels[rows, columns], rows
 
 
 def _answered(logits: Tensor, labels: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -163,9 +160,6 @@ def _train(
 ) -> dict[str, object]:
     """Tune `model` in place; gives the record for tuning.json."""
     model.requires_grad_(True)
-    for module in model.modules():
-        if isinstance(module, MarianSinusoidalPositionalEmbedding):  # a formula, never saved
-            module.requires_grad_(False)
     if config.freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
         model.get_output_embeddings().requires_grad_(False)

