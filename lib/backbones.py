@@ -94,21 +94,17 @@ def load(
     Raises BackboneError (unknown name, wrong kind, unreachable hub) or AssetError (no archive).
     """
     entry = _entry(name)
-    if entry.needs_tuning and not tune_on:
-        raise BackboneError(f"{name} starts untrained: pass question-answer pairs as tune_on.")
     first_dtype = dtype if tune_on is None else torch.float32
-    texts = [text for pair in tune_on or () for text in pair]
     labels = entry.num_labels if num_labels is None else num_labels
     with checkpoints.quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded, content = _find(entry, first_dtype, labels, texts, seed)
+        loaded, content = _find(entry, first_dtype, labels, seed)
     backbone = _assemble(entry, loaded, content, first_dtype, torch.device(device))
     if tune_on is None:
         return backbone
     from lib.tuning import TuningConfig, tune_question_answering
 
-    config = TuningConfig.from_scratch(seed) if entry.needs_tuning else TuningConfig(seed=seed)
-    tuned = tune_question_answering(backbone, tune_on, config)
+    tuned = tune_question_answering(backbone, tune_on, TuningConfig(seed=seed))
     return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
 
 
@@ -194,7 +190,7 @@ def _entry(name: str) -> Entry:
 
 
 def _find(
-    entry: Entry, dtype: torch.dtype, labels: int | None, texts: list[str], seed: int
+    entry: Entry, dtype: torch.dtype, labels: int | None, seed: int
 ) -> tuple[Loaded, str | None]:
     """What the first working source holds, and its content hash if it is known without hashing."""
     local = os.environ.get("STUDY_MODELS")
@@ -217,8 +213,8 @@ def _find(
                     f"{source.repository}@{source.revision}: {checkpoints.first_line(error)}"
                 )
                 continue
-        model, tokenizer = source.build(seed, labels, texts)
-        return Loaded(model, tokenizer, source.provenance.format(seed=seed)), None
+        model, tokenizer = source.build(seed, labels)
+        return Loaded(model, tokenizer, f"random weights, seed {seed}; for tests only"), None
     raise BackboneError(
         f"{entry.name} could not be loaded from the model hub ({'; '.join(faults)}). Run with "
         f"network, or put its safetensors, config.json and tokenizer into a folder "

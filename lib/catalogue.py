@@ -1,6 +1,6 @@
 """The backbones that the study knows: where each comes from and what it stands in for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,9 @@ class Hub:
 
 @dataclass(frozen=True)
 class Random:
-    """Seeded random weights; `build(seed, num_labels, texts)` gives model and tokenizer."""
+    """Seeded random weights; `build(seed, num_labels)` gives model and tokenizer."""
 
-    build: Callable[
-        [int, int | None, Sequence[str]], tuple[PreTrainedModel, PreTrainedTokenizerBase]
-    ]
-    provenance: str = "random weights, seed {seed}; for tests only"
+    build: Callable[[int, int | None], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Entry:
     """One backbone: its sources in the order in which they are tried, and its facts.
 
     `prefix` starts every prompt. `num_labels` is the size of a new classification head (None:
-    the checkpoint brings its own). `needs_tuning`: useless before `tune_on`.
+    the checkpoint brings its own).
     """
 
     name: str
@@ -51,7 +48,6 @@ class Entry:
     prefix: str = ""
     num_labels: int | None = None
     substitution: str | None = None
-    needs_tuning: bool = False
 
 
 def _hub(name: str, repository: str, tokenizer: str | None = None, **facts: object) -> Entry:
@@ -110,17 +106,6 @@ ENTRIES: dict[str, Entry] = {
                 "from 8 bits) instead of the paper's T5"
             ),
         ),
-        Entry(
-            "t5-scratch",
-            sources=(
-                Random(
-                    lambda seed, _, texts: tiny.t5_from_scratch(texts, seed),
-                    "a T5 v1.1 of 4 + 4 blocks, trained from scratch here, seed {seed}",
-                ),
-            ),
-            substitution="a small T5 trained from scratch instead of a pretrained one",
-            needs_tuning=True,
-        ),
         _hub("t5-small-ssm-nq", "google/t5-small-ssm-nq"),
         _hub("t5-large-ssm-nq", "google/t5-large-ssm-nq"),
         _hub("t5-xl-ssm-nq", "google/t5-xl-ssm-nq"),
@@ -135,15 +120,15 @@ ENTRIES: dict[str, Entry] = {
         # SERAC's scope classifier, and its counterfactual model for Llama 2.
         _hub("distilbert-base-cased", "distilbert/distilbert-base-cased", num_labels=0),
         _hub("llama-160m", "JackFram/llama-160m"),
-        _random("tiny-gpt2", lambda seed, *_: tiny.tiny_gpt2(seed)),
-        _random("tiny-gptj", lambda seed, *_: tiny.tiny_gptj(seed)),
-        _random("tiny-llama", lambda seed, *_: tiny.tiny_llama(seed), prefix="<|endoftext|>"),
-        _random("tiny-t5", lambda seed, *_: tiny.tiny_t5(seed)),
-        _random("tiny-t5-relu", lambda seed, *_: tiny.tiny_t5(seed, gated=False)),
-        _random("tiny-bert", lambda seed, labels, _: tiny.tiny_bert(seed, labels), num_labels=4),
+        _random("tiny-gpt2", lambda seed, _: tiny.tiny_gpt2(seed)),
+        _random("tiny-gptj", lambda seed, _: tiny.tiny_gptj(seed)),
+        _random("tiny-llama", lambda seed, _: tiny.tiny_llama(seed), prefix="<|endoftext|>"),
+        _random("tiny-t5", lambda seed, _: tiny.tiny_t5(seed)),
+        _random("tiny-t5-relu", lambda seed, _: tiny.tiny_t5(seed, gated=False)),
+        _random("tiny-bert", tiny.tiny_bert, num_labels=4),
         _random(
             "tiny-distilbert",
-            lambda seed, labels, _: tiny.tiny_distilbert(seed, labels),
+            tiny.tiny_distilbert,
             num_labels=4,
         ),
     )

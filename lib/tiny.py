@@ -1,8 +1,7 @@
 """Tiny random models of every architecture, and tokenizers trained on the spot: no network.
 
 They know nothing; they have the module tree, the tying, the padding and the special tokens of
-their big relatives, so that every editor can be checked on every architecture in seconds. Also
-the T5 that is trained from scratch where no pretrained one can be had.
+their big relatives, so that every editor can be checked on every architecture in seconds.
 """
 
 from collections.abc import Callable, Iterable
@@ -48,9 +47,9 @@ TEXT = (
 
 
 def byte_level_tokenizer(
-    texts: Iterable[str], *, size: int, special: Iterable[str]
+    special: Iterable[str],
 ) -> tuple[Tokenizer, dict[str, int]]:
-    """A byte-level BPE tokenizer with at most `size` entries, and the ids of its special tokens.
+    """A byte-level BPE tokenizer of TEXT, and the ids of its special tokens.
 
     Special tokens come first, in the given order. Every string can be encoded and decoded back.
     """
@@ -59,28 +58,28 @@ def byte_level_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
+        vocab_size=VOCABULARY,
         min_frequency=2,
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in special],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(TEXT, trainer)
     return tokenizer, {token: tokenizer.token_to_id(token) for token in special}
 
 
 def causal_tokenizer(special: Iterable[str], eos: str) -> PreTrainedTokenizerFast:
     """A tokenizer that adds nothing by itself; the pad token is the end token, as in practice."""
-    tokenizer, _ = byte_level_tokenizer(TEXT, size=VOCABULARY, special=special)
+    tokenizer, _ = byte_level_tokenizer(special)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=eos, pad_token=eos, model_max_length=POSITIONS
     )
 
 
-def t5_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+def t5_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer with T5's special ids (pad 0, end 1, unknown 2) that appends the end token."""
     special = ("<pad>", "</s>", "<unk>")
-    tokenizer, ids = byte_level_tokenizer(texts, size=size, special=special)
+    tokenizer, ids = byte_level_tokenizer(special)
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),
@@ -103,7 +102,7 @@ def t5_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
 def bert_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer that frames a text as [CLS] text [SEP]."""
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    tokenizer, ids = byte_level_tokenizer(TEXT, size=VOCABULARY, special=special)
+    tokenizer, ids = byte_level_tokenizer(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -193,7 +192,7 @@ def tiny_t5(
     seed: int = 0, *, gated: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """T5 with 4 + 4 blocks: v1.1 (gated, own output matrix) or v1.0 (ReLU, tied)."""
-    tokenizer = t5_tokenizer(TEXT, VOCABULARY)
+    tokenizer = t5_tokenizer()
     config = t5_config(
         vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, layers=4, heads=4, gated=gated
     )
@@ -276,18 +275,3 @@ def _encoder(
         return seeded(lambda: bare(config), seed)
     config.num_labels = num_labels
     return seeded(lambda: classifier(config), seed)
-
-
-def t5_from_scratch(
-    texts: Iterable[str], seed: int = 0
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """An untrained T5 v1.1 of about 9 million parameters whose vocabulary fits `texts`.
-
-    4 + 4 blocks, width 256, gated feed-forward 1,024, 4 heads of 64: the smallest that was seen
-    to learn a few hundred questions in two minutes.
-    """
-    tokenizer = t5_tokenizer(texts, size=8000)
-    config = t5_config(
-        vocab_size=len(tokenizer), d_model=256, d_kv=64, d_ff=1024, layers=4, heads=4
-    )
-    return t5_model(config, seed), tokenizer

@@ -42,11 +42,6 @@ class TuningConfig:
     max_length: int = 64  # tokens per question and per answer
     seed: int = 0
 
-    @classmethod
-    def from_scratch(cls, seed: int = 0) -> "TuningConfig":
-        """For a model that starts untrained: everything learns, longer and faster."""
-        return cls(epochs=25, learning_rate=2e-3, freeze_embeddings=False, seed=seed)
-
 
 @dataclass(frozen=True)
 class _Batch:

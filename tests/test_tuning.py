@@ -162,17 +162,6 @@ def test_load_tunes_and_casts_afterwards():
     )
 
 
-def test_scratch_t5_learns_from_nothing(monkeypatch):
-    monkeypatch.setattr(
-        TuningConfig, "from_scratch", classmethod(lambda cls, seed: replace(QUICK, epochs=3))
-    )
-    backbone = backbones.load("t5-scratch", tune_on=PAIRS)
-    assert backbone.n_blocks("encoder") == backbone.n_blocks("decoder") == 4
-    assert backbone.model.config.d_model == 256
-    assert backbone.substitution
-    assert backbone.content == backbones.load("t5-scratch", tune_on=PAIRS).content
-
-
 def test_only_encoder_decoders_and_only_with_pairs():
     with pytest.raises(BackboneError, match="encoder-decoder"):
         tune_question_answering(backbones.load("tiny-gpt2"), PAIRS, QUICK)
