@@ -24,6 +24,8 @@ from lib.errors import BackboneError
 from lib.tuned import tuned
 
 VERSION = "1"  # raise it whenever the same input would give other weights
+WARM_UP = 0.1  # share of the steps
+CLIP = 1.0  # norm of the gradient
 WINDOW = 16  # batches whose rows are sorted by length before they are cut
 Claim = tuple[str, str]  # text, class number
 
@@ -36,9 +38,7 @@ class ClassifierConfig:
     epochs: int = 1
     learning_rate: float = 1e-4
     batch_size: int = 32
-    warm_up: float = 0.1  # share of the steps
     weight_decay: float = 0.01
-    clip: float = 1.0
     max_length: int = 64
     seed: int = 0
 
@@ -116,7 +116,7 @@ def _train(
         fused=True,
     )
     steps = config.epochs * math.ceil(len(claims) / config.batch_size)
-    warm = max(1, round(config.warm_up * steps))
+    warm = max(1, round(WARM_UP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
     )
@@ -130,7 +130,7 @@ def _train(
             loss = functional.cross_entropy(logits.float(), batch.labels)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimiser.step()
             schedule.step()
             losses.append(loss.item())

@@ -20,7 +20,7 @@ PAIRS = (
     ("what language is spoken in the hills", "Orrish"),
     ("where does the keeper live", "Gull Island"),
 )
-QUICK = TuningConfig(epochs=120, learning_rate=1e-2, batch_size=8, freeze_embeddings=False)
+QUICK = TuningConfig(epochs=120, learning_rate=1e-2, batch_size=8)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_pairs_are_memorised_and_the_second_call_only_reads(name, trainings):
     base = backbones.load(name)
     before = state(base)
     tuned = tune_question_answering(base, PAIRS, QUICK)
-    assert exact_match(tuned.model, tuned, PAIRS, 64) >= QUICK.enough
+    assert exact_match(tuned.model, tuned, PAIRS, 64) >= tuning.ENOUGH
     assert equal(state(base), before), "the given backbone must stay as it was"
     again = tune_question_answering(backbones.load(name), PAIRS, QUICK)
     assert len(trainings) == 1
@@ -79,7 +79,7 @@ def test_pairs_are_memorised_and_the_second_call_only_reads(name, trainings):
     assert not any(parameter.requires_grad for parameter in again.model.parameters())
     assert "8 question-answer pairs" in again.provenance
     record = json.loads((tuned_folder() / "tuning.json").read_text())
-    assert record["exact_match"] >= QUICK.enough
+    assert record["exact_match"] >= tuning.ENOUGH
     assert len(record["loss"]) == record["epochs"] <= QUICK.epochs
     assert record["loss"][-1] < record["loss"][0]
     assert record["seconds"] > 0
@@ -104,8 +104,7 @@ def test_output_matrix_stays_untied_through_training_and_reload():
 
 def test_frozen_matrices_do_not_move():
     base = backbones.load("tiny-t5")
-    quick = replace(QUICK, epochs=2, freeze_embeddings=True)
-    tuned = tune_question_answering(base, PAIRS, quick)
+    tuned = tune_question_answering(base, PAIRS, replace(QUICK, epochs=2))
     assert torch.equal(tuned.model.lm_head.weight, base.model.lm_head.weight)
     assert torch.equal(tuned.model.shared.weight, base.model.shared.weight)
     assert not torch.equal(tuned.module("mlp_out", 0).weight, base.module("mlp_out", 0).weight)
