@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from speed_setting import Size, invented_stream
 from speed_timing import Agreement, Line, compare, timed
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.backbones import Backbone
 from lib.data import invented
@@ -13,7 +13,7 @@ from lib.editors.closed_form import inverse_of, solve_cholesky, solve_woodbury
 from lib.editors.prefix import FrozenPrefix
 from lib.editors.subjects import Request, at_subject
 from lib.editors.values import Search, ValueRows, search_values, value_rows
-from lib.hooks import capture, first_tensor, replace_output
+from lib.hooks import capture, first_tensor
 from lib.statistics import add_documents, key_width
 
 CONTEXTS = ("", "The old harbour lies behind the hill. ", "Because of the wind it rained. ")
@@ -106,12 +106,15 @@ def _plain_search(backbone: Backbone, block: int, request: Request) -> Tensor:
     delta = torch.zeros_like(initial, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=SEARCH.lr)
 
-    def added(hidden: Tensor) -> Tensor:
-        return hidden.index_put(place, delta.expand(len(rows), -1), accumulate=True)
+    def added(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
+        hidden = first_tensor(output)
+        hidden = hidden.index_put(place, delta.expand(len(rows), -1), accumulate=True)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     for _ in range(SEARCH.steps - 1):
-        with replace_output(module, added):
-            log_p = logits()
+        handle = module.register_forward_hook(added)
+        log_p = logits()
+        handle.remove()
         nll = -log_p[wanted.label_row, wanted.label_column, wanted.labels].mean()
         current = log_p[-1, rows.subject[-1]]
         kl = (current.exp() * (current - start)).sum()

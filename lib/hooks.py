@@ -1,4 +1,4 @@
-"""Look inside a module, change what passes, stop early; whatever happens, the hook is gone after.
+"""Look inside a module, stop early; whatever happens, the hook is gone after.
 
 with capture(model.get_submodule("encoder.block.4")) as seen:
     model(**inputs)
@@ -7,7 +7,7 @@ seen.output            # what the block returned
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +20,6 @@ class Captured:
 
     input: Tensor | None = None
     output: Any = None
-    calls: int = 0
-    keywords: dict[str, Any] = field(default_factory=dict)
 
 
 class StopForwardError(Exception):
@@ -47,31 +45,13 @@ def capture(module: nn.Module) -> Iterator[Captured]:
     """Record the module's input and output (detached) while the context is open."""
     seen = Captured()
 
-    def record(_module: nn.Module, inputs: tuple, keywords: dict, output: Any) -> None:
+    def record(_module: nn.Module, inputs: tuple, output: Any) -> None:
         seen.input = first_tensor(inputs).detach() if inputs else None
         seen.output = map_tensors(output, Tensor.detach)
-        seen.keywords = keywords
-        seen.calls += 1
 
-    handle = module.register_forward_hook(record, with_kwargs=True)
+    handle = module.register_forward_hook(record)
     try:
         yield seen
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def replace_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Pass the module's output through `change` while the context is open."""
-
-    def hook(_module: nn.Module, _inputs: tuple, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(output[0]), *output[1:])
-        return change(output)
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
     finally:
         handle.remove()
 

@@ -86,12 +86,6 @@ def mean_of_batches(batches: Sequence[Sequence[float]]) -> float:
     return sum(kept) / len(kept) if kept else math.nan
 
 
-def mean_of_rows(batches: Sequence[Sequence[float]]) -> float:
-    """The corrected average: every row counts the same."""
-    rows = [score for batch in batches for score in batch]
-    return sum(rows) / len(rows) if rows else math.nan
-
-
 def begins_with(predicted: Sequence[int], answer: Sequence[int]) -> float:
     """1.0 if the decoded ids begin with the answer's (a statement goes on after its object)."""
     return float(list(predicted[: len(answer)]) == list(answer))

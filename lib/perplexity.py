@@ -7,11 +7,6 @@ without tokens are left out.
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
-
-import numpy as np
-
-from lib.intervals import Interval, mean_interval
 
 
 def of_batches(
@@ -37,33 +32,6 @@ def of_rows(nll: Sequence[float]) -> list[float]:
 def of_corpus(nll: Sequence[float], tokens: Sequence[int]) -> float:
     """exp of the mean NLL over all tokens of all rows; NaN without any."""
     return next(iter(of_batches(nll, tokens, [0] * len(nll)).values()), math.nan)
-
-
-def batch_interval(
-    nll: Sequence[float], tokens: Sequence[int], batches: Sequence[Hashable]
-) -> Interval:
-    """The official score with its interval: batches are resampled."""
-    return mean_interval(of_batches(nll, tokens, batches).values())
-
-
-def row_interval(nll: Sequence[float], groups: Sequence[object] | None = None) -> Interval:
-    """GRACE's score with its interval: rows are resampled, or whole `groups` of rows."""
-    return mean_interval([_exp(mean) for mean in nll], groups=groups)  # leaves NaN rows out
-
-
-def corpus_interval(
-    nll: Sequence[float], tokens: Sequence[int], groups: Sequence[object] | None = None
-) -> Interval:
-    """Corpus perplexity with its interval: rows (or `groups` of rows) are resampled with all their
-    tokens, and the ends of the mean NLL's interval are raised to e. `n` counts rows."""
-    counts = np.asarray(tokens, int)
-    labels = np.arange(len(counts)) if groups is None else np.asarray([str(g) for g in groups])
-    found = mean_interval(
-        np.repeat(np.asarray(nll, float), counts), groups=np.repeat(labels, counts)
-    )
-    rows = int(((counts > 0) & ~np.isnan(np.asarray(nll, float))).sum())
-    ends = {name: _exp(getattr(found, name)) for name in ("mean", "low", "high")}
-    return replace(found, n=rows, **ends)
 
 
 def _exp(value: float) -> float:

@@ -208,11 +208,6 @@ class Study:
         found = {run.identity: self.finished(run) for run in self._selected(setting, sweep)}
         return {name: item.manifest for name, item in found.items() if item is not None}
 
-    def hyperparameters(self) -> pd.DataFrame:
-        """Every hyper-parameter of this profile that has a source, with it."""
-        rows = [(item.path, item.value, item.source) for item in self.sourced]
-        return pd.DataFrame(rows, columns=["where", "value", "source"])
-
     def departures(self, setting: str) -> list[tuple[str, Any, Any]]:
         """Every value of a setting that the profile changes: (where, paper profile's, here)."""
         here, there = self.document["settings"][setting], self.original["settings"][setting]

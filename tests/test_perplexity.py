@@ -27,28 +27,9 @@ def test_rows_of_different_length_tell_the_three_apart() -> None:
     assert perplexity.of_corpus(nll, tokens) == pytest.approx(math.exp(23 / 15))
 
 
-def test_a_short_last_batch_counts_like_a_full_one() -> None:
-    nll, tokens, batches = [0.0] * 4 + [2.0], [5] * 5, [0, 0, 0, 0, 1]
-    found = perplexity.batch_interval(nll, tokens, batches)
-    assert found.mean == pytest.approx((1 + math.exp(2)) / 2)
-    assert (found.n, found.clusters) == (2, 2)
-
-
-def test_intervals_hold_their_mean_and_resample_groups() -> None:
-    nll, tokens = [1.0, 1.5, 2.0, 2.5, 3.0, 1.2], [4, 8, 2, 6, 5, 7]
-    rows = perplexity.row_interval(nll)
-    assert rows.mean == pytest.approx(sum(map(math.exp, nll)) / 6) and rows.n == 6
-    corpus = perplexity.corpus_interval(nll, tokens)
-    assert corpus.mean == pytest.approx(perplexity.of_corpus(nll, tokens))
-    assert corpus.low < corpus.mean < corpus.high and (corpus.n, corpus.clusters) == (6, 6)
-    paired = perplexity.corpus_interval(nll, tokens, groups=["a", "a", "b", "b", "c", "c"])
-    assert paired.clusters == 3 and paired.mean == pytest.approx(corpus.mean)
-
-
 def test_rows_without_a_score_are_left_out_and_a_broken_model_is_no_error() -> None:
     nll, tokens = [math.nan, 2.0], [4, 4]
     assert perplexity.of_corpus(nll, tokens) == pytest.approx(math.exp(2))
-    assert perplexity.corpus_interval(nll, tokens).n == 1
     assert perplexity.of_batches(nll, tokens, [0, 1]) == {1: pytest.approx(math.exp(2))}
     assert math.isnan(perplexity.of_corpus([], []))
     assert perplexity.of_rows([1e4]) == [math.inf]

@@ -38,7 +38,6 @@ __all__ = [
     "TrainingFacts",
     "general_probes",
     "load",
-    "needed_assets",
 ]
 
 # Readers of the published files, and the embedded substitutes.
@@ -113,14 +112,6 @@ def general_probes(dataset: str, count: int, edits: Sequence[Edit]) -> tuple[Pro
     if dataset in INVENTED:
         return invented.general(count)
     return general.probes(count, edited={edit.subject.casefold() for edit in edits})
-
-
-def needed_assets() -> tuple[str, ...]:
-    """Archives that the embedded data still has to be read from; () once they are extracted."""
-    from lib.data import bigbench, tables
-
-    large = () if bigbench.ready() else ("bigbench",)
-    return large + (() if tables.ready() else tables.PACKAGES)
 
 
 def _published(dataset: str, data_dir: Path, variant: str | None, strict: bool) -> Dataset:

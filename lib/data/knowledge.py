@@ -72,23 +72,6 @@ class Knowledge:
         """sha256 over all answers, for run identities."""
         return content_hash([self.answers, list(self.forms)])
 
-    def rates(self, form: str) -> dict[str, dict[str, float]]:
-        """For each relation: number asked and the shares of first, full and typed hits."""
-        by_relation: dict[str, list[Answer]] = defaultdict(list)
-        for identity, asked in self.answers.items():
-            if form in asked:
-                by_relation[identity.split(":", 1)[0]].append(asked[form])
-        return {
-            name: {
-                "asked": len(found),
-                **{
-                    what: sum(getattr(answer, what) for answer in found) / len(found)
-                    for what in ("first", "full", "typed")
-                },
-            }
-            for name, found in sorted(by_relation.items())
-        }
-
 
 def known_facts(
     backbone: "Backbone",

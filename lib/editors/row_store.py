@@ -27,11 +27,6 @@ class RowStore:
         self.bytes = 0
         self.held = 0
 
-    @property
-    def spilled(self) -> bool:
-        """Whether anything lies on disk."""
-        return self._folder is not None
-
     def rows(self, path: str) -> int:
         """Number of rows of one module."""
         return self._counts[path]

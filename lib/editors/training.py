@@ -43,8 +43,3 @@ def minimise(
         schedule.step()
     losses = torch.stack(history).tolist()
     return losses, time.perf_counter() - started
-
-
-def learning_rates(steps: int, lr: float, halve_every: int | None) -> list[float]:
-    """The learning rate of each step of `minimise`, for the record."""
-    return [lr * 0.5 ** (step // halve_every if halve_every else 0) for step in range(steps)]
