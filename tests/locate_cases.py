@@ -44,7 +44,7 @@ QUICK: dict[str, Any] = {
     "moment_weight": 10.0,
     "statistics_tokens": 1,
 }
-COMEBA: dict[str, Any] = QUICK | {"alpha": 3.0, "tolerance": 0.0}
+COMEBA: dict[str, Any] = QUICK | {"alpha": 3.0}
 
 
 def without_prefix(backbone: Backbone) -> Backbone:
@@ -60,13 +60,15 @@ def as_edits(requests: Sequence[Request]) -> list[Edit]:
     ]
 
 
-def editor_of(kind: str, backbone: Backbone, **changes: Any) -> Editor:
-    """An editor with the quick configuration and fixed contexts."""
+def editor_of(kind: str, backbone: Backbone, *, tolerance: float = 0.0, **changes: Any) -> Editor:
+    """An editor with the quick configuration and fixed contexts; hook layers with `tolerance`."""
     base = COMEBA if kind == "comeba_hk" else QUICK
     if kind == "rome":
         base = base | {"blocks": LAYERS[:1], "value_clamp": 4.0}
     editor = build(kind, backbone, base | changes, corpus=CORPUS)
     editor.contexts = CONTEXTS
+    for hook in getattr(editor, "hooks", {}).values():
+        hook.tolerance = tolerance
     return editor
 
 

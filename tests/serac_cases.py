@@ -49,9 +49,7 @@ def edited() -> Serac:
     return editor
 
 
-SETTINGS = SeracConfig(
-    classifier="tiny-bert", counterfactual="tiny-llama", scale=0.2, cedit=0.3, cloc=1.0
-)
+SETTINGS = SeracConfig(classifier="tiny-bert", counterfactual="tiny-llama", scale=0.2, cedit=0.3)
 
 
 def untrained() -> SeracNetworks:

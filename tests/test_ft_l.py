@@ -10,6 +10,7 @@ from torch import Tensor
 from lib import backbones
 from lib.backbones import Backbone
 from lib.data.records import Edit
+from lib.editors import ft_l
 from lib.editors.ft_l import FtL, FtLConfig
 from lib.editors.sites import Site
 from lib.encoding import prompt_ids
@@ -45,7 +46,7 @@ class Reference:
         for t in range(1, c.steps + 1):
             loss = self.loss(edit)
             losses.append(float(loss.detach()))
-            if losses[-1] < c.stop:
+            if losses[-1] < ft_l.STOP:
                 break
             (g,) = torch.autograd.grad(loss, self.weight)
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
@@ -62,8 +63,9 @@ class Reference:
 
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize("bound", [None, 4e-3])
-def test_two_edits_equal_the_plain_loop(name: str, bound: float | None) -> None:
-    config = FtLConfig(site=SITE, lr=3e-3, steps=12, norm_constraint=bound, stop=6.0)
+def test_two_edits_equal_the_plain_loop(name: str, bound: float | None, monkeypatch) -> None:
+    monkeypatch.setattr(ft_l, "STOP", 6.0)
+    config = FtLConfig(site=SITE, lr=3e-3, steps=12, norm_constraint=bound)
     backbone, requests = double(name), edits(2)
     reference, editor = Reference(backbone, config), FtL(backbone, config)
     start = editor.weights[0].detach().clone()
@@ -74,14 +76,15 @@ def test_two_edits_equal_the_plain_loop(name: str, bound: float | None) -> None:
     moved, expected = editor.weights[0] - start, reference.weight - start
     assert (moved - expected).norm() < 1e-6 * expected.norm()
     if bound is None:
-        assert min(reference.steps) < 12  # the loss of an edit fell under `stop`
+        assert min(reference.steps) < 12  # the loss of an edit fell under STOP
     else:  # the box belongs to one edit: the second may leave that of the first
         assert bound < moved.abs().max() <= 2 * bound + 1e-12
 
 
-def test_an_edit_whose_loss_is_small_changes_nothing() -> None:
+def test_an_edit_whose_loss_is_small_changes_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(ft_l, "STOP", 1e3)
     backbone = double("tiny-gpt2")
-    editor = FtL(backbone, FtLConfig(site=SITE, stop=1e3))
+    editor = FtL(backbone, FtLConfig(site=SITE))
     before = editor.weights[0].detach().clone()
     report = editor.edit(edits(2))
     assert torch.equal(editor.weights[0], before)
@@ -102,4 +105,4 @@ def test_all_answer_tokens_are_asked_of_the_last_prompt_position() -> None:
 def test_defaults_are_the_published_ones() -> None:
     config = FtLConfig()
     assert (config.lr, config.steps, config.norm_constraint) == (5e-4, 25, 5e-4)
-    assert (config.site, config.stop) == (Site("mlp_out", 0), 1e-2)
+    assert (config.site, ft_l.STOP) == (Site("mlp_out", 0), 1e-2)

@@ -9,6 +9,7 @@ from conftest import stream
 from malmen_cases import before_each_step, curve_of, facts_for, learner, same, trained, training
 
 from lib import backbones
+from lib.editors import hyper_editor
 
 
 def refuse(facts: Any) -> None:
@@ -62,14 +63,11 @@ def test_another_question_is_another_network(change: dict[str, Any], tmp_path: P
         assert trained_steps
 
 
-def test_where_rows_are_stored_is_not_part_of_the_question(tmp_path: Path) -> None:
+def test_where_rows_are_stored_decides_nothing(tmp_path: Path, monkeypatch) -> None:
     backbone = backbones.load("tiny-gpt2")
     network = trained(learner("malmen", backbone, tmp_path / "a"))
-    spilling = learner("malmen", backbone, tmp_path / "b", row_budget_gb=1e-9)
-    assert same(trained(spilling), network)
-    reader = learner("malmen", backbone, tmp_path / "a", row_budget_gb=1e-9)
-    before_each_step(reader, refuse)
-    assert same(trained(reader), network)
+    monkeypatch.setattr(hyper_editor, "ROW_BUDGET", 1)
+    assert same(trained(learner("malmen", backbone, tmp_path / "b")), network)
 
 
 def test_a_damaged_cache_entry_is_trained_anew(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from serac_cases import FACTS, PROMPTS, SETTINGS, edited, routes, serac, untrain
 from torch import Tensor
 
 from lib import backbones
-from lib.editors import BASE
+from lib.editors import BASE, serac_networks
 from lib.editors.serac import Serac
 from lib.editors.serac_losses import classifier_loss, counterfactual_loss, scope_loss
 from lib.editors.serac_networks import SeracNetworks, exponents, matches
@@ -34,7 +34,7 @@ def networks() -> SeracNetworks:
 # -- scope ---------------------------------------------------------------------------------------
 
 
-def test_the_nearest_edit_matches_above_the_threshold_and_not_at_it() -> None:
+def test_the_nearest_edit_matches_above_the_threshold_and_not_at_it(monkeypatch) -> None:
     generator = torch.Generator().manual_seed(0)
     x, z = (torch.randn(n, 5, generator=generator) for n in (4, 3))
     log_scale = torch.tensor(-2.0)
@@ -47,12 +47,16 @@ def test_the_nearest_edit_matches_above_the_threshold_and_not_at_it() -> None:
     found = (-exponents(x, z, log_scale)).exp()
     assert torch.allclose(found.double(), similarity, rtol=1e-5)
     best = found.max(dim=1)
-    assert matches(x, z, log_scale, 0.0).tolist() == similarity.argmax(dim=1).tolist()
+
+    def matched(inputs: Tensor, threshold: float) -> list[int]:
+        monkeypatch.setattr(serac_networks, "THRESHOLD", threshold)
+        return matches(inputs, z, log_scale).tolist()
+
+    assert matched(x, 0.0) == similarity.argmax(dim=1).tolist()
     for row in range(4):
         at = best.values[row].item()
-        assert matches(x[row : row + 1], z, log_scale, at).item() == -1
-        below = matches(x[row : row + 1], z, log_scale, at - 1e-6).item()
-        assert below == best.indices[row].item()
+        assert matched(x[row : row + 1], at) == [-1]
+        assert matched(x[row : row + 1], at - 1e-6) == [best.indices[row].item()]
 
 
 def test_a_prompt_has_one_key_with_and_without_its_answer(editor: Serac) -> None:
@@ -76,8 +80,8 @@ def test_scope_loss_is_the_weighted_binary_cross_entropy() -> None:
     s = exponent.double().neg().exp()
     yes = -(s[0, 0].log() + s[1, 1].log()) / 2
     no = -sum((1 - s[i, j]).log() for i, j in ((0, 1), (1, 0), (2, 0), (2, 1))) / 4
-    assert scope_loss(exponent, inside, 0.1, 2.0).item() == pytest.approx(float(0.1 * yes + 2 * no))
-    assert torch.isfinite(scope_loss(torch.zeros(3, 2), inside, 1.0, 1.0))
+    assert scope_loss(exponent, inside, 0.1).item() == pytest.approx(float(0.1 * yes + no))
+    assert torch.isfinite(scope_loss(torch.zeros(3, 2), inside, 1.0))
 
 
 def test_the_classifier_reads_edit_texts_against_all_inputs(networks: SeracNetworks) -> None:

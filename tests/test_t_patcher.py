@@ -14,6 +14,7 @@ from lib.backbones import Backbone
 from lib.data.corpus import Corpus
 from lib.data.records import Edit
 from lib.editors import build
+from lib.editors import patches as method
 from lib.editors.patches import Patches, activation_loss, memory_loss, strongest, train_patches
 from lib.editors.t_patcher import TPatcher, TPatcherConfig
 from lib.encoding import answer_ids, prompt_ids
@@ -105,25 +106,25 @@ class Reference:
         return seen[0][at], logits[at], torch.tensor(answer)
 
     def loss(self, logits: Tensor, labels: Tensor, own: Tensor, keys: Tensor, biases: Tensor):
-        log_p, share = logits.log_softmax(dim=-1), self.c.smoothing
+        log_p, share = logits.log_softmax(dim=-1), method.SMOOTHING
         picked = log_p[range(len(labels)), labels]
         edit = -((1 - share) * picked + share * log_p.mean(dim=-1)).mean()
         stored = (self.memory @ keys.T + biases).sort(dim=0, descending=True).values
         stored = stored[: self.c.memory_rows]
         memory = ((stored + 3).exp() + (stored - own + 3).exp()).mean()
-        return edit + (-own).exp().mean() + self.c.memory_weight * memory
+        return edit + (-own).exp().mean() + method.MEMORY_WEIGHT * memory
 
     def edit(self, edit: Edit) -> tuple[list[Tensor], list[float], list[float]]:
         """Keys, biases, values; the losses and the learning rate of every step."""
         with torch.no_grad():
             hidden, logits, labels = self.run(edit, [])
-        wrong = (logits.argmax(dim=-1) != labels).nonzero()[: self.c.max_patches, 0]
+        wrong = (logits.argmax(dim=-1) != labels).nonzero()[: method.MAX_PATCHES, 0]
         own_hidden = hidden[wrong]
         theta = [
             own_hidden / (own_hidden**2).sum(dim=1, keepdim=True),
             torch.zeros(len(wrong)).double(),
             torch.zeros_like(own_hidden),
-            torch.full((len(wrong), 1), self.c.scale).double(),
+            torch.full((len(wrong), 1), method.SCALE).double(),
         ]
         m, v = ([torch.zeros_like(x) for x in theta] for _ in range(2))
         lr, best, bad, losses, rates = self.c.lr, math.inf, 0, [], []
@@ -138,25 +139,25 @@ class Reference:
             if t:
                 improved = losses[-1] < best * (1 - 1e-4)
                 best, bad = (losses[-1], 0) if improved else (best, bad + 1)
-                if bad > self.c.patience:
+                if bad > method.PATIENCE:
                     lr, bad = lr / 2, 0
             rates.append(lr)
             g = torch.autograd.grad(loss, leaves)
             norm = torch.cat([x.flatten() for x in g]).norm()
             for i, x in enumerate(theta):
-                gi = g[i] * min(1.0, float(self.c.clip / (norm + 1e-6))) + self.c.weight_decay * x
+                gi = g[i] * min(1.0, float(method.CLIP / (norm + 1e-6))) + method.WEIGHT_DECAY * x
                 m[i], v[i] = 0.9 * m[i] + 0.1 * gi, 0.999 * v[i] + 0.001 * gi**2
                 root = (v[i] / (1 - 0.999 ** (t + 1))).sqrt() + 1e-8
                 theta[i] = x - lr * m[i] / (1 - 0.9 ** (t + 1)) / root
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_training_equals_the_plain_loop(name: str) -> None:
+def test_training_equals_the_plain_loop(name: str, monkeypatch) -> None:
     """With gated MLPs and with GPT-J's parallel ones; the learning rate halves on the way."""
-    editor = patcher(
-        backbones.load(name, dtype=torch.float64), steps=8, check_every=1, patience=0, lr=1.0,
-        max_patches=3, weight_decay=0.05,
-    )  # fmt: skip
+    small = {"CHECK_EVERY": 1, "PATIENCE": 0, "MAX_PATCHES": 3, "WEIGHT_DECAY": 0.05}
+    for constant, value in small.items():
+        monkeypatch.setattr(method, constant, value)
+    editor = patcher(backbones.load(name, dtype=torch.float64), steps=8, lr=1.0)
     editor.prepare()
     expected, losses, rates = Reference(editor).edit(edits(1)[0])
     report = editor.edit(edits(1))
@@ -169,8 +170,9 @@ def test_training_equals_the_plain_loop(name: str) -> None:
 
 
 @pytest.mark.parametrize("most", [5, 40])
-def test_each_wrong_token_starts_a_patch_with_activation_one(most: int) -> None:
-    editor = patcher(backbones.load("tiny-llama", dtype=torch.float64), steps=0, max_patches=most)
+def test_each_wrong_token_starts_a_patch_with_activation_one(most: int, monkeypatch) -> None:
+    monkeypatch.setattr(method, "MAX_PATCHES", most)
+    editor = patcher(backbones.load("tiny-llama", dtype=torch.float64), steps=0)
     (edit,) = edits(1)
     editor.prepare()
     with torch.no_grad():
@@ -190,9 +192,10 @@ def test_each_wrong_token_starts_a_patch_with_activation_one(most: int) -> None:
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_a_solved_edit_answers_and_leaves_every_stored_state_alone(name: str) -> None:
+def test_a_solved_edit_answers_and_leaves_every_stored_state_alone(name: str, monkeypatch) -> None:
+    monkeypatch.setattr(method, "MAX_PATCHES", 20)
     backbone = backbones.load(name)
-    editor = patcher(backbone, steps=400, max_patches=20, memory_tokens=60)
+    editor = patcher(backbone, steps=400, memory_tokens=60)
     report = editor.edit(edits(1))
     assert report.counts["solved"] == 1.0 and report.counts["steps"] < 400
     assert report.counts["steps"] % 25 == 0
@@ -206,10 +209,10 @@ def test_a_solved_edit_answers_and_leaves_every_stored_state_alone(name: str) ->
     assert len(editor.patches) == count and again.counts["steps"] == 0
 
 
-def test_an_edit_that_unrelated_text_would_share_is_not_solved() -> None:
-    editor = patcher(
-        backbones.load("tiny-gpt2"), steps=50, max_patches=20, memory_weight=0.0, lr=0.02
-    )
+def test_an_edit_that_unrelated_text_would_share_is_not_solved(monkeypatch) -> None:
+    monkeypatch.setattr(method, "MAX_PATCHES", 20)
+    monkeypatch.setattr(method, "MEMORY_WEIGHT", 0.0)
+    editor = patcher(backbones.load("tiny-gpt2"), steps=50, lr=0.02)
     editor.prepare()
     with torch.no_grad():
         editor.memory = Reference(editor).run(edits(1)[0], [])[0]  # the answer's own states
@@ -233,11 +236,11 @@ def test_an_error_inside_a_batch_changes_nothing(monkeypatch) -> None:
     before = editor.patches
     calls = []
 
-    def fail(*arguments: object) -> object:
+    def fail(*arguments: object, **settings: object) -> object:
         calls.append(arguments)
         if len(calls) == 2:  # the patches of one edit are in force by then
             raise RuntimeError("out of memory")
-        return train_patches(*arguments)
+        return train_patches(*arguments, **settings)
 
     monkeypatch.setattr("lib.editors.t_patcher.train_patches", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -266,12 +269,7 @@ def test_impossible_numbers_are_refused() -> None:
 
 def test_defaults_are_the_published_ones() -> None:
     c = TPatcherConfig()
-    assert (c.max_patches, c.lr, c.weight_decay, c.steps, c.check_every) == (
-        5,
-        1e-2,
-        0.01,
-        2000,
-        25,
-    )
-    assert (c.clip, c.scale, c.activation_rows, c.memory_tokens) == (5.0, 10.0, 5, 40_000)
-    assert (c.memory_rows, c.memory_weight, c.margin) == (1000, 10.0, 3.0)
+    assert (c.lr, c.steps, c.memory_tokens, c.memory_rows) == (1e-2, 2000, 40_000, 1000)
+    assert (method.MAX_PATCHES, method.WEIGHT_DECAY, method.CHECK_EVERY) == (5, 0.01, 25)
+    assert (method.CLIP, method.SCALE, method.ACTIVATION_ROWS) == (5.0, 10.0, 5)
+    assert (method.MEMORY_WEIGHT, method.MARGIN) == (10.0, 3.0)

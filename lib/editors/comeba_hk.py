@@ -44,16 +44,12 @@ class ComebaHkConfig(LocateConfig):
 
     `alpha`: initial threshold of every block. `pad_in_stats`: pads count in the scope statistics
     while editing, as in the official code. `scope`: "as_released" scores a whole row, answer
-    included, when it is fed the answer; "intended" decides once, on the prompt. `tolerance` widens
-    alpha by rounding. `round_hook`: W_h is rounded to the activations' dtype after every batch, as
-    happens to the official half-precision GPT-J.
+    included, when it is fed the answer; "intended" decides once, on the prompt.
     """
 
     alpha: float = 2.2
     pad_in_stats: bool = True
     scope: Scope = "as_released"
-    tolerance: float = 1e-4
-    round_hook: bool = False
 
 
 class ComebaHk(LocateEditor):
@@ -76,7 +72,7 @@ class ComebaHk(LocateEditor):
         self.head = head_length(backbone)
         self.tracker = PromptTracker(backbone)
         self.hooks = {
-            block: HookLayer(module, self.tracker, config.alpha, self.head, config.tolerance)
+            block: HookLayer(module, self.tracker, config.alpha, self.head)
             for block, module in self.modules.items()
         }
 
@@ -118,8 +114,6 @@ class ComebaHk(LocateEditor):
         """The new hook weight; from now on the block's hook decides with the old alpha."""
         hook = self.hooks[block]
         weight = (hook.weight.double() + oriented(self.modules[block], update)).float()
-        if self.config.round_hook:
-            weight = weight.to(self.backbone.dtype).float()
         hook.set_weight(weight)
         hook.mode = Mode.VALIDATED
 

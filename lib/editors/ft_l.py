@@ -21,17 +21,18 @@ from lib.editors.tracing import FactRows, edit_loss, fact_rows
 from lib.editors.training import minimise
 from lib.encoding import IGNORED
 
+STOP = 1e-2  # an edit ends when its loss is under this (ROME's repository)
+
 
 @dataclass(frozen=True)
 class FtLConfig(EditorConfig):
     """Defaults: ROME's repository for GPT2-XL (block 0). EasyEdit for LLaMA2-7B: block 21 and no
-    constraint (None). An edit ends when its loss is under `stop`."""
+    constraint (None)."""
 
     site: Site = Site("mlp_out", 0)
     lr: float = 5e-4
     steps: int = 25
     norm_constraint: float | None = 5e-4
-    stop: float = 1e-2
 
 
 class FtL(TrainsWeights):
@@ -73,7 +74,7 @@ class FtL(TrainsWeights):
                 loss,
                 steps=config.steps,
                 lr=config.lr,
-                done=lambda: latest < config.stop,
+                done=lambda: latest < STOP,
                 after_step=clamp,
             )
 

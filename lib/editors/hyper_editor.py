@@ -25,7 +25,7 @@ from lib.editors.sites import Site, first_block
 from lib.editors.tracing import Tokens, edit_loss, label_logits, precise, trace
 from lib.errors import EditorError
 
-GIB = 2**30
+ROW_BUDGET = 8 * 2**30  # bytes of a batch's rows in memory; the rest waits on disk
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class HyperConfig(EditorConfig):
     zero_init: bool = True
     train_m: int | None = None
     validate_every: int = 0
-    row_budget_gb: float = 8.0
 
 
 class HyperEditor(Editor):
@@ -163,7 +162,7 @@ class HyperEditor(Editor):
     def cache(self, batches: Sequence[MiniBatch], *, learn: bool = False) -> tuple[RowStore, float]:
         """Rows of all layers over some mini-batches, and the mean loss. `learn` takes them into
         the network's running statistics, mini-batch by mini-batch (malmen 2.3)."""
-        store, losses = RowStore(self.config.row_budget_gb * GIB), []
+        store, losses = RowStore(ROW_BUDGET), []
         for batch in batches:
             traced = trace(
                 self.backbone, batch.rows, self.sites, self.config.tokens, self.prefix, batch.state

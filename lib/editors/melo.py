@@ -41,10 +41,7 @@ from lib.forward import batch_loss
 
 @dataclass(frozen=True)
 class MeloConfig(EditorConfig):
-    """Defaults: the official T5-Small configuration for zsRE (melo 3).
-
-    `scale_blocks` holds the multiplier at another capacity than `n_blocks` (sensitivity checks).
-    """
+    """Defaults: the official T5-Small configuration for zsRE (melo 3)."""
 
     sites: tuple[Site, ...] = ()
     router: Site = Site("mlp_out", 4)
@@ -57,7 +54,6 @@ class MeloConfig(EditorConfig):
     key_position: KeyPosition = "last_column"
     conflict_policy: ConflictPolicy = "as_released"
     route_per_step: bool = False
-    scale_blocks: int | None = None
 
 
 class Melo(Editor):
@@ -80,7 +76,7 @@ class Melo(Editor):
         self.router_path = config.router.path(backbone)
         self.prefix = FrozenPrefix(backbone, first_block(backbone, config.sites))
         self.capacity = config.n_blocks
-        self.scale = float(config.scale_blocks or config.n_blocks)  # g² = N_b (melo 2.2)
+        self.scale = float(config.n_blocks)  # g² = N_b (melo 2.2)
         self.lora = GatedLora(
             backbone.model,
             [site.path(backbone) for site in config.sites],

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from lib.editors.malmen import Malmen
 
 CHECKPOINT_SECONDS = 30.0
-# Fields of a configuration that decide nothing about the trained network.
-_NEUTRAL = ("train_m", "row_budget_gb")
 _UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, SafetensorError)
 
 
@@ -85,7 +83,8 @@ def trained_network(editor: "Malmen", m: int) -> Trained:
 
 def network_key(editor: "Malmen", m: int) -> str:
     """The content identity of a trained network."""
-    config = {k: v for k, v in asdict(editor.config).items() if k not in _NEUTRAL}
+    config = asdict(editor.config)
+    del config["train_m"]  # m stands beside it
     backbone = editor.backbone
     identity = {
         "editor": editor.name,

@@ -14,6 +14,19 @@ from torch.nn import functional
 
 from lib.errors import EditorError
 
+# The official values for sequence to sequence.
+MAX_PATCHES = 5
+WEIGHT_DECAY = 0.01
+CHECK_EVERY = 25  # steps
+CLIP = 5.0  # norm of the gradient
+SCALE = 10.0  # where a value's factor starts
+ACTIVATION_ROWS = 5
+MEMORY_WEIGHT = 10.0
+MARGIN = 3.0
+# Our choice.
+PATIENCE = 1  # checks without progress before lr is halved
+SMOOTHING = 0.1  # of the labels
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -46,25 +59,6 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Training:
-    """Hyper-parameters of one edit's patches; see `TPatcherConfig`."""
-
-    max_patches: int
-    lr: float
-    weight_decay: float
-    steps: int
-    check_every: int
-    patience: int
-    clip: float
-    smoothing: float
-    scale: float
-    activation_rows: int
-    memory_rows: int
-    memory_weight: float
-    margin: float
-
-
-@dataclass(frozen=True)
 class Trained:
     """New patches, the total loss at the first and last step, the number of updates, and whether
     every token was right and no stored state fired a patch in the end."""
@@ -91,11 +85,11 @@ class _Trainable:
     """p patches as they are trained: v = scale * raw, raw from zero, so that the first pass is the
     model's own; keys h / ||h||^2, so that each starts with the activation 1 at its own token."""
 
-    def __init__(self, own: Tensor, scale: float) -> None:
+    def __init__(self, own: Tensor) -> None:
         self.keys = nn.Parameter(own / own.square().sum(dim=1, keepdim=True))
         self.biases = nn.Parameter(own.new_zeros(len(own)))
         self.raw = nn.Parameter(torch.zeros_like(own))
-        self.scale = nn.Parameter(own.new_full((len(own), 1), scale))
+        self.scale = nn.Parameter(own.new_full((len(own), 1), SCALE))
 
     def parameters(self) -> list[nn.Parameter]:
         return [self.keys, self.biases, self.raw, self.scale]
@@ -122,45 +116,46 @@ def train_patches(
     right: Tensor,
     memory: Tensor,
     logits_of: Callable[[Tensor], Tensor],
-    settings: Training,
+    *,
+    lr: float,
+    steps: int,
+    memory_rows: int,
 ) -> Trained:
-    """One patch for each of the first `max_patches` answer tokens that are not `right` [N] yet.
+    """One patch for each of the first MAX_PATCHES answer tokens that are not `right` [N] yet.
 
     `hidden` [N, d]: the MLP's input at the label positions; `labels` [N]; `memory` [m, d].
     `logits_of(added [N, d])` gives logits [N, V] with that added to the MLP's output. Every
-    `check_every` steps it is asked whether all tokens that were right or have a patch are the
+    CHECK_EVERY steps it is asked whether all tokens that were right or have a patch are the
     argmax, every patch is active at its own token and none at a stored state; then training ends.
     Raises EditorError if the loss leaves the range of numbers.
     """
-    wrong = (~right).nonzero()[: settings.max_patches, 0]
+    wrong = (~right).nonzero()[:MAX_PATCHES, 0]
     reachable = right.index_fill(0, wrong, True)
-    trainable = _Trainable(hidden[wrong], settings.scale)
+    trainable = _Trainable(hidden[wrong])
     parameters = trainable.parameters()
-    adam = torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        adam, factor=0.5, patience=settings.patience
-    )
-    for step in range(settings.steps + 1):
+    adam = torch.optim.Adam(parameters, lr=lr, weight_decay=WEIGHT_DECAY)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=0.5, patience=PATIENCE)
+    for step in range(steps + 1):
         patches = trainable.patches()
         own = patches.activations(hidden[wrong]).diagonal()
         logits = logits_of(patches(hidden))
-        stored = strongest(patches, memory, settings.memory_rows)
+        stored = strongest(patches, memory, memory_rows)
         loss = (
-            functional.cross_entropy(logits, labels, label_smoothing=settings.smoothing)
-            + activation_loss(own, settings.activation_rows)
-            + settings.memory_weight * memory_loss(stored, own, settings.margin)
+            functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+            + activation_loss(own, ACTIVATION_ROWS)
+            + MEMORY_WEIGHT * memory_loss(stored, own, MARGIN)
         )
         if step == 0:
             first = loss.detach()
-        if step == settings.steps or (step and step % settings.check_every == 0):
+        if step == steps or (step and step % CHECK_EVERY == 0):
             answered = (logits.argmax(dim=-1) == labels)[reachable].all()
             solved = bool(answered & (own > 0).all() & (stored <= 0).all())
-            if solved or step == settings.steps:
+            if solved or step == steps:
                 break
             plateau.step(loss.item())
         adam.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, settings.clip)
+        nn.utils.clip_grad_norm_(parameters, CLIP)
         adam.step()
     if not torch.isfinite(loss):
         raise EditorError(

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from lib.editors.routing import PromptTracker
 from lib.errors import EditorError
 
+# Widens a threshold by rounding: alpha is by construction the score of some edited prompt, and
+# another batch shape moves that score by a few units in the last place.
+TOLERANCE = 1e-4
+
 
 class Mode(Enum):
     """What a hook layer does with the base output P and its own output O of each token.
@@ -47,16 +51,13 @@ def z_scores(base: Tensor, hook: Tensor, counted: Tensor) -> Tensor:
 class HookLayer:
     """The hook of one edited layer: a copy of its module with weights of its own.
 
-    `alpha` is the threshold; `tolerance` widens it by rounding (alpha is by construction the
-    score of some edited prompt, and another batch shape moves that score by a few units in the
-    last place). `head` tokens of the document prefix are left out of the scores and never swapped,
-    in any mode. The scope is decided in passes that start a sequence; passes that go on from a
-    key-value cache get the base output, as a one-token step has no z score.
+    `alpha` is the threshold, widened by TOLERANCE. `head` tokens of the document prefix are left
+    out of the scores and never swapped, in any mode. The scope is decided in passes that start a
+    sequence; passes that go on from a key-value cache get the base output, as a one-token step has
+    no z score.
     """
 
-    def __init__(
-        self, module: nn.Module, tracker: PromptTracker, alpha: float, head: int, tolerance: float
-    ) -> None:
+    def __init__(self, module: nn.Module, tracker: PromptTracker, alpha: float, head: int) -> None:
         if module._forward_hooks:
             raise EditorError(
                 "another editor is at work on this layer; close() it before building a second one"
@@ -64,7 +65,7 @@ class HookLayer:
         self.module = copy.deepcopy(module).requires_grad_(False)
         self.original = module.weight.detach()
         self.weight = self.original.float().clone()
-        self.tracker, self.head, self.tolerance = tracker, head, tolerance
+        self.tracker, self.head, self.tolerance = tracker, head, TOLERANCE
         self.alpha, self.mode = alpha, Mode.OFF
         self.counted: Tensor | None = None  # overrides which tokens count [B, T]
         self.rows: Tensor | None = None  # rows [B] that may be swapped at all

@@ -42,14 +42,13 @@ class SeracConfig(EditorConfig):
     `counterfactual`: a causal backbone that shares the base's vocabulary. `batch_rows` facts make
     one step of Adam, so the default is EasyEdit's batch of 1 accumulated over 10; `iterations`
     counts facts, `classifier_iterations` those of the classifier (None: as many). `cedit` weighs
-    what an edit should change, `cloc` what it should leave alone. `trained_blocks` and
+    what an edit should change, against what it should leave alone. `trained_blocks` and
     `classifier_blocks`: train the last so many blocks alone (0: every weight). `scale`: where the
     learned scale begins.
     """
 
     classifier: str = "distilbert-base-cased"
     counterfactual: str = "gpt2"
-    threshold: float = 0.5
     scale: float = 1.0
     lr: float = 1e-5
     classifier_lr: float = 1e-5
@@ -58,7 +57,6 @@ class SeracConfig(EditorConfig):
     batch_rows: int = 10
     classifier_rows: int = 10
     cedit: float = 0.1
-    cloc: float = 1.0
     trained_blocks: int = 0
     classifier_blocks: int = 0
 
@@ -128,11 +126,10 @@ class Serac(Editor):
 
     @torch.no_grad()
     def routes_of(self, keys: Tensor) -> list[str]:
-        """ "edit 3" where edit 3 is the most similar one and above the threshold, else BASE."""
+        """ "edit 3" where edit 3 is the most similar one and near enough, else BASE."""
         if not self.texts:
             return [BASE] * len(keys)
-        networks, threshold = self.networks, self.config.threshold
-        edits = matches(keys, self.embeddings, networks.log_scale, threshold).tolist()
+        edits = matches(keys, self.embeddings, self.networks.log_scale).tolist()
         return [BASE if edit == NONE else f"edit {edit}" for edit in edits]
 
     # -- what is applied -----------------------------------------------------------------------

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 CLOSEST = 1e-6  # -log s is not taken below: log(1 - s) would be infinite
 
 
-def scope_loss(exponent: Tensor, inside: Tensor, cedit: float, cloc: float) -> Tensor:
+def scope_loss(exponent: Tensor, inside: Tensor, cedit: float) -> Tensor:
     """Binary cross-entropy of s = exp(-exponent) [B, E] against `inside` [B, E] (bool).
 
-    The mean over pairs in scope is weighted by `cedit`, that over pairs out of scope by `cloc`:
-    our reading of EasyEdit's weights of edit and locality loss.
+    The mean over pairs in scope is weighted by `cedit`, that over pairs out of scope by 1: our
+    reading of EasyEdit's weights of edit and locality loss (its cloc is 1).
     """
     reached = exponent[inside].mean()  # -log s
     left_alone = -torch.log(-torch.expm1(-exponent[~inside].clamp(min=CLOSEST))).mean()
-    return cedit * reached + cloc * left_alone
+    return cedit * reached + left_alone
 
 
 def classifier_loss(
@@ -50,7 +50,7 @@ def classifier_loss(
     z, x, others = networks.embed([*texts, *inputs, *unrelated]).chunk(3)
     exponent = exponents(torch.cat([x, others]), z, networks.log_scale)
     inside = torch.eye(2 * len(facts), len(facts), dtype=torch.bool, device=exponent.device)
-    return scope_loss(exponent, inside, config.cedit, config.cloc)
+    return scope_loss(exponent, inside, config.cedit)
 
 
 def counterfactual_loss(
@@ -96,8 +96,7 @@ def validate(
     inside = networks.embed([fact.rephrases[0] for fact in facts])
     outside = networks.embed([fact.locality[0].prompt for fact in facts])
     found, stray = (
-        matches(inputs, edits, networks.log_scale, config.threshold).tolist()
-        for inputs in (inside, outside)
+        matches(inputs, edits, networks.log_scale).tolist() for inputs in (inside, outside)
     )
     right: list[float] = []
     for start in range(0, len(facts), config.batch_rows):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lib.editors.serac import SeracConfig
 
 SEPARATOR = "\n"  # between edit and input, for the counterfactual model (our choice)
+THRESHOLD = 0.5  # an edit reaches an input whose s is above this (Mitchell et al.)
 TOGETHER = 64  # texts in one pass of the classifier
 
 
@@ -32,10 +33,10 @@ def exponents(inputs: Tensor, edits: Tensor, log_scale: Tensor) -> Tensor:
     return exact_distances(inputs, edits) ** 2 * log_scale.exp()
 
 
-def matches(inputs: Tensor, edits: Tensor, log_scale: Tensor, threshold: float) -> Tensor:
-    """The most similar edit of each input [B], NONE where s is not above the threshold."""
+def matches(inputs: Tensor, edits: Tensor, log_scale: Tensor) -> Tensor:
+    """The most similar edit of each input [B], NONE where s is not above THRESHOLD."""
     best, edit = (-exponents(inputs, edits, log_scale)).exp().max(dim=1)
-    return edit.masked_fill(best <= threshold, NONE)
+    return edit.masked_fill(best <= THRESHOLD, NONE)
 
 
 class SeracNetworks:

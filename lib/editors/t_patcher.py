@@ -25,7 +25,7 @@ from lib.backbones import Backbone
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
 from lib.editors.base import Editor, EditorConfig, EditReport
-from lib.editors.patches import Patches, Trained, Training, train_patches
+from lib.editors.patches import Patches, Trained, train_patches
 from lib.editors.prefix import FrozenPrefix
 from lib.editors.tracing import edit_loss, fact_rows, label_logits, precise
 from lib.encoding import IGNORED
@@ -37,32 +37,15 @@ from lib.stored_states import stored_states
 
 @dataclass(frozen=True)
 class TPatcherConfig(EditorConfig):
-    """Defaults: the official ones for sequence to sequence (lr 1e-2, weight decay 0.01, 2000 steps
-    with a check every 25, clip 5, scale 10, memory weight 10 on the 1000 most active of 40,000
-    states, activation loss on 5, margins of 3); `smoothing`, `patience` (checks without progress
-    before lr is halved) and `memory_length` (where documents are cut; 0: the model's maximum)
-    are our choice."""
+    """Defaults: the official ones for sequence to sequence; the memory loss is over the
+    `memory_rows` most active of `memory_tokens` states. `memory_length` (where documents are cut;
+    0: the model's maximum) is our choice. What no run varies stands at the top of `patches.py`."""
 
-    max_patches: int = 5
     lr: float = 1e-2
-    weight_decay: float = 0.01
     steps: int = 2000
-    check_every: int = 25
-    patience: int = 1
-    clip: float = 5.0
-    smoothing: float = 0.1
-    scale: float = 10.0
-    activation_rows: int = 5
     memory_tokens: int = 40_000
     memory_length: int = 0
     memory_rows: int = 1000
-    memory_weight: float = 10.0
-    margin: float = 3.0
-
-    @property
-    def training(self) -> Training:
-        """What concerns the training of one edit's patches."""
-        return Training(**{name: getattr(self, name) for name in Training.__dataclass_fields__})
 
 
 class TPatcher(Editor):
@@ -77,7 +60,7 @@ class TPatcher(Editor):
         self, backbone: Backbone, config: TPatcherConfig, *, corpus: Corpus | None = None
     ) -> None:
         super().__init__(backbone, config)
-        for name in ("memory_tokens", "memory_rows", "max_patches", "check_every"):
+        for name in ("memory_tokens", "memory_rows"):
             if getattr(config, name) < 1:
                 raise EditorError(f"T-Patcher: {name} must be at least 1")
         self.last = backbone.n_blocks() - 1
@@ -151,7 +134,16 @@ class TPatcher(Editor):
         def logits_of(added: Tensor) -> Tensor:
             return precise(head(norm((stream + added).to(backbone.dtype))))
 
-        return train_patches(hidden, labels, right, self.memory, logits_of, config.training)
+        return train_patches(
+            hidden,
+            labels,
+            right,
+            self.memory,
+            logits_of,
+            lr=config.lr,
+            steps=config.steps,
+            memory_rows=config.memory_rows,
+        )
 
     # -- state -------------------------------------------------------------------------------
 
