@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data-dir", type=Path, metavar="DIR", help="published datasets in local files")
     add("--assets", type=Path, metavar="DIR", help="archives with weights and data, fetched before")
     add("--output", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs/")
+    add("--self-contained", action="store_true", help="pages carry their figures inside")
     add("--reference", action="store_true", help="copy finished pages to OUTPUT/reference, no more")
     add("--part", action="store_true", help=argparse.SUPPRESS)  # one of several at a time
     bad = build.add_mutually_exclusive_group()

@@ -1,7 +1,6 @@
-"""Figures on disk (SVG, PNG, CSV) and inside a page, where nothing may come from a network."""
+"""Figures on disk (SVG, PNG, CSV), and the markup that shows them in a page beside them."""
 
 import contextlib
-import hashlib
 import html
 import io
 import os
@@ -16,24 +15,29 @@ from matplotlib.figure import Figure
 
 from lib.atomic import write_bytes, write_text
 from lib.figure_style import Plot, gathered, legend_below, use_style
-from lib.svg import compact, shared_styles
+from lib.render import PAGE_MARKUP, with_pictures
 
 _PIXELS = 96 / 72  # CSS pixels per typographic point
-_SMALLEST = 0.80  # an inline figure shrinks no further; narrower screens scroll it
 _NARROW = 4.2  # inches: the width of the stacked drawing that phones get
 
 
 @dataclass(frozen=True)
 class SavedFigure:
-    """A figure on disk (`svg`, `png`, `csv` or None) that notebooks show as inline SVG."""
+    """A figure on disk (`svg`, `png` and `csv`, or None) and what shows it in a page.
+
+    `markup` names the files relative to `page_folder`. A notebook, which may lie anywhere, shows
+    the same with the pictures inside.
+    """
 
     svg: Path
-    png: Path
+    png: Path | None
     csv: Path | None
     markup: str
+    page_folder: Path
 
-    def _repr_html_(self) -> str:
-        return self.markup
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        inside = with_pictures(self.markup, self.page_folder)
+        return {PAGE_MARKUP: self.markup, "text/html": inside}
 
 
 def save(
@@ -48,8 +52,9 @@ def save(
 ) -> SavedFigure:
     """Write `name`.svg, .png (double size) and .csv into `folder`; returns what notebooks show.
 
-    `alt` says in words what the drawing shows. `caption` precedes the plot's own facts (n, seeds,
-    interval, model). Links to the files are relative to `page_folder` (default: `folder`'s parent).
+    Panels also get `name`-narrow.svg, one below the other, for phones. `alt` says in words what the
+    drawing shows. `caption` precedes the plot's own facts (n, seeds, interval, model). Links to
+    the files are relative to `page_folder` (default: `folder`'s parent).
     """
     if not alt.strip():
         raise ValueError(f"figure {name}: write a text alternative (alt)")
@@ -60,43 +65,77 @@ def save(
         data = figure.data if data is None else data
         caption = " ".join(part for part in (caption, figure.caption) if part)
         figure = figure.figure
-    text, png = _svg(figure, name), _png(figure)
-    drawing = _inline(text, name, alt)
+    svg, png, csv, narrow = folder / f"{name}.svg", folder / f"{name}.png", None, None
+    write_text(svg, _svg(figure, name, alt))
+    write_bytes(png, _png(figure))
     if figure.get_label() == "panels":
+        narrow = folder / f"{name}-narrow.svg"
         with _stacked(figure):
-            narrow = _inline(_svg(figure, name), f"{name}-narrow", alt)
-        drawing = f'<div class="wide">{drawing}</div><div class="narrow">{narrow}</div>'
-    svg_path, png_path = folder / f"{name}.svg", folder / f"{name}.png"
-    write_text(svg_path, _alone(text, name, alt))
-    write_bytes(png_path, png)
-    csv_path = None
+            write_text(narrow, _svg(figure, name, alt))
     if data is not None:
-        csv_path = folder / f"{name}.csv"
-        write_text(csv_path, data.to_csv(index=False))
-    base = Path(page_folder) if page_folder is not None else folder.parent
+        csv = folder / f"{name}.csv"
+        write_text(csv, data.to_csv(index=False))
+    return _saved(svg, narrow, png, csv, alt, caption, Path(page_folder or folder.parent))
+
+
+def save_drawing(source: Path, folder: Path, name: str, alt: str, caption: str) -> SavedFigure:
+    """Copy a drawing that was made by hand, `source` (.svg), into `folder` as `name`, with its
+    narrow SVG and its numbers (.csv) where these lie beside it; shown like a figure."""
+    copies: list[Path | None] = []
+    for end in (".svg", "-narrow.svg", ".csv"):
+        original = source.with_name(f"{source.stem}{end}")
+        if end != ".svg" and not original.is_file():
+            copies.append(None)
+            continue
+        copies.append(folder / f"{name}{end}")
+        write_bytes(copies[-1], original.read_bytes())
+    svg, narrow, csv = copies
+    return _saved(svg, narrow, None, csv, alt, caption, folder.parent)
+
+
+def _saved(
+    svg: Path, narrow: Path | None, png: Path | None, csv: Path | None,
+    alt: str, caption: str, base: Path,
+) -> SavedFigure:  # fmt: skip
     links = [
-        f'<a href="{html.escape(os.path.relpath(path, base))}">{kind}</a>'
-        for path, kind in ((csv_path, "numbers (CSV)"), (svg_path, "SVG"), (png_path, "PNG"))
+        f'<a href="{_address(path, base)}">{kind}</a>'
+        for path, kind in ((csv, "numbers (CSV)"), (svg, "SVG"), (png, "PNG"))
         if path is not None
     ]
+    source = ""
+    if narrow is not None:
+        address = _address(narrow, base)
+        source = f'<source media="(max-width: 40rem)" srcset="{address}" {_size(narrow)}>'
     markup = (
-        f'<figure class="figure"><div class="drawing scroll" role="region" tabindex="0" '
-        f'aria-label="Figure, scrolls sideways on narrow screens">{drawing}</div>'
+        f'<figure class="figure"><picture>{source}<img src="{_address(svg, base)}" '
+        f'alt="{html.escape(alt)}" {_size(svg)} loading="lazy"></picture>'
         f"<figcaption>{html.escape(caption)} "
         f'<span class="files">{" · ".join(links)}</span></figcaption></figure>'
     )
-    return SavedFigure(svg_path, png_path, csv_path, markup)
+    return SavedFigure(svg, png, csv, markup, base)
 
 
-def _svg(figure: Figure, name: str) -> str:
+def _address(path: Path, base: Path) -> str:
+    return html.escape(Path(os.path.relpath(path, base)).as_posix())
+
+
+def _size(svg: Path) -> str:
+    found = re.search(r'<svg[^>]*? width="([\d.]+)pt" height="([\d.]+)pt"', svg.read_text("utf-8"))
+    width, height = (round(float(size) * _PIXELS) for size in found.groups())
+    return f'width="{width}" height="{height}"'
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+    """The SVG with `alt` as its title; its texts stay texts."""
     with use_style():
         mpl.rcParams["svg.hashsalt"] = name
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Title": alt})
     # The layout was measured in DejaVu Sans; browsers without it get the nearest wide face.
     text = stream.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     text = text.replace("Verdana, sans-serif, sans-serif", "Verdana, sans-serif")
-    return compact(text[text.index("<svg") :])
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return text[text.index("<svg") :]
 
 
 def _png(figure: Figure) -> bytes:
@@ -110,52 +149,6 @@ def _png(figure: Figure) -> bytes:
     finally:
         figure.set_layout_engine(engine)
     return stream.getvalue()
-
-
-def _described(text: str, key: str, alt: str) -> str:
-    """The SVG with a title and a description that screen readers announce."""
-    ids = f"{key}-title"
-    described = f'<title id="{ids}">{html.escape(alt)}</title>'
-    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"\s*<title>.*?</title>", "", text, flags=re.DOTALL)
-    return re.sub(
-        r"<svg\b([^>]*)>", rf'<svg\1 role="img" aria-labelledby="{ids}">\n {_literal(described)}',
-        text, count=1,
-    )  # fmt: skip
-
-
-def _alone(text: str, name: str, alt: str) -> str:
-    """`text` as a file of its own."""
-    text, rules = shared_styles(text, "svg")
-    return _described(text.replace("</style>", f"{rules}</style>", 1), name, alt)
-
-
-def _inline(text: str, name: str, alt: str) -> str:
-    """`text` for inclusion in a page: own ids, size in CSS, nothing that other figures can hit."""
-    digest = hashlib.sha256(f"{name}\0{alt}\0{text}".encode()).hexdigest()[:8]
-    key = f"f{digest}"
-    names = dict.fromkeys(re.findall(r'\bid="([^"]+)"', text))
-    own = {name: f"{key}-{i}" for i, name in enumerate(names)}
-    text = re.sub(r'\bid="([^"]+)"', lambda m: f'id="{own[m[1]]}"', text)
-    text = re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{own[m[1]]})", text)
-    text = re.sub(r'href="#([^"]+)"', lambda m: f'href="#{own[m[1]]}"', text)
-    # A <style> inside inline SVG applies to the whole page: keep its rules in this figure.
-    text, rules = shared_styles(text, f".{key}")
-    text = re.sub(r'<style type="text/css">.*?</style>', _style(key, rules), text, flags=re.DOTALL)
-    width = float(re.search(r'width="([\d.]+)pt"', text)[1]) * _PIXELS
-    style = f"width:100%;max-width:{width:.0f}px;min-width:{width * _SMALLEST:.0f}px;height:auto"
-    head = f'<svg class="{key}" style="{style}"'
-    text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
-    text = text.replace("<svg", head, 1)
-    return _described(text, key, alt)
-
-
-def _style(key: str, rules: str) -> str:
-    return f"<style>.{key} *{{stroke-linejoin:round;stroke-linecap:butt}}{rules}</style>"
-
-
-def _literal(text: str) -> str:
-    return text.replace("\\", r"\\")
 
 
 @contextlib.contextmanager

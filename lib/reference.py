@@ -1,9 +1,9 @@
 """A copy of one finished profile's pages, tables and figures, small enough for git.
 
-It starts at `index.html` and takes what links lead to, so no link of the copy is dead; run store,
-executed notebooks and PNG stay behind, and of the prompts that come from other projects' data as
-they are (`record_pages.BORROWED`) only the beginning is published. `manifest.json` says what it
-was made of.
+It starts at `index.html` and takes what links lead to, so no link of the copy is dead, and puts the
+pictures of a page inside it, so every page can be passed on alone. Run store, executed notebooks
+and PNG stay behind, and of the prompts that come from other projects' data as they are
+(`record_pages.BORROWED`) only the beginning is published. `manifest.json` says what it was made of.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from lib.atomic import write_bytes
 from lib.errors import StoreError
 from lib.plan import PAPERS
-from lib.render import ROOT
+from lib.render import ROOT, with_pictures
 from lib.summaries import PaperSummary, read_summaries
 
 MANIFEST = "manifest.json"
@@ -96,7 +96,8 @@ def _linked(source: Path) -> dict[str, bytes]:
             if _FAILURE in text:
                 raise StoreError(f"{source / name} shows a failed step: run it again first")
             wanted += [_target(source, name, link) for link in _links(text)]
-            content = _BORROWED.sub(_beginning, text).encode("utf-8")
+            text = with_pictures(_BORROWED.sub(_beginning, text), (source / name).parent)
+            content = text.encode("utf-8")
         found[str(name)] = content
     return found
 

@@ -1,7 +1,7 @@
-"""Notebooks become pages: run one with papermill, render it as a single static HTML file.
+"""Notebooks become pages: run one with papermill, render it as a static HTML file.
 
-The page needs no network and no script. What a notebook prints to stderr (progress bars, warnings)
-stays in the .ipynb and does not reach the page.
+The page needs no network and no script; its figures lie beside it or, if asked for, inside. What a
+notebook prints to stderr (progress bars, warnings) stays in the .ipynb and does not reach the page.
 """
 
 import base64
@@ -13,17 +13,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from lib.atomic import write_text
-from lib.errors import StudyError
+from lib.errors import StoreError, StudyError
 
 ASSETS = Path(__file__).parent / "report_assets"
 ROOT = Path(__file__).parents[1]
+# What a page takes of an output in place of the HTML that a notebook shows.
+PAGE_MARKUP = "application/vnd.model-editing-study.page+html"
 _MARKER = "papermill-error-cell-tag"
 # Markdown and scripts made from data at run time never reach the page: only escaped HTML does.
 _SHOWN = ("text/html", "image/svg+xml", "image/png", "text/plain")
 _HEADING = re.compile(r"<h([1-6])(\s[^>]*)?>(.*?)</h\1>", re.DOTALL)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_PICTURE = re.compile(r'(<(?:img|source)\b[^>]*?\ssrc(?:set)?=")([^":]+\.svg)(?=")')
+_SAFE = "/:;=,()'"  # what may stand in a quoted address as it is
 _FOLDER = re.compile(r"""(["'])(?:[A-Za-z]:)?[/\\](?:[^"']*[/\\])?([^"'/\\]+)[/\\]?\1""")
 
 
@@ -97,11 +102,13 @@ def to_html(
     back: str = "index.html",
     lang: str = "en",
     failure: str = "",
+    self_contained: bool = False,
 ) -> Path:
-    """Render an executed notebook as one self-contained page at `html`; returns the path.
+    """Render an executed notebook as a page at `html`; returns the path.
 
     `back` is the link to the index, relative to the page. `failure` is shown on top; where it is
-    empty and a cell of the notebook failed, that cell is named.
+    empty and a cell of the notebook failed, that cell is named. `self_contained`: the pictures are
+    inside the page, not in files beside it.
     """
     import nbformat
     from nbconvert.exporters import HTMLExporter
@@ -125,8 +132,21 @@ def to_html(
         },
     )  # fmt: skip
     body, _ = exporter.from_notebook_node(notebook, resources={"page": page})
-    write_text(html, finish(body, title))
+    text = finish(body, title)
+    write_text(html, with_pictures(text, html.parent) if self_contained else text)
     return html
+
+
+def with_pictures(page: str, folder: Path) -> str:
+    """The page with the SVG files of `folder` that it shows inside it, as data: addresses."""
+
+    def inside(match: re.Match[str]) -> str:
+        path = folder / unquote(html_lib.unescape(match[2]))
+        if not path.is_file():
+            raise StoreError(f"there is no picture at {path}: render the report again")
+        return f"{match[1]}data:image/svg+xml,{quote(path.read_text('utf-8'), safe=_SAFE)}"
+
+    return _PICTURE.sub(inside, page)
 
 
 def finish(page: str, title: str) -> str:
@@ -193,6 +213,8 @@ def _cleaned(notebook: object) -> object:
             cell.source = _FOLDER.sub(r"\1…/\2\1", cell.source)
         kept = []
         for output in cell.outputs:
+            if PAGE_MARKUP in output.get("data", {}):
+                output.data["text/html"] = output.data[PAGE_MARKUP]
             if output.output_type == "stream":
                 if output.name != "stdout":
                     continue

@@ -29,7 +29,13 @@ def render_paper(study: Study, options: argparse.Namespace) -> bool:
     executed = study.folder / f"{study.paper}.ipynb"
     done = render.execute(NOTEBOOKS / f"{study.paper}.ipynb", executed, parameters, progress=False)
     page = study.folder / f"{study.paper}.html"
-    render.to_html(done.notebook, page, study.document["short"], failure=done.error)
+    render.to_html(
+        done.notebook,
+        page,
+        study.document["short"],
+        failure=done.error,
+        self_contained=options.self_contained,
+    )
     errors = study.errors()
     if not summary.exists():
         index_page.write_summary(

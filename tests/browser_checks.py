@@ -34,6 +34,15 @@ _ALTERNATIVES = """() => {
   return bad;
 }"""
 
+_PICTURES = """async () => {
+  const bad = [];
+  for (const e of document.querySelectorAll('img')) {
+    e.loading = 'eager';
+    await e.decode().catch(() => bad.push('picture that cannot be shown: ' + e.alt));
+  }
+  return bad;
+}"""
+
 _STRUCTURE = """() => {
   const bad = [], seen = new Set();
   if (!document.documentElement.lang) bad.push('no lang attribute');
@@ -122,7 +131,7 @@ def _visit(context: object, url: str, width: int, shots: Path | None) -> list[st
     page.on("requestfailed", lambda r: found.append(f"request failed: {r.url[:200]}"))
     page.goto(url, wait_until="load")
     found += [f"wider than the screen: {name}" for name in page.evaluate(_OVERFLOW)]
-    found += page.evaluate(_ALTERNATIVES) + page.evaluate(_STRUCTURE)
+    found += page.evaluate(_ALTERNATIVES) + page.evaluate(_STRUCTURE) + page.evaluate(_PICTURES)
     # Folded code must not be what breaks the page either.
     page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true })")
     found += [f"wider with code open: {name}" for name in page.evaluate(_OVERFLOW)]

@@ -57,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = execute(place / "n.ipynb", place / "demo.ipynb", parameters, progress=False)
     assert not done.failed, done.error
     to_html(done.notebook, place / "demo.html", "Demo")
+    to_html(done.notebook, place / "whole.html", "Demo", self_contained=True)
     summary = PaperSummary(
         "demo", "A title that is long enough to wrap on a phone", report="demo.html",
         headline=(Headline("MELO, edit success, a long label", 0.9, 0.8, 0.7, 0.9, 24, "below"),),
@@ -74,6 +75,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["demo.html", "index.html"])
 def test_page_is_sound_on_desktop_and_phone(folder: Path, name: str) -> None:
     check_page(folder / name)
+
+
+def test_a_self_contained_page_is_sound_alone(folder: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.html"
+    alone.write_bytes((folder / "whole.html").read_bytes())
+    check_page(alone)
+    (tmp_path / "torn.html").write_bytes((folder / "demo.html").read_bytes())
+    assert "cannot be shown: Lines & more" in "\n".join(problems(tmp_path / "torn.html", (1280,)))
 
 
 def test_a_failed_report_is_sound_too(tmp_path: Path) -> None:
@@ -95,7 +104,8 @@ def test_the_check_finds_what_it_looks_for(tmp_path: Path) -> None:
     for wanted in (
         "390 px: wider than the screen: div", "asked the network", "console error: loud",
         "page error: thrown", "img without alt", "svg without a name", "id used twice: i",
-        "no lang", "no title", "no main", "level skipped: b", "link to nowhere", "a script",
+        "picture that cannot be shown: ", "no lang", "no title", "no main", "level skipped: b",
+        "link to nowhere", "a script",
     ):  # fmt: skip
         assert wanted in found
     assert "1280 px: wider" not in found

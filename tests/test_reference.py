@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -14,6 +15,7 @@ from lib.reference import make
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 FIGURE = (
+    '<picture><source srcset="figures/a-narrow.svg"><img src="figures/a.svg" alt="a"></picture>'
     '<figcaption><a href="figures/a.csv">numbers (CSV)</a> · <a href="figures/a.svg">SVG</a> · '
     '<a href="figures/a.png">PNG</a></figcaption>'
 )
@@ -38,8 +40,9 @@ def source(tmp_path: Path) -> Path:
         summary = PaperSummary(key, key, report=f"{key}.html", profile="laptop", made=made)
         write_summary(folder, summary)
     (folder / "records/one.html").write_text('<a href="../elder.html#t">back</a>')
-    for name in ("figures/a.svg", "figures/a.csv", "figures/a.png", "figures/old.svg",
-                 "tables/t.csv", "melo.ipynb", "runs/melo-1/manifest.json"):  # fmt: skip
+    for name in ("figures/a.svg", "figures/a-narrow.svg", "figures/a.csv", "figures/a.png",
+                 "figures/old.svg", "tables/t.csv", "melo.ipynb",
+                 "runs/melo-1/manifest.json"):  # fmt: skip
         (folder / name).write_text(SVG if name.endswith("svg") else "a,b\n")
     write_index(folder)
     return folder
@@ -59,6 +62,7 @@ def test_what_links_lead_to_is_copied_and_nothing_else(source: Path) -> None:
     text = (target / "melo.html").read_text()
     assert text.count("<a ") == 4 and text.count("a.png") == 0
     assert '<a href="figures/a.svg">SVG</a></figcaption>' in text
+    assert text.count(f'="data:image/svg+xml,{quote(SVG, safe="/:=")}"') == 2
 
 
 def test_the_manifest_says_what_it_was_made_of(source: Path) -> None:
@@ -101,6 +105,7 @@ def test_a_folder_that_is_no_copy_is_left_alone(source: Path) -> None:
         (lambda f: write_summary(f, PaperSummary("melo", "M", profile="gpu")), "profile gpu"),
         (lambda f: (f / "melo.html").write_text('<div class="failure">no</div>'), "failed step"),
         (lambda f: (f / "figures/a.csv").unlink(), "links to figures/a.csv"),
+        (lambda f: (f / "figures/a-narrow.svg").unlink(), "no picture at .*a-narrow.svg"),
         (lambda f: (f / "melo.html").write_text(page('<a href="../x.html">x</a>')), "links to"),
         (lambda f: (f / "melo.html").write_text(page('<a href="runs/melo-1/manifest.json">x</a>')),
          "links to runs"),

@@ -8,7 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from lib.errors import StudyError
-from lib.render import execute, finish, scroll_tables, to_html
+from lib.render import PAGE_MARKUP, execute, finish, scroll_tables, to_html, with_pictures
 
 NASTY = '<script>alert("x")</script>'
 
@@ -33,7 +33,7 @@ def stream(name: str, text: str) -> object:
     return new_output("stream", name=name, text=text)
 
 
-def page(tmp_path: Path, *cells: object, **options: str) -> str:
+def page(tmp_path: Path, *cells: object, **options: object) -> str:
     source = notebook(tmp_path / "in.ipynb", *cells)
     return to_html(source, tmp_path / "out.html", "A <title>", **options).read_text("utf-8")
 
@@ -96,6 +96,21 @@ def test_nothing_points_at_a_network(tmp_path: Path) -> None:
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", text)
     assert "<script" not in text and "<link" not in text and "@import" not in text
     assert "default-src 'none'" in text
+
+
+def test_figures_are_files_beside_the_page_or_inside_it(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "a b.svg").write_text('<svg xmlns="n"><title>#1 é</title></svg>')
+    markup = '<picture><img alt="A &gt; B" src="figures/a%20b.svg"/></picture>'
+    shown_alone = {"text/html": "<p>the same for a notebook</p>", PAGE_MARKUP: markup}
+    text = page(tmp_path, code("draw()", shown(shown_alone)))
+    assert markup in text and "the same for a notebook" not in text
+    inside = page(tmp_path, code("draw()", shown(shown_alone)), self_contained=True)
+    address = "data:image/svg+xml,%3Csvg%20xmlns=%22n%22%3E%3Ctitle%3E%231%20%C3%A9%3C/title%3E"
+    assert f'<img alt="A &gt; B" src="{address}%3C/svg%3E"/>' in inside
+    assert with_pictures(inside, tmp_path / "elsewhere") == inside
+    with pytest.raises(StudyError, match=r"no picture at .*a b\.svg"):
+        with_pictures(text, tmp_path / "elsewhere")
 
 
 def test_progress_bars_and_stderr_do_not_reach_the_page(tmp_path: Path) -> None:

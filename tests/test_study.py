@@ -44,8 +44,9 @@ def test_every_page_table_and_figure_is_there(output: Path) -> None:
         assert (output / name).stat().st_size > 500
     figures = {path.name for path in (output / "figures").iterdir()}
     assert len([name for name in figures if name.endswith(".svg")]) >= 35
+    drawn = {name[:-4] for name in figures if name.endswith(".png")}
     assert {name[:-4] for name in figures if name.endswith(".svg")} == {
-        name[:-4] for name in figures if name.endswith(".png")
+        f"{name}{end}" for name in drawn for end in ("", "-narrow")
     }
     with (output / "tables" / "melo-table2.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -72,9 +73,13 @@ def test_a_second_call_reuses_every_run(output: Path) -> None:
     )
     planned = study("--profile", "smoke", "--plan", "--output", str(output.parent))
     assert planned.stdout.count(" 0 to do") == len(PAPERS)
-    done = study("--profile", "smoke", "--only", "melo", "--output", str(output.parent))
+    assert 'src="figures/' in (output / "melo.html").read_text("utf-8")
+    arguments = ("--profile", "smoke", "--only", "melo", "--output", str(output.parent))
+    done = study(*arguments, "--self-contained")
     assert done.returncode == 0, done.stderr[-3000:]
     assert " 0 to do" in done.stderr
+    shown = (output / "melo.html").read_text("utf-8")
+    assert 'src="data:image/svg+xml,' in shown and 'src="figures/' not in shown
     assert {p: p.stat().st_mtime_ns for p in output.glob("runs/*/manifest.json")} == manifests
 
 
