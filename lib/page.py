@@ -7,6 +7,8 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from lib import figures
+from lib.figure_files import save_drawing
+from lib.render import ROOT
 from lib.study import Study
 
 
@@ -114,6 +116,14 @@ def draw(study: Study, setting: str, name: str, plot: figures.Plot, text: str) -
     caption = f"{text}, {setting}." if setting else f"{text}."
     full = "-".join(part for part in (study.paper, name, setting) if part)
     display(figures.save(plot, study.folder / "figures", full, text, caption=caption))
+
+
+def drawing(study: Study, name: str, text: str, about: str = "A drawing; no data.") -> None:
+    """Show a drawing of `papers/<paper>/drawings/`, copied beside the page's figures; `text` is
+    caption and alternative, `about` ends the caption."""
+    source = ROOT / "papers" / study.paper / "drawings" / f"{name}.svg"
+    folder, full = study.folder / "figures", f"{study.paper}-{name}"
+    display(save_drawing(source, folder, full, text, caption=f"{text}. {about}"))
 
 
 def departures(study: Study, setting: str, *, together: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Figures of consecutive editing and of the scope study, and the two schematics."""
+"""Figures of consecutive editing and of the scope study."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from invented_comeba import observations, records, steps
 
-from lib import figures, figures_rounds, figures_schematic, figures_scope
+from lib import figures, figures_rounds, figures_scope
 from lib.figures_rounds import PRINTED, TRUE, both_readings
 from lib.papers.comeba_hk_scores import with_scores
 
@@ -125,17 +125,3 @@ def test_shares_of_prompts() -> None:
     assert table["n"] == 4 and table["can never reach alpha"].startswith("0.50 [")
     near = figures_scope.shares(rows.assign(is_subject=False, subset="near")).iloc[0]
     assert near["subject's last token swapped"] == "holds no subject"
-
-
-@pytest.mark.parametrize("plot", [figures_schematic.one_layer, figures_schematic.one_round])
-def test_schematics_are_saved_like_figures(plot, tmp_path: Path) -> None:
-    saved = figures.save(plot(), tmp_path, "drawing", "A drawing.")
-    assert "no data" in saved.markup and len(pd.read_csv(saved.csv))
-
-
-def test_the_residual_is_divided_by_the_layers_still_to_do() -> None:
-    data = figures_schematic.one_round().data
-    divided = data.dropna(subset=["residual divided by"])
-    assert divided["residual divided by"].tolist() == [3, 2, 1]
-    assert divided["layer"].tolist() == [1, 2, 3]
-    assert (data[data["layer"] < data["step"]]["hook"] == "validated").all()

@@ -10,7 +10,6 @@ from page_checks import check_claims_and_deviations, check_findings_of_nothing, 
 
 from lib import figures_deferral, figures_lifelong
 from lib.claims import FAILS, HOLDS, UNKNOWN
-from lib.figures_mixture import routed_mixture
 from lib.papers import common, elder
 from lib.plan import PAPERS, profile_of
 
@@ -154,7 +153,6 @@ def test_every_figure_is_drawn_or_says_why_not(tmp_path: Path, nothing: bool) ->
         figures_lifelong.scores_and_size(
             *elder.layer_rows(study, "zsre"), "right_answers", by="layers"
         ),
-        routed_mixture(),
     ]
     words = " ".join(t.get_text() for p in plots for a in p.figure.axes for t in a.texts)
     assert (words.count("Empty:") >= 5) == nothing

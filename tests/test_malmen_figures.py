@@ -1,5 +1,6 @@
 """Figures over m, of a hyper-network's training, of the solve; the drawings agree with the code."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from lib import (
 )
 from lib.editors.malmen import rank_one_shifts, wanted_outputs
 from lib.editors.ridge import Ridge
-from lib.figures_least_squares import ROWS, SOLVED, SUMMED
+from lib.figures_least_squares import ROWS
 from lib.papers import malmen
+from lib.render import ROOT
 
+DRAWINGS = ROOT / "papers/malmen/drawings"
 STUDY = InventedStudy(Path())
 RECORDS = malmen.by_m(STUDY, "zsre")
 OWN_ROWS, BEFORE = RECORDS[RECORDS["moment"] == "own"], malmen.unedited(RECORDS)
@@ -122,26 +125,38 @@ def test_stacked_bars_end_at_the_sum_of_their_parts() -> None:
     assert mine["edit_all"] == 16 and f"{mine.sum():,.3g} s" in words(plot)
 
 
-def test_the_drawing_of_two_facts_is_the_method(tmp_path: Path) -> None:
-    """Its arithmetic is that of the editor's own functions, with pseudo keys equal to keys."""
-    keys = torch.tensor([[1.0, 0.0], [0.9, 0.4]], dtype=torch.float64)
-    wishes = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    eta, scale = torch.tensor(-1.0), (keys**2).sum(dim=1, keepdim=True)
-    wanted = wanted_outputs(eta, keys, keys / scale, wishes)
-    assert torch.allclose(wanted, wishes)
-    drawn = figures_least_squares.own_outputs(keys.numpy(), wishes[:, 0].numpy())
-    summed = keys @ rank_one_shifts(eta, keys / scale, wishes)
+def test_the_drawing_of_two_facts_is_the_method() -> None:
+    """Its numbers are those of the editor's own functions, with pseudo keys equal to keys."""
+    drawn = pd.read_csv(DRAWINGS / "two-facts.csv").set_index(["panel", "shift"])["change"]
+    turn = np.deg2rad(25)
+    two = np.array([[1.0, 0.0], [np.cos(turn), np.sin(turn)]])
+    for panel, wishes in (("(b)", (1.0, 1.0)), ("(c)", (1.0, -1.0))):
+        summed, solved = both_shifts(two, wishes)
+        assert np.allclose(drawn[panel, "plain sum (MEND)"], summed)
+        assert np.allclose(drawn[panel, "least squares (MALMEN)"], solved)
+        assert np.allclose(drawn[panel, "wanted"], wishes) and np.allclose(solved, wishes)
+        printed = [f"{value:+.2f}".replace("-", "−") for value in summed]
+        texts = (DRAWINGS / "two-facts.svg").read_text("utf-8")
+        assert all(f">{value}</text>" in texts for value in printed)
+    for place, n in enumerate((1, 2, 4, 8, 16, 32, 64)):
+        keys = np.hstack([np.full((n, 1), 0.5**0.5), np.eye(n) * 0.5**0.5])
+        summed, solved = both_shifts(keys, (1.0,) * n)
+        assert np.allclose(drawn["(d)", "plain sum (MEND)"].iloc[place], summed)
+        assert np.allclose(drawn["(d)", "least squares (MALMEN)"].iloc[place], solved)
+
+
+def both_shifts(rows: np.ndarray, wishes: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """What each row's output changes by if the shifts are summed, and if they are solved for."""
+    keys = torch.from_numpy(rows)
+    eta, pseudo = torch.tensor(-1.0), keys / (keys**2).sum(dim=1, keepdim=True)
+    gradients = torch.tensor(wishes, dtype=torch.float64)[:, None]
+    wanted = wanted_outputs(eta, keys, pseudo, gradients)
+    summed = keys @ rank_one_shifts(eta, pseudo, gradients)
     solved = keys @ Ridge(keys, 1e-9).shift(wanted)
-    assert np.allclose(drawn[SUMMED], summed[:, 0]) and np.allclose(drawn[SOLVED], solved[:, 0])
-    data = figures_least_squares.two_facts().data
-    many = data[(data["panel"] == "(d)") & (data["shift"] == SUMMED)].set_index("row")["change"]
-    assert many["n = 64"] == pytest.approx(1 + 63 * 0.5)
-    solve = data[(data["panel"] == "(d)") & (data["shift"] == SOLVED)]["change"]
-    assert np.allclose(solve, 1)
+    return summed[:, 0].numpy(), solved[:, 0].numpy()
 
 
-def test_the_stages_are_the_papers_seven(tmp_path: Path) -> None:
-    plot = figures_hypernetwork.meta_gradient()
-    assert plot.data["stage"].tolist() == list(range(1, 8))
-    drawn = words(plot)
-    assert all(f"{stage}  " in drawn for stage in range(1, 8)) and "no data" in plot.caption
+def test_the_stages_are_the_papers_seven() -> None:
+    for name in ("stages", "stages-narrow"):
+        text = (DRAWINGS / f"{name}.svg").read_text("utf-8")
+        assert [int(stage) for stage in re.findall(r">(\d)  ", text)] == [1, 2, 3, 4, 5, 6, 7]
