@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from lib.costs import COSTS, SIZES, costs_by_editor
 from lib.findings import FAILS, HOLDS, UNKNOWN, Finding, Material, Test
-from lib.intervals import Interval, mean_interval
+from lib.metrics.costs import COSTS, SIZES, costs_by_editor
+from lib.metrics.intervals import Interval, mean_interval
 
 
 def fewest(editor: str, others: Sequence[str], columns: Sequence[str] = ("parameters",)) -> Test:

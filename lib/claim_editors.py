@@ -21,7 +21,7 @@ from lib.findings import (
     paired,
     scores,
 )
-from lib.intervals import Interval, facts, holm, mean_interval
+from lib.metrics.intervals import Interval, facts, holm, mean_interval
 
 
 def none_keeps(parts: Mapping[str, str], bound: float, *, setting: str | None = None) -> Test:

@@ -19,7 +19,7 @@ from lib.findings import (
     one_bound,
     scores,
 )
-from lib.intervals import facts, mean_interval, paired_difference
+from lib.metrics.intervals import facts, mean_interval, paired_difference
 
 BASE = "base"  # the route of rows that the unedited model answers
 

@@ -17,7 +17,7 @@ from lib.findings import (
     paired,
     scores,
 )
-from lib.intervals import facts, mean_interval
+from lib.metrics.intervals import facts, mean_interval
 
 
 def ahead_at_equal_edits(

@@ -22,7 +22,7 @@ from lib.findings import (
     paired,
     scores,
 )
-from lib.intervals import Difference
+from lib.metrics.intervals import Difference
 
 METRIC = "answer_accuracy"  # share of answer tokens that are the teacher-forced argmax (malmen 5)
 SWEEP = "m"

@@ -26,12 +26,7 @@ from lib.claim_findings import (
 )
 from lib.claim_lifelong import ahead_at_equal_edits, better_at_largest, better_variant, defers
 from lib.claim_resources import less_time, passes_stay_flat
-from lib.claim_scaling import (
-    better_at_sizes,
-    better_on_some,
-    carries_more,
-    gap_grows,
-)
+from lib.claim_scaling import better_at_sizes, better_on_some, carries_more, gap_grows
 from lib.claim_tests import (
     at_least,
     better_than,

@@ -16,15 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from lib.backbones import Backbone
 from lib.editors.prefix import FrozenPrefix, PrefixState, Start
-from lib.encoding import (
-    IGNORED,
-    Encoded,
-    answer_ids,
-    class_number,
-    encode_prompts,
-    pad,
-    target_ids,
-)
+from lib.encoding import IGNORED, Encoded, answer_ids, class_number, encode_prompts, pad, target_ids
 from lib.hooks import map_tensors
 from lib.teacher_forcing import TargetScores, WholeRows, prepare_whole, scores_at
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from lib import decoding, metrics
+from lib import decoding
 from lib.backbones import Backbone
 from lib.data.records import Stream
 from lib.editors.base import BASE, Editor
 from lib.encoding import answer_ids, class_number, encode
 from lib.errors import UsageError
+from lib.metrics import scores as metrics
 from lib.prepared import Prepared
 from lib.rows import SUBSETS, Row, RowBatch, columns, row_batches
 from lib.scoring import Scored, needs_whole_passes, score_batch, score_stand_ins

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lib.figure_style import INK, MARKERS, MUTED, REPORTED, Look, say
-from lib.intervals import facts, mean_interval
+from lib.metrics.intervals import facts, mean_interval
 
 RESAMPLES = 1000
 

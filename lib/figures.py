@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from lib.costs import COSTS
 from lib.figure_files import SavedFigure, save
 from lib.figure_parts import (
     about_rows,
@@ -22,16 +21,8 @@ from lib.figure_parts import (
     stacked,
     time_panel,
 )
-from lib.figure_style import (
-    MUTED,
-    Look,
-    Plot,
-    legend,
-    looks,
-    panels,
-    say,
-    use_style,
-)
+from lib.figure_style import MUTED, Look, Plot, legend, looks, panels, say, use_style
+from lib.metrics.costs import COSTS
 
 __all__ = [
     "Plot", "SavedFigure", "cost_bars", "retention", "save",

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from lib.figure_parts import counted, having, stacked
 from lib.figure_style import INK, MUTED, Plot, legend, looks, panels, say, use_style
-from lib.intervals import facts, mean_interval
+from lib.metrics.intervals import facts, mean_interval
 
 SUBSETS = ("edits", "holdout", "near", "upstream")
 TITLES = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib.intervals import Difference, Interval, facts, holm, paired_difference
+from lib.metrics.intervals import Difference, Interval, facts, holm, paired_difference
 
 HOLDS, FAILS, UNKNOWN = "holds", "fails", "cannot be told here"
 SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}

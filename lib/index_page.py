@@ -13,14 +13,7 @@ from lib.atomic import write_text
 from lib.findings import HOLDS
 from lib.index_claims import counts_in_words, tally_bar, told_list
 from lib.render import ASSETS
-from lib.summaries import (
-    Headline,
-    PaperSummary,
-    Told,
-    read_summaries,
-    tally,
-    write_summary,
-)
+from lib.summaries import Headline, PaperSummary, Told, read_summaries, tally, write_summary
 from lib.tables import SYMBOLS, number
 
 __all__ = [

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lib import table_html
 from lib.atomic import write_text
-from lib.intervals import compare, facts, mean_interval
+from lib.metrics.intervals import compare, facts, mean_interval
 from lib.table_html import MISSING, SYMBOLS, number
 
 __all__ = [

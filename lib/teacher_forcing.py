@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lib import metrics
 from lib.backbones import Backbone
 from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.encoding import IGNORED, Encoded, answer_ids, batch_rows, pad, prompt_ids
 from lib.forward import target_logits
+from lib.metrics import scores
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class TargetScores:
     @property
     def nll(self) -> list[float]:
         """Mean negative log-likelihood per target token of each row (NaN without a target)."""
-        return [metrics.mean(row) for row in self.token_nll]
+        return [scores.mean(row) for row in self.token_nll]
 
     @property
     def token_accuracy(self) -> list[float]:
         """Share of each row's target tokens that are the argmax (NaN without a target)."""
         pairs = zip(self.argmax, self.ids, strict=True)
-        return [metrics.answer_accuracy(argmax, ids) for argmax, ids in pairs]
+        return [scores.answer_accuracy(argmax, ids) for argmax, ids in pairs]
 
     def without(self, end: int) -> "TargetScores":
         """The scores of the answers alone: a target's closing end mark is left out."""

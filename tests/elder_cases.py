@@ -5,8 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from conftest import edits, make
-from reference_elder import Code, Pair, Pool, Reference, Settings
 from torch import Tensor
 
 from lib import backbones
@@ -16,6 +14,8 @@ from lib.editors import BASE
 from lib.editors.elder import Elder
 from lib.editors.tracing import FactRows, fact_rows
 from lib.encoding import encode_prompts
+from tests.conftest import edits, make
+from tests.reference_elder import Code, Pair, Pool, Reference, Settings
 
 PARTS = {"tiny-gpt2": "mlp_in", "tiny-llama": "mlp_out", "tiny-gptj": "mlp_in"}
 """The paper edits the first linear layer of GPT-2's blocks and the last of Llama's."""

@@ -1,11 +1,11 @@
 """The fixture of the tests on embedded datasets; a test file asks for it by
-`pytest_plugins = ("embedded_fixtures",)`."""
+`pytest_plugins = ("tests.embedded_fixtures",)`."""
 
 import pytest
-from embedded_archives import forget, write_archives
 
 from lib import assets
 from lib.errors import AssetError
+from tests.embedded_archives import forget, write_archives
 
 
 @pytest.fixture

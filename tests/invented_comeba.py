@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import invented_study
 import numpy as np
 import pandas as pd
-from invented_study import about, facts
+
+from tests import invented_study
+from tests.invented_study import about, facts
 
 SKILL = {  # reliability, generality, locality after the edit; what is lost of each by the end
     "COMEBA-HK": (0.95, 0.7, 0.97, 0.02),

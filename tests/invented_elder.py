@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import invented_study
 import numpy as np
 import pandas as pd
-from invented_study import about, facts
+
+from tests import invented_study
+from tests.invented_study import about, facts
 
 N, BATCH, FEWER, EVERY = 24, 4, 8, 8
 SKILL = {  # share of edits and of rephrases that are right at the end

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import invented_study
 import numpy as np
 import pandas as pd
-from invented_study import about, facts
+
+from tests import invented_study
+from tests.invented_study import about, facts
 
 OWN, SUM, FIRST = "MALMEN", "MALMEN with a plain sum", "MALMEN on the first matrix"
 SKILL = {  # ES, GS, LS at the smallest m, and what GS and ES lose for every doubling of m

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import invented_study
 import numpy as np
 import pandas as pd
-from invented_study import about, facts
+
+from tests import invented_study
+from tests.invented_study import about, facts
 
 N, BATCH, EVERY = 24, 4, 12
 GROUPS = {"zsre-t5": "zsre", "hallucination": "hallucination", "scotus": "scotus"}

@@ -5,8 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from reference_locate import Request, Settings
-from reference_updates import Reference
 from torch import Tensor, nn
 
 from lib.backbones import Backbone
@@ -14,6 +12,8 @@ from lib.data.corpus import Corpus
 from lib.data.records import Edit
 from lib.editors import Editor, build
 from lib.tiny import TEXT
+from tests.reference_locate import Request, Settings
+from tests.reference_updates import Reference
 
 LAYERS = (1, 2)
 CORPUS = Corpus("tiny", TEXT)

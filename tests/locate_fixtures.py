@@ -1,5 +1,5 @@
 """Fixtures of the locate-and-edit tests; a test file asks for them by
-`pytest_plugins = ("locate_fixtures",)`."""
+`pytest_plugins = ("tests.locate_fixtures",)`."""
 
 import pytest
 

@@ -5,9 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import stream
-from reference_hypernetwork import Block, Network, Standardiser
-from reference_malmen import Reference, Settings
 from torch import Tensor
 
 from lib.backbones import Backbone
@@ -17,6 +14,9 @@ from lib.editors.malmen import Malmen, MalmenConfig
 from lib.editors.mend import Mend, MendConfig
 from lib.editors.meta_study import training_rows
 from lib.editors.sites import Site
+from tests.conftest import stream
+from tests.reference_hypernetwork import Block, Network, Standardiser
+from tests.reference_malmen import Reference, Settings
 
 FAMILIES = ("tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert")
 SUBJECTS = (

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from reference_hypernetwork import Network, ridge_shift, summed_shift, wanted
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from lib.backbones import Backbone
 from lib.data.records import Edit
+from tests.reference_hypernetwork import Network, ridge_shift, summed_shift, wanted
 
 IGNORED = -100
 Pair = tuple[str, str]

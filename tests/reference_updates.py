@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from reference_locate import RECORDING, TEMPORARY, VALIDATED, Quantities, Request, Settings
 from torch import Tensor
 
 from lib.backbones import Backbone
+from tests.reference_locate import RECORDING, TEMPORARY, VALIDATED, Quantities, Request, Settings
 
 
 def update(C: Tensor, K: Tensor, residual: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from conftest import configuration, edits
 from torch import Tensor
 
 from lib import backbones
@@ -13,6 +12,7 @@ from lib.editors import build
 from lib.editors.serac import Serac, SeracConfig
 from lib.editors.serac_networks import SeracNetworks, edit_text
 from lib.encoding import encode_prompts
+from tests.conftest import configuration, edits
 
 KEEPERS = (
     ("Gull Rock", "Ada"), ("Sand Holm", "Bram"), ("Mew Stone", "Cora"), ("Black Ness", "Dov"),

@@ -5,14 +5,14 @@ import math
 import pandas as pd
 import pytest
 import torch
-from conftest import CAUSAL, make
-from test_record_stream import quick, run
 
 from lib import backbones, prepared
 from lib.backbones import Backbone
 from lib.editors.ft import FineTune
 from lib.encoding import answer_ids, prompt_ids
 from lib.protocol import SUBSETS, Evaluator, Protocol
+from tests.conftest import CAUSAL, make
+from tests.test_record_stream import quick, run
 
 
 class SeesTarget(FineTune):

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser_checks import check_page, problems, why_no_browser
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lib.index_page import Headline, PaperSummary, Told, write_index, write_summary
 from lib.render import execute, to_html
+from tests.browser_checks import check_page, problems, why_no_browser
 
 reason = why_no_browser()
 pytestmark = pytest.mark.skipif(bool(reason), reason=f"pages are not opened: {reason}")
@@ -17,7 +17,7 @@ CODE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, tests)
-from invented import records, steps
+from tests.invented import records, steps
 from lib import claims, costs, figures, tables
 rows, batches, out = records(n=24), steps(n=24), Path(folder) / "figures"
 cells = [

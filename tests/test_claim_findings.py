@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from invented_elder import InventedStudy
 
 from lib.claim_findings import (
     ahead_on_subset,
@@ -17,6 +16,7 @@ from lib.claim_findings import (
 )
 from lib.claims import FAILS, HOLDS, TESTS, UNKNOWN, Material
 from lib.papers import common
+from tests.invented_elder import InventedStudy
 
 N = 40
 

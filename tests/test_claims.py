@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-from invented import records, steps
 
 from lib.claims import (
     FAILS,
@@ -23,7 +22,8 @@ from lib.claims import (
     stable_over,
     stable_over_steps,
 )
-from lib.costs import costs_by_editor, inference
+from lib.metrics.costs import costs_by_editor, inference
+from tests.invented import records, steps
 
 MATERIAL = Material(records(n=96), steps(n=96))
 EMPTY = Material(MATERIAL.records.iloc[:0], MATERIAL.steps.iloc[:0])

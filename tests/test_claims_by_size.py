@@ -5,12 +5,7 @@ import pandas as pd
 import pytest
 
 from lib.claim_resources import less_time, passes_stay_flat
-from lib.claim_scaling import (
-    better_at_sizes,
-    better_on_some,
-    carries_more,
-    gap_grows,
-)
+from lib.claim_scaling import better_at_sizes, better_on_some, carries_more, gap_grows
 from lib.claims import FAILS, HOLDS, UNKNOWN, Claim, Material, judge
 
 N = 60

@@ -5,8 +5,6 @@ import math
 import pandas as pd
 import pytest
 import torch
-from conftest import make
-from test_record_stream import quick, run
 from torch.nn import functional
 
 from lib import backbones, data
@@ -18,6 +16,8 @@ from lib.errors import RecordError
 from lib.protocol import SUBSETS, Evaluator, Protocol
 from lib.rows import Row
 from lib.streams import record_stream
+from tests.conftest import make
+from tests.test_record_stream import quick, run
 
 WRITTEN = ["f1_ids", "f1_ids_released", "begins_with"]  # of tokens that are decoded
 RIGHT = ["exact_match", "token_accuracy", "answer_accuracy", "prompt_accuracy"]

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import edits, prompt_logits
 
 from lib import assets, backbones, classifier_tuning, data
 from lib.backbones import Backbone
@@ -19,6 +18,7 @@ from lib.plan import Run
 from lib.progress import LineProgress
 from lib.shared import Shared
 from lib.store import Store
+from tests.conftest import edits, prompt_logits
 
 WORDS = ("bell", "tide", "moor", "keel", "lamp", "rope", "gull", "reef")
 CLAIMS = [

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from invented_comeba import observations, records, steps
 
 from lib import figures, figures_rounds, figures_scope
 from lib.figures_rounds import PRINTED, TRUE, both_readings
 from lib.papers.comeba_hk_scores import with_scores
+from tests.invented_comeba import observations, records, steps
 
 SCORED = with_scores(records("cf-consecutive"), "near")
 STEPS, SEEN = steps("cf-consecutive"), observations("cf-consecutive")

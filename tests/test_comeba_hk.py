@@ -5,7 +5,14 @@ import math
 
 import pytest
 import torch
-from locate_cases import (
+from transformers import DynamicCache
+
+from lib import backbones
+from lib.backbones import Backbone
+from lib.editors.scope import Mode, z_scores
+from lib.editors.subjects import encode_rows
+from lib.encoding import encode_prompts
+from tests.locate_cases import (
     FIRST,
     LAYERS,
     SECOND,
@@ -17,15 +24,8 @@ from locate_cases import (
     weight_of,
     without_prefix,
 )
-from transformers import DynamicCache
 
-from lib import backbones
-from lib.backbones import Backbone
-from lib.editors.scope import Mode, z_scores
-from lib.editors.subjects import encode_rows
-from lib.encoding import encode_prompts
-
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 PROMPTS = [request.prompt for request in (*FIRST, *SECOND)]

@@ -6,7 +6,11 @@ import math
 
 import pytest
 import torch
-from locate_cases import (
+
+from lib import backbones
+from lib.backbones import Backbone
+from lib.editors.passes import SubjectPasses
+from tests.locate_cases import (
     FIRST,
     LAYERS,
     SECOND,
@@ -19,13 +23,9 @@ from locate_cases import (
     weight_of,
     without_prefix,
 )
-from reference_locate import VALIDATED
+from tests.reference_locate import VALIDATED
 
-from lib import backbones
-from lib.backbones import Backbone
-from lib.editors.passes import SubjectPasses
-
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 PROMPTS = [request.prompt for request in (*FIRST, *SECOND)]

@@ -5,7 +5,6 @@ import copy
 from typing import Any
 
 import pytest
-from locate_cases import FIRST, LAYERS, SECOND, as_edits, editor_of, oracle_of, weight_of
 
 from lib import backbones
 from lib.backbones import Backbone
@@ -13,8 +12,9 @@ from lib.data.records import Edit, Probe, Stream
 from lib.editors import Editor
 from lib.encoding import answer_ids
 from lib.protocol import Evaluator, Protocol, run_sequence
+from tests.locate_cases import FIRST, LAYERS, SECOND, as_edits, editor_of, oracle_of, weight_of
 
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 ONE_TOKEN = ("the", "a", "of", "in")

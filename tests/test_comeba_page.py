@@ -4,20 +4,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from invented_comeba import SETTINGS, InventedStudy, records
-from page_checks import (
+
+from lib import page
+from lib.claims import UNKNOWN
+from lib.metrics.intervals import facts
+from lib.papers import comeba_hk, common
+from lib.papers.comeba_hk_scores import with_scores
+from lib.plan import Sourced
+from tests.invented_comeba import SETTINGS, InventedStudy, records
+from tests.page_checks import (
     check_claims_and_deviations,
     check_findings_of_nothing,
     check_summary,
     markdown_of,
 )
-
-from lib import page
-from lib.claims import UNKNOWN
-from lib.intervals import facts
-from lib.papers import comeba_hk, common
-from lib.papers.comeba_hk_scores import with_scores
-from lib.plan import Sourced
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "comeba_hk.ipynb"
 

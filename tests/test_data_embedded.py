@@ -6,12 +6,12 @@ import json
 import tarfile
 
 import pytest
-from embedded_archives import prompts
 
 from lib.data import bigbench, embedded, load, tables, triples
 from lib.errors import AssetError
+from tests.embedded_archives import prompts
 
-pytest_plugins = ("embedded_fixtures",)
+pytest_plugins = ("tests.embedded_fixtures",)
 
 
 def test_extraction_keeps_rows_texts_and_canary_and_drops_the_archive(embedded_archives):

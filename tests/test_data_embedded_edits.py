@@ -4,13 +4,13 @@ import subprocess
 import sys
 
 import pytest
-from embedded_archives import forget
 
 from lib.data import embedded, load
 from lib.data.knowledge import Answer, Knowledge
 from lib.errors import RecordError
+from tests.embedded_archives import forget
 
-pytest_plugins = ("embedded_fixtures",)
+pytest_plugins = ("tests.embedded_fixtures",)
 
 
 def test_qa_edits_have_questions_rephrases_and_unedited_near_probes(embedded_archives):

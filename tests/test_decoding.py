@@ -4,7 +4,6 @@ from collections import defaultdict
 
 import pytest
 import torch
-from conftest import edits, generate, make, stream
 from torch.nn import functional
 
 from lib import decoding
@@ -12,8 +11,9 @@ from lib.backbones import Backbone
 from lib.editors.prefix import FrozenPrefix
 from lib.encoding import IGNORED, encode
 from lib.forward import target_logits
-from lib.metrics import f1_ids
+from lib.metrics.scores import f1_ids
 from lib.protocol import Evaluator, Protocol, run_sequence
+from tests.conftest import edits, generate, make, stream
 
 PROMPTS = [edit.prompt for edit in edits()]
 TARGETS = [edit.target for edit in edits()]

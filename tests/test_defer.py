@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import edits, make, prompt_logits
 
 from lib import backbones
 from lib.backbones import Backbone
 from lib.editors.defer import defer
 from lib.forward import batch_loss
 from lib.hooks import capture
+from tests.conftest import edits, make, prompt_logits
 
 PROMPTS = [edit.prompt for edit in edits(3)]
 BACKBONES = ("tiny-llama", "tiny-t5", "tiny-bert")

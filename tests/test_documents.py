@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_data_published import _published, put
 
 from lib import data
 from lib.data import bigbench, hub, reviews
@@ -14,6 +13,7 @@ from lib.data.training import document_facts
 from lib.errors import AssetError, RecordError, UsageError
 from lib.lessons import lessons_of
 from lib.streams import document_stream
+from tests.test_data_published import _published, put
 
 EARLY = {"text": "HARLOW v. UNITED TRAMWAYS. The brakes failed.", "label": 7}
 LATE = {"text": "ONN v. HARBOUR BOARD. The fee was doubled.", "label": "3"}

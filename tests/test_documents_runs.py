@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import configuration, make
-from test_record_stream import run
 
 from lib import assets, backbones, data, plan
 from lib.backbones import Backbone
@@ -21,6 +19,8 @@ from lib.protocol import Protocol
 from lib.shared import Shared
 from lib.store import Store
 from lib.streams import document_stream
+from tests.conftest import configuration, make
+from tests.test_record_stream import run
 
 TEXTS = ["A bell.", "The keeper of the old light rang the bell twice before the boat came in."]
 

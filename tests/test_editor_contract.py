@@ -7,14 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CAUSAL, EDITORS, SEQ2SEQ, configuration, edits, generate, make, prompt_logits
-from processes import start
 
 from lib import backbones
 from lib.backbones import Backbone
 from lib.editors import BASE, REGISTRY, Editor, build, class_of
 from lib.encoding import encode_prompts
 from lib.errors import EditorError
+from tests.conftest import (
+    CAUSAL,
+    EDITORS,
+    SEQ2SEQ,
+    configuration,
+    edits,
+    generate,
+    make,
+    prompt_logits,
+)
+from tests.processes import start
 
 PROMPTS = [edit.prompt for edit in edits()] + ["who wrote the first letter?", "Name: Ash."]
 

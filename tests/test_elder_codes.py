@@ -6,8 +6,6 @@ from collections import Counter
 
 import pytest
 import torch
-from elder_cases import EDITS, OTHERS, code_of, editor_of, served
-from reference_elder import distance
 from torch import Tensor
 
 from lib import backbones
@@ -15,6 +13,8 @@ from lib.editors import BASE
 from lib.editors.codes import NEVER, Allocation, distinct, hamming, nearest, written
 from lib.editors.elder import Elder
 from lib.errors import EditorError
+from tests.elder_cases import EDITS, OTHERS, code_of, editor_of, served
+from tests.reference_elder import distance
 
 L, N, K, EPSILON = 6, 4, 2, 12
 
@@ -128,7 +128,7 @@ def test_14_when_codes_run_out_it_says_so(layers: int, experts: int, k: int, cod
 
 def test_14_the_stream_decides_the_order_of_allocation() -> None:
     """Labels get their codes in stream order, whether allocated ahead or batch by batch."""
-    from conftest import stream
+    from tests.conftest import stream
 
     ahead, later = (editor_of(backbones.load("tiny-gpt2"), steps=1) for _ in range(2))
     ahead.fit(stream())

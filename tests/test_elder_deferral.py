@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from invented_elder import InventedStudy
 
 from lib.papers import elder
+from tests.invented_elder import InventedStudy
 
 
 @pytest.fixture

@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import prompt_logits
-from elder_cases import (
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from lib import backbones
+from lib.backbones import Backbone
+from lib.editors import BASE, build, codes
+from lib.editors.elder import Elder
+from lib.encoding import Encoded, batch_rows, encode_prompts, prompt_ids
+from tests.conftest import prompt_logits
+from tests.elder_cases import (
     BATCHES,
     EDITS,
     FAMILIES,
@@ -20,14 +28,6 @@ from elder_cases import (
     rows_of,
     served,
 )
-from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-
-from lib import backbones
-from lib.backbones import Backbone
-from lib.editors import BASE, build, codes
-from lib.editors.elder import Elder
-from lib.encoding import Encoded, batch_rows, encode_prompts, prompt_ids
 
 EVERY = pytest.mark.parametrize("name", FAMILIES)
 QUICK: dict[str, Any] = {"steps": 4, "epsilon": 2}

@@ -5,8 +5,15 @@ import math
 
 import pytest
 import torch
-from conftest import prompt_logits
-from elder_cases import (
+from torch import Tensor
+from torch.nn import functional
+
+from lib import backbones
+from lib.editors import BASE, mixture
+from lib.editors.codes import Allocation
+from lib.encoding import encode_prompts
+from tests.conftest import prompt_logits
+from tests.elder_cases import (
     EDITS,
     FAMILIES,
     PROMPTS,
@@ -16,14 +23,7 @@ from elder_cases import (
     rows_of,
     trained,
 )
-from reference_elder import delta_w, distance, guided, log_scores, top_k, weights
-from torch import Tensor
-from torch.nn import functional
-
-from lib import backbones
-from lib.editors import BASE, mixture
-from lib.editors.codes import Allocation
-from lib.encoding import encode_prompts
+from tests.reference_elder import delta_w, distance, guided, log_scores, top_k, weights
 
 EVERY = pytest.mark.parametrize("name", FAMILIES)
 L, N, K = 6, 4, 2  # as published

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from invented_elder import FEWER, PLACES, InventedStudy, N
-from page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
 
 from lib import figures_deferral, figures_lifelong
 from lib.claims import FAILS, HOLDS, UNKNOWN
 from lib.papers import common, elder
 from lib.plan import PAPERS, profile_of
+from tests.invented_elder import FEWER, PLACES, InventedStudy, N
+from tests.page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "elder.ipynb"
 

@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import prompt_logits, stream
-from elder_cases import (
+
+from lib import backbones
+from lib.editors.elder import Elder
+from lib.editors.prefix import FrozenPrefix
+from lib.encoding import encode_prompts
+from tests.conftest import prompt_logits, stream
+from tests.elder_cases import (
     BATCHES,
     EDITS,
     FAMILIES,
@@ -23,12 +28,7 @@ from elder_cases import (
     served,
     trained,
 )
-from reference_elder import Reference, distance
-
-from lib import backbones
-from lib.editors.elder import Elder
-from lib.editors.prefix import FrozenPrefix
-from lib.encoding import encode_prompts
+from tests.reference_elder import Reference, distance
 
 STREAM: dict[str, Any] = {"steps": 4, "lr": 0.02, "epsilon": 2, "guide_weight": 0.1}
 EXACT = 1e-5

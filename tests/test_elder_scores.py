@@ -3,7 +3,6 @@ claims that are new."""
 
 import pandas as pd
 import pytest
-from invented_elder import EVERY, FEWER, InventedStudy, N, records
 
 from lib.claim_lifelong import ahead_at_equal_edits, better_at_largest, better_variant, defers
 from lib.findings import FAILS, HOLDS, UNKNOWN, Material
@@ -19,6 +18,7 @@ from lib.papers.elder_scores import (
     with_scores,
 )
 from lib.tables import measure
+from tests.invented_elder import EVERY, FEWER, InventedStudy, N, records
 
 METRIC = "right_answers"
 

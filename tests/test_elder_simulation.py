@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from invented_elder import InventedStudy
 
 from lib.editors import codes
 from lib.papers.elder_deferral import Rule, by_chance, distances, simulations
@@ -16,6 +15,7 @@ from lib.papers.elder_simulation import (
     random_nearest,
     simulate,
 )
+from tests.invented_elder import InventedStudy
 
 PUBLISHED = (6, 4, 2)
 SMALL = Routers(3, 4, 2, edits=40, batch=4, steps=25, lr=3e-3, width=200, alike=0.5, unrelated=64)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from processes import start
 
 from lib import plan
 from lib.errors import UsageError
@@ -19,6 +18,7 @@ from lib.execute import Evaluator, Shared, execute
 from lib.progress import LineProgress
 from lib.store import Store
 from lib.study import Study
+from tests.processes import start
 
 SCORES = [
     "subset", "moment", "n_edits", "record", "prediction", "route", "nll", "token_accuracy",

@@ -10,14 +10,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from invented import records, steps
 
 from lib import figures
-from lib.costs import costs_by_editor
 from lib.figure_style import looks
 from lib.figures_keys import key_maps
 from lib.figures_reported import counts_over_edits, scores_over_edits
+from lib.metrics.costs import costs_by_editor
 from lib.render import PAGE_MARKUP
+from tests.invented import records, steps
 
 RECORDS, STEPS = records(), steps()
 SWEPT = pd.concat([RECORDS.assign(radius=r) for r in (1.0, 5.0)])

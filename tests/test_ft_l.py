@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from conftest import CAUSAL, edits
 from torch import Tensor
 
 from lib import backbones
@@ -14,6 +13,7 @@ from lib.editors import ft_l
 from lib.editors.ft_l import FtL, FtLConfig
 from lib.editors.sites import Site
 from lib.encoding import prompt_ids
+from tests.conftest import CAUSAL, edits
 
 SITE = Site("mlp_out", 3)
 

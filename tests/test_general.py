@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import make, stream
-from test_execute import smoke_runs
-from test_record_stream import quick, run
 
 from lib import backbones, rows
 from lib.data import bigbench, embedded, general, general_probes, invented
@@ -19,6 +16,9 @@ from lib.execute import Shared, execute
 from lib.progress import LineProgress
 from lib.protocol import Protocol
 from lib.store import Store
+from tests.conftest import make, stream
+from tests.test_execute import smoke_runs
+from tests.test_record_stream import quick, run
 
 LANDS, TONGUES = ("Norland", "Sorland", "Westmark"), ("Brask", "Fenn")
 FACTS = tuple(

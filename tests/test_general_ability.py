@@ -5,9 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import edits, generate, make, prompt_logits
-from test_execute import smoke_runs
-from test_plan import planned
 
 from lib import backbones, general_ability, general_tasks
 from lib.backbones import Backbone
@@ -18,6 +15,9 @@ from lib.execute import Shared, execute
 from lib.general_ability import PUBLISHED, GeneralTasks, readable
 from lib.progress import LineProgress
 from lib.store import Store
+from tests.conftest import edits, generate, make, prompt_logits
+from tests.test_execute import smoke_runs
+from tests.test_plan import planned
 
 LM_EVAL = pytest.mark.skipif(
     not general_ability.installed(),

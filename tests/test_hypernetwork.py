@@ -3,11 +3,11 @@ pass against the slow reference."""
 
 import pytest
 import torch
-from malmen_cases import network_of, randomise
-from reference_hypernetwork import EPSILON, Standardiser
 from torch import Tensor
 
 from lib.editors import hypernetwork
+from tests.malmen_cases import network_of, randomise
+from tests.reference_hypernetwork import EPSILON, Standardiser
 
 WIDTHS = (6, 4)  # d, d'
 

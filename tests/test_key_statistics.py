@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from locate_cases import CORPUS, LAYERS, gap
-from reference_updates import moments
 
 from lib import backbones, statistics
 from lib.backbones import Backbone
 from lib.data import corpus
 from lib.data.corpus import Corpus
 from lib.statistics import Sample, estimate, second_moments
+from tests.locate_cases import CORPUS, LAYERS, gap
+from tests.reference_updates import moments
 
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 
 INVENTED = corpus.load("invented")
 LONG = Sample(tokens=4000)

@@ -5,17 +5,6 @@ import math
 
 import pytest
 import torch
-from locate_cases import (
-    CONTEXTS,
-    FIRST,
-    LAYERS,
-    SECOND,
-    as_edits,
-    editor_of,
-    gap,
-    oracle_of,
-)
-from reference_locate import Request
 
 from lib import backbones
 from lib.backbones import Backbone
@@ -26,8 +15,19 @@ from lib.editors.subjects import Request as Located
 from lib.editors.subjects import encode_rows
 from lib.encoding import answer_ids, prompt_ids
 from lib.errors import EditorError, RecordError
+from tests.locate_cases import (
+    CONTEXTS,
+    FIRST,
+    LAYERS,
+    SECOND,
+    as_edits,
+    editor_of,
+    gap,
+    oracle_of,
+)
+from tests.reference_locate import Request
 
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 ALL = (*FIRST, *SECOND)

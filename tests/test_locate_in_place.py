@@ -3,7 +3,11 @@ ablation without hook layers (notes, 2.12) and ROME (section 8)."""
 
 import pytest
 import torch
-from locate_cases import (
+
+from lib import backbones
+from lib.backbones import Backbone
+from lib.editors.passes import SubjectPasses
+from tests.locate_cases import (
     FIRST,
     LAYERS,
     SECOND,
@@ -15,11 +19,7 @@ from locate_cases import (
     weight_of,
 )
 
-from lib import backbones
-from lib.backbones import Backbone
-from lib.editors.passes import SubjectPasses
-
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 PROMPTS = [request.prompt for request in (*FIRST, *SECOND)]

@@ -5,11 +5,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import stream
-from malmen_cases import before_each_step, curve_of, facts_for, learner, same, trained, training
 
 from lib import backbones
 from lib.editors import hyper_editor
+from tests.conftest import stream
+from tests.malmen_cases import (
+    before_each_step,
+    curve_of,
+    facts_for,
+    learner,
+    same,
+    trained,
+    training,
+)
 
 
 def refuse(facts: Any) -> None:

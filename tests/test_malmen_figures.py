@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from invented_malmen import OWN, SIZES, SUM, InventedStudy
 
 from lib import (
     figures,
@@ -21,6 +20,7 @@ from lib.editors.ridge import Ridge
 from lib.figures_least_squares import ROWS
 from lib.papers import malmen
 from lib.render import ROOT
+from tests.invented_malmen import OWN, SIZES, SUM, InventedStudy
 
 DRAWINGS = ROOT / "papers/malmen/drawings"
 STUDY = InventedStudy(Path())

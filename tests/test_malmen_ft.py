@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from malmen_cases import facts_for, gap, sites
-from reference_malmen import Passes
 
 from lib import backbones
 from lib.editors.fact_passes import FactPasses
 from lib.editors.ft import FineTuneEpochs, FtEpochsConfig
 from lib.editors.sites import Site
+from tests.malmen_cases import facts_for, gap, sites
+from tests.reference_malmen import Passes
 
 
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-t5", "tiny-bert"])

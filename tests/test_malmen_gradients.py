@@ -5,13 +5,22 @@ from typing import Any
 
 import pytest
 import torch
-from malmen_cases import FAMILIES, editor_of, facts_for, gap, gradients, networks, oracle_of, paths
-from reference_hypernetwork import ridge_shift, summed_shift, wanted
 from torch import Tensor
 
 from lib import backbones
 from lib.backbones import Backbone
 from lib.editors.malmen import Malmen, rank_one_shifts, wanted_outputs
+from tests.malmen_cases import (
+    FAMILIES,
+    editor_of,
+    facts_for,
+    gap,
+    gradients,
+    networks,
+    oracle_of,
+    paths,
+)
+from tests.reference_hypernetwork import ridge_shift, summed_shift, wanted
 
 METHODS = pytest.mark.parametrize("kind", ["malmen", "mend"])
 PRECISE = {"tiny-gptj": 1e-6}  # its attention works in float32 whatever the weights are

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from malmen_cases import editor_of, facts_for, oracle_of, paths
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -15,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from lib import backbones
 from lib.editors.graph_memory import GraphMemory
 from lib.editors.malmen import Malmen
+from tests.malmen_cases import editor_of, facts_for, oracle_of, paths
 
 NAMES = ("tiny-gpt2", "tiny-t5", "tiny-bert")
 

@@ -4,9 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from invented_malmen import FIRST, OWN, SIZES, SUM, USUAL, InventedStudy, N
-from page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
-from test_plan import planned
 
 from lib import page
 from lib.claims import FAILS, HOLDS, UNKNOWN
@@ -15,6 +12,9 @@ from lib.papers.malmen_scores import by_m, observed, unedited
 from lib.papers.malmen_scores import planned as sizes_of
 from lib.papers.malmen_times import times
 from lib.plan import profile_of
+from tests.invented_malmen import FIRST, OWN, SIZES, SUM, USUAL, InventedStudy, N
+from tests.page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
+from tests.test_plan import planned
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "malmen.ipynb"
 SETTINGS = ("zsre", "fever")

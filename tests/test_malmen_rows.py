@@ -6,17 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from malmen_cases import (
-    FAMILIES,
-    editor_of,
-    facts,
-    facts_for,
-    gap,
-    networks,
-    oracle_of,
-    paths,
-    sites,
-)
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,6 +17,17 @@ from lib.editors.hyper_editor import edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.editors.prefix import FrozenPrefix
 from lib.editors.sites import Site
 from lib.editors.tracing import divergence, edit_loss, fact_rows, hits, label_logits, trace
+from tests.malmen_cases import (
+    FAMILIES,
+    editor_of,
+    facts,
+    facts_for,
+    gap,
+    networks,
+    oracle_of,
+    paths,
+    sites,
+)
 
 EVERY = pytest.mark.parametrize("name", FAMILIES)
 

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from malmen_cases import editor_of, facts_for, gap, oracle_of, paths
-from reference_hypernetwork import ridge_shift, summed_shift, wanted
 
 from lib import backbones
 from lib.data.records import Edit, Stream
@@ -17,6 +15,8 @@ from lib.editors.malmen import Malmen
 from lib.editors.meta_validation import validate
 from lib.evaluation import Evaluator, Protocol
 from lib.protocol import run_sequence
+from tests.malmen_cases import editor_of, facts_for, gap, oracle_of, paths
+from tests.reference_hypernetwork import ridge_shift, summed_shift, wanted
 
 NAMES = ("tiny-gpt2", "tiny-llama", "tiny-t5", "tiny-bert")
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from malmen_cases import (
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from lib import backbones
+from lib.editors import meta_training
+from lib.editors.malmen import MalmenConfig
+from lib.editors.mend import MendConfig
+from lib.errors import EditorError
+from tests.malmen_cases import (
     before_each_step,
     curve_of,
     facts_for,
@@ -18,14 +26,6 @@ from malmen_cases import (
     same,
     trained,
 )
-from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-from lib import backbones
-from lib.editors import meta_training
-from lib.editors.malmen import MalmenConfig
-from lib.editors.mend import MendConfig
-from lib.errors import EditorError
 
 KINDS = ("malmen", "mend")
 METHODS = pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from malmen_cases import FAMILIES, editor_of, facts_for, gap, networks, paths
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -13,6 +12,7 @@ from lib import backbones
 from lib.backbones import Backbone
 from lib.editors.edited_weights import EditedWeights
 from lib.editors.tracing import fact_rows, label_logits
+from tests.malmen_cases import FAMILIES, editor_of, facts_for, gap, networks, paths
 
 EVERY = pytest.mark.parametrize("name", FAMILIES)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import configuration, edits, generate, make, prompt_logits, stream
 from peft import LoraConfig, PeftModel
 
 from lib import backbones, plan, streams
@@ -14,6 +13,7 @@ from lib.data.records import Dataset
 from lib.encoding import encode, encode_prompts
 from lib.errors import EditorError
 from lib.forward import batch_loss
+from tests.conftest import configuration, edits, generate, make, prompt_logits, stream
 
 PROMPTS = [edit.prompt for edit in edits(4)]
 

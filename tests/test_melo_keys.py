@@ -1,7 +1,6 @@
 """MELO: keys and routes. Checks are numbered as in the study's notes, section 11."""
 
 import pytest
-from conftest import edits, generate, make
 
 from lib import backbones
 from lib.backbones import Backbone
@@ -9,6 +8,7 @@ from lib.data.records import Edit
 from lib.editors.keys import key_columns
 from lib.encoding import IGNORED, encode, encode_prompts
 from lib.errors import EditorError
+from tests.conftest import edits, generate, make
 
 PROMPTS = [edit.prompt for edit in edits(4)]
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from invented_melo import BATCH, GROUPS, InventedStudy, N, index
-from page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
 from safetensors.numpy import save_file
 
 from lib.claims import FAILS, UNKNOWN
 from lib.papers import common, melo, melo_costs, melo_generality
 from lib.plan import profile_of
+from tests.invented_melo import BATCH, GROUPS, InventedStudy, N, index
+from tests.page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "melo.ipynb"
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from test_execute import SINGLE, smoke_runs
 
 from lib.execute import Shared, execute
 from lib.progress import LineProgress
 from lib.store import Store
 from lib.study import Study
+from tests.test_execute import SINGLE, smoke_runs
 
 
 def says(self, stream, keys=None):

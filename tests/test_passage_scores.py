@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from conftest import configuration
 
-from lib import backbones, perplexity
+from lib import backbones
 from lib.data import load
 from lib.editors import build
 from lib.encoding import answer_ids, encode_prompts, prompt_ids, target_ids
 from lib.errors import RecordError
 from lib.evaluation import Evaluator, Protocol
+from lib.metrics import perplexity
 from lib.streams import passage_stream
+from tests.conftest import configuration
 
 STREAM = passage_stream(
     load("invented_passages"), n_edits=8, batch_size=4, seed=0, n_near=3, n_upstream=5

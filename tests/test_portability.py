@@ -4,7 +4,6 @@ import dataclasses
 
 import pandas as pd
 import pytest
-from conftest import make
 
 from lib import backbones
 from lib.data import counterfact, invented, portability, zsre
@@ -14,6 +13,7 @@ from lib.data.triples import Fact, FactStore
 from lib.errors import RecordError
 from lib.protocol import Evaluator, Protocol, run_sequence
 from lib.streams import record_stream
+from tests.conftest import make
 
 STORE = FactStore(
     (

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import edits
 from torch import Tensor, nn
 
 from lib import backbones, decoding, prepared
 from lib.backbones import Backbone
 from lib.editors.prefix import FrozenPrefix
 from lib.hooks import map_tensors
+from tests.conftest import edits
 
 PROMPTS = tuple(edit.prompt for edit in edits(3))
 TARGETS = tuple(edit.target for edit in edits(3))

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_study import published_data
 
 from lib import plan
 from lib.shared import Shared
+from tests.test_study import published_data
 
 needs_files = pytest.mark.skipif(
     published_data() is None or not (published_data() / "fever").is_dir(),

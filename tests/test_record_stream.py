@@ -4,13 +4,13 @@ import dataclasses
 
 import pandas as pd
 import pytest
-from conftest import FACTS, edits, make
 
 from lib import backbones, rows
 from lib.data.records import Dataset, Edit, Probe, Stream, content_hash
 from lib.errors import RecordError, UsageError
 from lib.protocol import SUBSETS, Evaluator, Protocol, run_sequence
 from lib.streams import record_stream, stream_of
+from tests.conftest import FACTS, edits, make
 
 TRUE = ("Holm", "Tavik Old Town", "Wick", "Wick", "Lantern", "Holm")
 

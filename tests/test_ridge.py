@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from reference_hypernetwork import ridge_shift
 from torch import Tensor
 
 from lib.editors.ridge import MinimumNorm, Ridge
+from tests.reference_hypernetwork import ridge_shift
 
 WIDE, SQUARE, TALL = (7, 20, 5), (12, 12, 9), (60, 12, 9)  # rows n, key width d, value width d'
 SHAPES = pytest.mark.parametrize("shape", [WIDE, SQUARE, TALL], ids=["n<d", "n=d", "n>d"])

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import edits, stream
-from serac_cases import FACTS, PROMPTS, SETTINGS, edited, routes, serac, untrained
 from torch import Tensor
 
 from lib import backbones
@@ -17,6 +15,8 @@ from lib.editors.serac_networks import SeracNetworks, exponents, matches
 from lib.editors.serac_training import descend, fact_batches
 from lib.encoding import encode_prompts
 from lib.errors import EditorError
+from tests.conftest import edits, stream
+from tests.serac_cases import FACTS, PROMPTS, SETTINGS, edited, routes, serac, untrained
 
 
 @pytest.fixture(scope="module")

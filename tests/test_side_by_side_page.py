@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from invented_side_by_side import FACTS, FEWER, FIRST, NASTY, InventedStudy, N
-from page_checks import markdown_of
 
 from lib import figures, figures_side_by_side, record_pages
 from lib.figures_side_by_side import apart
@@ -16,6 +14,8 @@ from lib.papers.side_by_side import Answers
 from lib.papers.side_by_side_scores import FAMILIES, with_scores
 from lib.plan import PAPERS, profile_of
 from lib.tables import Cell, build_table
+from tests.invented_side_by_side import FACTS, FEWER, FIRST, NASTY, InventedStudy, N
+from tests.page_checks import markdown_of
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "side_by_side.ipynb"
 

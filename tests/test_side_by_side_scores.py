@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from invented_side_by_side import FACTS, FEWER, FIRST, InventedStudy, N, records
 
 from lib.claim_editors import family_ahead, none_keeps, read_higher_by_all
 from lib.claims import FAILS, HOLDS, UNKNOWN, Claim, Material
@@ -14,6 +13,7 @@ from lib.papers import side_by_side_compare as compare
 from lib.papers import side_by_side_costs as costs
 from lib.papers import side_by_side_scores as scores
 from lib.papers.side_by_side_advice import asked_sizes
+from tests.invented_side_by_side import FACTS, FEWER, FIRST, InventedStudy, N, records
 
 ROWS = scores.with_scores(records())
 EDITORS = ["FT", "ROME", "GRACE", "SERAC", "MEND"]

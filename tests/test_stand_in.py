@@ -5,17 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import configuration, edits, generate, prompt_logits, stream
-from serac_cases import (
-    FACTS,
-    PROMPTS,
-    TRAINING,
-    counterfactual_logits,
-    edited,
-    routes,
-    serac,
-    untrained,
-)  # fmt: skip
 
 from lib import backbones
 from lib.editors import BASE, build
@@ -25,6 +14,17 @@ from lib.editors.stand_in import SPARE, tell
 from lib.encoding import encode_prompts
 from lib.errors import EditorError
 from lib.protocol import Evaluator, Protocol
+from tests.conftest import configuration, edits, generate, prompt_logits, stream
+from tests.serac_cases import (
+    FACTS,
+    PROMPTS,
+    TRAINING,
+    counterfactual_logits,
+    edited,
+    routes,
+    serac,
+    untrained,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from lib.encoding import prompt_ids
 from lib.statistics import Sample
 from lib.tiny import TEXT
 
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 CORPUS = Corpus("tiny", TEXT)

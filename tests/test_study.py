@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import browser_checks
 import pytest
 
 from lib import plan
 from lib.plan import PAPERS
+from tests import browser_checks
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from conftest import CAUSAL, edits, generate, make, prompt_logits
 from torch import Tensor
 
 from lib import backbones
@@ -20,8 +19,9 @@ from lib.editors.t_patcher import TPatcher, TPatcherConfig
 from lib.encoding import answer_ids, prompt_ids
 from lib.errors import EditorError
 from lib.tiny import TEXT
+from tests.conftest import CAUSAL, edits, generate, make, prompt_logits
 
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 CORPUS = Corpus("tiny", TEXT)

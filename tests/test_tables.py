@@ -6,16 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from invented import records
 
 from lib.errors import RecordError
 from lib.reported import REPORTED_COLUMNS, load_reported, reported_value
-from lib.tables import (
-    TIDY_COLUMNS,
-    Cell,
-    build_table,
-    measure,
-)
+from lib.tables import TIDY_COLUMNS, Cell, build_table, measure
+from tests.invented import records
 
 PAPERS = Path(__file__).parents[1] / "lib" / "papers"
 REPORTED = PAPERS / "melo_reported.csv"

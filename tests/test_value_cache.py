@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from locate_cases import FIRST, SECOND, as_edits, editor_of
 
 from lib import backbones
 from lib.editors import Editor
 from lib.editors.locate import LocateEditor
+from tests.locate_cases import FIRST, SECOND, as_edits, editor_of
 
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from locate_cases import CONTEXTS, FIRST, LAYERS, SECOND, as_edits, editor_of, gap, oracle_of
-from reference_locate import Request
 
 from lib.backbones import Backbone
 from lib.editors.values import value_rows
 from lib.encoding import answer_ids, prompt_ids
+from tests.locate_cases import CONTEXTS, FIRST, LAYERS, SECOND, as_edits, editor_of, gap, oracle_of
+from tests.reference_locate import Request
 
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 ALL = (*FIRST, *SECOND)

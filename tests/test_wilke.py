@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from locate_cases import CORPUS, FIRST, SECOND, as_edits, editor_of, gap, oracle_of, weight_of
-from reference_updates import moments
 
 from lib import backbones
 from lib.backbones import Backbone
@@ -13,8 +11,10 @@ from lib.editors import Editor
 from lib.editors.locate import LocateEditor
 from lib.editors.wilke import WilkeConfig
 from lib.errors import EditorError
+from tests.locate_cases import CORPUS, FIRST, SECOND, as_edits, editor_of, gap, oracle_of, weight_of
+from tests.reference_updates import moments
 
-pytest_plugins = ("locate_fixtures",)
+pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 BLOCKS = (1, 2, 4)

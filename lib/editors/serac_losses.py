@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from lib.data.records import Edit
-from lib.editors.serac_networks import (
-    SeracNetworks,
-    edit_text,
-    exponents,
-    matches,
-)
+from lib.editors.serac_networks import SeracNetworks, edit_text, exponents, matches
 from lib.editors.stand_in import StandIn, tell
 from lib.editors.tracing import FactRows, edit_loss, fact_rows, hits, label_logits
 from lib.editors.vector_index import NONE

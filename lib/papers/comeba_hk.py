@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from lib import claims, costs, figures, figures_rounds, index_page, page, tables
+from lib import claims, figures, figures_rounds, index_page, page, tables
+from lib.metrics import costs
 from lib.papers import common
 from lib.papers.comeba_hk_frames import (
     answer_effect,

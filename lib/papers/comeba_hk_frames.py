@@ -2,11 +2,12 @@
 
 import pandas as pd
 
-from lib import costs, figures_scope, index_page, page, tables
+from lib import figures_scope, index_page, page, tables
 from lib.findings import amount, paired
-from lib.intervals import facts, paired_difference
+from lib.metrics import costs
+from lib.metrics.intervals import facts, paired_difference
 from lib.papers import common
-from lib.papers.comeba_hk_scores import (
+from lib.papers.comeba_hk_scores import (  # fmt: skip
     INTENDED,
     MOMENTS,
     OWN,
@@ -16,7 +17,7 @@ from lib.papers.comeba_hk_scores import (
     scored,
     settings,
     title_of,
-)  # fmt: skip
+)
 from lib.study import Study
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lib.intervals import facts
+from lib.metrics.intervals import facts
 from lib.study import Study
 
 MOMENTS = {"single": "own", "consecutive": "end"}

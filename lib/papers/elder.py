@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from lib import claims, costs, index_page, tables
+from lib import claims, index_page, tables
+from lib.metrics import costs
 from lib.papers import common
 from lib.papers.common import examples, substitutions
 from lib.papers.elder_deferral import (

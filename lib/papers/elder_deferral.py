@@ -13,15 +13,10 @@ import numpy as np
 import pandas as pd
 
 from lib.figure_parts import counted
-from lib.intervals import Interval, facts, mean_interval
+from lib.metrics.intervals import Interval, facts, mean_interval
 from lib.papers.common import kept
 from lib.papers.elder_scores import OWN, REFRESHED, batch_size, scored, sweeps
-from lib.papers.elder_simulation import (
-    Routers,
-    random_deferred,
-    random_nearest,
-    simulate,
-)
+from lib.papers.elder_simulation import Routers, random_deferred, random_nearest, simulate
 from lib.study import Study
 
 SUBSETS = {

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lib import costs, tables
+from lib import tables
 from lib.execute import INFERENCE_PROMPTS
-from lib.intervals import mean_interval
+from lib.metrics import costs
+from lib.metrics.intervals import mean_interval
 from lib.papers import common
 from lib.papers.common import substitutions
 from lib.papers.elder_deferral import distances

@@ -10,13 +10,9 @@ from lib import tables
 from lib.claim_scaling import METRIC, NAMES
 from lib.figures_scaling import MEMORY, MIB
 from lib.findings import paired
-from lib.intervals import Difference
+from lib.metrics.intervals import Difference
 from lib.papers.common import kept
-from lib.papers.malmen_scores import (
-    OWN,
-    RIVAL,
-    observed,
-)
+from lib.papers.malmen_scores import OWN, RIVAL, observed
 from lib.study import Study
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib import claims, costs, summaries
+from lib import claims, summaries
+from lib.metrics import costs
 from lib.papers import common
 from lib.papers.common import examples, substitutions
 from lib.papers.melo_costs import efficiency

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from lib import costs
-from lib.intervals import mean_interval
+from lib.metrics import costs
+from lib.metrics.intervals import mean_interval
 from lib.papers.common import kept, reason
 from lib.papers.melo_scores import planned, settings, title_of
 from lib.study import Study

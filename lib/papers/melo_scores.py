@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from lib import metrics, perplexity
 from lib.editors import BASE
+from lib.metrics import perplexity, scores
 from lib.papers.common import kept
 from lib.study import Study
 
@@ -96,13 +96,13 @@ def official_averages(study: Study, setting: str) -> pd.DataFrame:
     end = records[records["moment"] == "end"]
     for (editor, subset), part in end.groupby(["editor", "subset"], sort=False):
         batches = [b["f1_ids_released"].tolist() for _, b in part.groupby(["run", "batch"])]
-        official = [[metrics.released_batch_mean(batch)] for batch in batches]
+        official = [[scores.released_batch_mean(batch)] for batch in batches]
         rows.append(
             {
                 "editor": editor,
                 "subset": subset,
                 "mean of rows": part["f1_released"].mean(),
-                "official mean": metrics.mean_of_batches(official),
+                "official mean": scores.mean_of_batches(official),
                 "batches": len(batches),
                 "rows": len(part),
             }

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib import claims, costs
+from lib import claims
+from lib.metrics import costs
 from lib.study import Study
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lib.findings import chance
 from lib.index_page import duration
-from lib.intervals import mean_interval
+from lib.metrics.intervals import mean_interval
 from lib.papers import common
 from lib.papers.side_by_side_compare import LEVEL, lost, tied
 from lib.papers.side_by_side_costs import MIB, Cost, costs_of

@@ -8,8 +8,9 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from lib import ranking
-from lib.intervals import Difference, holm, paired_difference, spread_over_seeds
+from lib.metrics import ranking
+from lib.metrics.intervals import Difference, holm, paired_difference, spread_over_seeds
+from lib.metrics.ranking import Standing
 from lib.papers.side_by_side_scores import (
     GENERALITY,
     LOCALITY,
@@ -21,7 +22,6 @@ from lib.papers.side_by_side_scores import (
     present,
     sample,
 )
-from lib.ranking import Standing
 
 LEVEL = 0.05
 SCORE_NAME = "editing score"

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from lib import costs
-from lib.intervals import Interval, mean_interval
+from lib.metrics import costs
+from lib.metrics.intervals import Interval, mean_interval
 from lib.papers.side_by_side_scores import editors_of, needs_networks, size_of
 from lib.study import Study
 

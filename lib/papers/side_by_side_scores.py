@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lib.costs import saved_bytes
+from lib.metrics.costs import saved_bytes
+from lib.metrics.ranking import Sample
 from lib.papers.common import reason
 from lib.plan import edits_of, merged
-from lib.ranking import Sample
 from lib.study import Study
 
 BASE = "Unedited model"

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lib import ranking, tables
+from lib import tables
 from lib.findings import chance
+from lib.metrics import ranking
+from lib.metrics.ranking import SWAPS
 from lib.papers import common
 from lib.papers.side_by_side_compare import best_of, compared
 from lib.papers.side_by_side_costs import MIB, Cost, costs_of
@@ -28,7 +30,6 @@ from lib.papers.side_by_side_scores import (
     unedited,
     why,
 )
-from lib.ranking import SWAPS
 from lib.study import Study
 
 ITEM = "side by side"

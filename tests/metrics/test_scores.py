@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lib import metrics
+from lib.metrics import scores as metrics
 
 
 def test_f1_on_id_sets_as_released() -> None:

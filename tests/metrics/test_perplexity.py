@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lib import perplexity
+from lib.metrics import perplexity
 
 UNIFORM = math.log(50)
 

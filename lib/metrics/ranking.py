@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lib.intervals import Difference
+from lib.metrics.intervals import Difference
 
 RESAMPLES = 4000
 SWAPS = 10_000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from lib.intervals import (
+from lib.metrics.intervals import (
     compare,
     facts,
     holm,

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from lib import ranking
-from lib.intervals import paired_difference
-from lib.ranking import Sample
+from lib.metrics import ranking
+from lib.metrics.intervals import paired_difference
+from lib.metrics.ranking import Sample
 
 
 def sample(rows: dict[str, list[list[float]]]) -> Sample:

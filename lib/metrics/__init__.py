@@ -1,0 +1,1 @@
+"""Pure numbers: scores, perplexities, intervals, rankings, costs; no model, no file."""
