@@ -17,11 +17,12 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lib import assets, checkpoints
+from lib import checkpoints
 from lib.catalogue import ENTRIES, Entry, Hub, Package
 from lib.checkpoints import Loaded
 from lib.errors import BackboneError
 from lib.families import Family, family_of
+from lib.storage import archives
 
 
 @dataclass
@@ -228,7 +229,7 @@ def _find_package(
 ) -> tuple[Loaded, str | None]:
     folder, record = checkpoints.converted(entry.name, source.asset, source.convert)
     loaded = checkpoints.read_folder(folder, dtype, labels)
-    asset = assets.ASSETS[source.asset]
+    asset = archives.ASSETS[source.asset]
     provenance = (
         f"{source.what}; from the package {asset.package} {asset.version} ({asset.licence}), "
         f"archive sha256 {asset.sha256[:16]}"

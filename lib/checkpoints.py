@@ -32,9 +32,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from lib import assets, atomic
 from lib.errors import BackboneError
 from lib.families import MODEL_TYPES
+from lib.storage import archives, atomic
+from lib.storage.atomic import digest
 
 CLASSES = {
     "gpt2": GPT2LMHeadModel,
@@ -167,12 +168,12 @@ def converted(
 
     Converted once; a folder whose files no longer have their recorded sha256 is made again.
     """
-    version = assets.ASSETS[asset].version
-    folder = assets.cache_dir() / "backbones" / f"{name}-{version}-c{CONVERSION}"
+    version = archives.ASSETS[asset].version
+    folder = archives.cache_dir() / "backbones" / f"{name}-{version}-c{CONVERSION}"
     with locked(folder):
         record = verified(folder)
         if record is None:
-            archive = assets.fetch(asset)
+            archive = archives.fetch(asset)
             with atomic.folder(folder) as scratch:
                 convert(archive, scratch)
                 record = seal(scratch)
@@ -204,8 +205,8 @@ def verified(folder: Path) -> dict[str, str] | None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    weights = assets.file_sha256(folder / "model.safetensors")
-    tokenizer = assets.file_sha256(folder / "tokenizer.json")
+    weights = digest(folder / "model.safetensors")
+    tokenizer = digest(folder / "tokenizer.json")
     content = hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest()
     return {"weights": weights, "tokenizer": tokenizer, "content": content}
 

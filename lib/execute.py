@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib import assets, atomic, fingerprints, inference, machine
+from lib import inference, machine
 from lib.backbones import Backbone
 from lib.data.knowledge import Knowledge
 from lib.data.records import Dataset, Stream, content_hash
@@ -21,6 +21,7 @@ from lib.progress import Progress
 from lib.protocol import Clock, Evaluator, Protocol, Scored, run_sequence
 from lib.scoring import needs_whole_passes
 from lib.shared import Shared
+from lib.storage import archives, atomic, fingerprints
 from lib.store import Store, Work
 
 INFERENCE_PROMPTS = 8
@@ -145,7 +146,7 @@ def _resources(spec: dict[str, Any], store: Store, shared: Shared) -> dict[str, 
     return {
         "blocks_cache": store.root / "shared" / "blocks",
         "values_cache": store.root / "shared" / "values",
-        "networks_cache": assets.cache_dir() / "networks",
+        "networks_cache": archives.cache_dir() / "networks",
         "fact_states": shared._fact_states,
         "corpus": shared.corpus(spec) if "corpus" in needs else None,
         "training": shared.training(spec) if "training" in needs else None,

@@ -13,9 +13,9 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lib.atomic import write_bytes, write_text
 from lib.figure_style import Plot, gathered, legend_below, use_style
 from lib.render import PAGE_MARKUP, with_pictures
+from lib.storage.atomic import write_bytes, write_text
 
 _PIXELS = 96 / 72  # CSS pixels per typographic point
 _NARROW = 4.2  # inches: the width of the stacked drawing that phones get

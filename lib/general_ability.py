@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib import atomic, fingerprints, general_tasks
+from lib import general_tasks
 from lib.data.records import content_hash
 from lib.editors.base import Editor
 from lib.errors import UsageError
 from lib.evaluation import Protocol
+from lib.storage import atomic, fingerprints
 
 FOLDER = "general"
 

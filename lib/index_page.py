@@ -9,10 +9,10 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lib.atomic import write_text
 from lib.findings import HOLDS
 from lib.index_claims import counts_in_words, tally_bar, told_list
 from lib.render import ASSETS
+from lib.storage.atomic import write_text
 from lib.summaries import Headline, PaperSummary, Told, read_summaries, tally, write_summary
 from lib.tables import SYMBOLS, number
 

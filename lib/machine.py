@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from lib import fingerprints
+from lib.storage import fingerprints
 
 # Instruction sets that multiply in a dtype, as `torch.cpu.get_capabilities` calls them.
 ARITHMETIC = {

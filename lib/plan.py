@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from lib import fingerprints
 from lib.data.records import content_hash
 from lib.errors import UsageError
+from lib.storage import fingerprints
 
 PROFILES = ("smoke", "laptop", "gpu", "paper")
 PAPERS = ("melo", "malmen", "elder", "comeba_hk", "side_by_side")

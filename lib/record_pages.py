@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.atomic import write_text
 from lib.render import ASSETS
+from lib.storage.atomic import write_text
 
 SUBSETS = {
     "edits": ("Edits", "the prompts that were edited"),

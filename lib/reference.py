@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from lib.atomic import write_bytes
 from lib.errors import StoreError
 from lib.plan import PAPERS
 from lib.render import ROOT, with_pictures
+from lib.storage.atomic import write_bytes
 from lib.summaries import PaperSummary, read_summaries
 
 MANIFEST = "manifest.json"

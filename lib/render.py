@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from lib.atomic import write_text
 from lib.errors import StoreError, StudyError
+from lib.storage.atomic import write_text
 
 ASSETS = Path(__file__).parent / "report_assets"
 ROOT = Path(__file__).parents[1]

@@ -17,13 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lib import assets, atomic
 from lib.backbones import Backbone
 from lib.checkpoints import locked
 from lib.data.corpus import Corpus
 from lib.data.records import content_hash
 from lib.encoding import Encoded, batch_rows
 from lib.hooks import capture, stop_before
+from lib.storage import archives, atomic
 
 GROUP = 16  # documents between two decisions: enough yet?
 CHECKPOINT_SECONDS = 30.0
@@ -86,7 +86,7 @@ def second_moments(
     would drown everything else); all other real positions count.
     """
     places = {block: _folder(backbone, block, corpus, sample) for block in blocks}
-    with locked(assets.cache_dir() / "statistics" / backbone.name):  # one pass is enough for all
+    with locked(archives.cache_dir() / "statistics" / backbone.name):  # one pass is enough for all
         found = {block: _enough(place, sample.tokens) for block, place in places.items()}
         missing = [block for block, path in found.items() if path is None]
         if missing:
@@ -110,7 +110,7 @@ def _folder(backbone: Backbone, block: int, corpus: Corpus, sample: Sample) -> P
             backbone.prefix,
         ]
     )
-    return assets.cache_dir() / "statistics" / f"{backbone.name}-{block}-{key[:20]}"
+    return archives.cache_dir() / "statistics" / f"{backbone.name}-{block}-{key[:20]}"
 
 
 def document_length(backbone: Backbone, sample: Sample) -> int:

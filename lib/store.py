@@ -11,7 +11,6 @@ saved state.
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -22,16 +21,11 @@ from typing import Any, TextIO
 import pandas as pd
 from filelock import FileLock
 
-from lib import atomic
 from lib.errors import StoreError
+from lib.storage import atomic
+from lib.storage.atomic import digest
 
 TABLES = ("records", "steps", "observations")
-
-
-def digest(path: Path) -> str:
-    """sha256 (hex) of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

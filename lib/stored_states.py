@@ -6,13 +6,13 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from lib import assets, atomic
 from lib.backbones import Backbone
 from lib.checkpoints import locked
 from lib.data.corpus import Corpus
 from lib.data.records import content_hash
 from lib.hooks import capture
 from lib.statistics import GROUP, Sample, document_batches, document_length
+from lib.storage import archives, atomic
 
 _VERSION = 1
 
@@ -39,7 +39,7 @@ def stored_states(
             backbone.prefix,
         ]
     )
-    place = assets.cache_dir() / "states" / f"{backbone.name}-{block}-{key[:20]}.safetensors"
+    place = archives.cache_dir() / "states" / f"{backbone.name}-{block}-{key[:20]}.safetensors"
     with locked(place):
         if not place.is_file():
             states = _collect(backbone, part, block, corpus, sample)

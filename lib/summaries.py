@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.atomic import write_text
 from lib.errors import StoreError
 from lib.findings import FAILS, HOLDS, UNKNOWN
+from lib.storage.atomic import write_text
 from lib.tables import Cell
 
 SCHEMA = 2  # 1 counted claims and did not tell them

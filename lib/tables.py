@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from lib import table_html
-from lib.atomic import write_text
 from lib.metrics.intervals import compare, facts, mean_interval
+from lib.storage.atomic import write_text
 from lib.table_html import MISSING, SYMBOLS, number
 
 __all__ = [

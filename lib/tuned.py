@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from lib import assets, atomic, checkpoints
+from lib import checkpoints
 from lib.backbones import Backbone, cast, prepare
+from lib.storage import archives, atomic
 
 Record = dict[str, object]
 
@@ -27,7 +28,7 @@ def tuned(
     under STUDY_CACHE/tuned; a second call only reads, a damaged copy is made again.
     """
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
-    folder = assets.cache_dir() / "tuned" / key
+    folder = archives.cache_dir() / "tuned" / key
     with checkpoints.locked(folder):
         content = checkpoints.verified(folder)
         if content is None:

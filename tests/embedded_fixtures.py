@@ -3,8 +3,8 @@
 
 import pytest
 
-from lib import assets
 from lib.errors import AssetError
+from lib.storage import archives
 from tests.embedded_archives import forget, write_archives
 
 
@@ -20,10 +20,10 @@ def embedded_archives(tmp_path, monkeypatch):
 
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("STUDY_DATA_SOURCE", raising=False)
-    monkeypatch.setattr(assets, "fetch", fetch)
-    monkeypatch.setattr(assets, "prefetch", lambda names: {name: fetch(name) for name in names})
+    monkeypatch.setattr(archives, "fetch", fetch)
+    monkeypatch.setattr(archives, "prefetch", lambda names: {name: fetch(name) for name in names})
     dropped = []
-    monkeypatch.setattr(assets, "discard", dropped.append)
+    monkeypatch.setattr(archives, "discard", dropped.append)
     forget()
     yield {"paths": paths, "dropped": dropped, "cache": tmp_path / "cache"}
     forget()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import assets, backbones, catalogue, checkpoints, conversions
+from lib import backbones, catalogue, checkpoints, conversions
 from lib.errors import AssetError, BackboneError
+from lib.storage import archives
 
 TINY = ("tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert")
 PROMPTS = (
@@ -199,13 +200,13 @@ def test_every_package_entry_has_its_archive_and_a_substitution():
     for entry in catalogue.ENTRIES.values():
         for source in entry.sources:
             if isinstance(source, catalogue.Package):
-                assert source.asset in assets.ASSETS
+                assert source.asset in archives.ASSETS
                 assert entry.substitution
 
 
 def test_conversion_is_done_once_and_repaired_when_damaged(tmp_path, monkeypatch):
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path))
-    monkeypatch.setattr(assets, "fetch", lambda name: Path(name))
+    monkeypatch.setattr(archives, "fetch", lambda name: Path(name))
     calls = []
 
     def convert(archive, folder):
@@ -237,14 +238,14 @@ def test_rope_rows_undo_the_interleaving():
 
 def real(name, asset, **options):
     """A real backbone, or a skip that says what is missing. Never downloads."""
-    folder = assets.cache_dir() / "backbones"
+    folder = archives.cache_dir() / "backbones"
     if not list(folder.glob(f"{name}-*")):
         try:
-            assets.fetch(asset)
+            archives.fetch(asset)
         except AssetError:
             pytest.skip(
                 f"{name}: neither STUDY_CACHE nor STUDY_ASSETS holds "
-                f"{assets.ASSETS[asset].filename}"
+                f"{archives.ASSETS[asset].filename}"
             )
     return backbones.load(name, **options)
 

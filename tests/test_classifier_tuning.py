@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import assets, backbones, classifier_tuning, data
+from lib import backbones, classifier_tuning, data
 from lib.backbones import Backbone
 from lib.classification import Flips, predicted_classes
 from lib.classifier_tuning import ClassifierConfig, tune_classifier
@@ -17,6 +17,7 @@ from lib.lessons import lessons
 from lib.plan import Run
 from lib.progress import LineProgress
 from lib.shared import Shared
+from lib.storage import archives
 from lib.store import Store
 from tests.conftest import edits, prompt_logits
 
@@ -46,7 +47,7 @@ def test_a_classifier_learns_and_says_how_well(base: Backbone, monkeypatch) -> N
     hits = sum(str(c) == gold for c, (_, gold) in zip(classes, CLAIMS[48:], strict=True))
     assert hits >= 7
     assert all(torch.equal(value, before[k]) for k, value in base.model.state_dict().items())
-    (file,) = (assets.cache_dir() / "tuned").glob("*/tuning.json")
+    (file,) = (archives.cache_dir() / "tuned").glob("*/tuning.json")
     record = json.loads(file.read_text())
     assert record["held_out"] == {
         "claims": {"claims": 8, "accuracy": hits / 8, "majority": 0.5},

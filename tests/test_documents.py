@@ -165,13 +165,13 @@ def test_a_cache_of_an_older_version_is_used_and_extended(tmp_path: Path, monkey
     bigbench.write_rows(folder / "fever.jsonl.gz", [{"part": "old"}])
     (folder / "manifest.json").write_text(json.dumps({"parts": {"fever": {}}}))
     monkeypatch.setattr(bigbench, "_convert", convert)
-    monkeypatch.setattr(bigbench.assets, "discard", lambda name: None)
-    monkeypatch.setattr(bigbench.assets, "fetch", absent)
+    monkeypatch.setattr(bigbench.archives, "discard", lambda name: None)
+    monkeypatch.setattr(bigbench.archives, "fetch", absent)
     assert not bigbench.ready()
     assert bigbench.rows("fever") == ({"part": "old"},)  # what is there needs no archive
     with pytest.raises(AssetError, match="cannot be had"):
         bigbench.rows("multiemo_hotels")
-    monkeypatch.setattr(bigbench.assets, "fetch", Path)
+    monkeypatch.setattr(bigbench.archives, "fetch", Path)
     assert bigbench.rows("multiemo_hotels") == ({"part": "multiemo_hotels"},)
     assert bigbench.ready() and len(made) == 1
     assert bigbench.rows("fever") == ({"part": "fever"},)

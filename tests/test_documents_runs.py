@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import assets, backbones, data, plan
+from lib import backbones, data, plan
 from lib.backbones import Backbone
 from lib.classification import predicted_classes
 from lib.data.records import Stream
@@ -17,6 +17,7 @@ from lib.execute import execute
 from lib.progress import LineProgress
 from lib.protocol import Protocol
 from lib.shared import Shared
+from lib.storage import archives
 from lib.store import Store
 from lib.streams import document_stream
 from tests.conftest import configuration, make
@@ -125,7 +126,7 @@ def test_the_classifier_learns_the_documents_of_the_setting(monkeypatch):
     assert sum(right) > 30
     assert "fine-tuned here on 40 documents, accuracy " in backbone.provenance
     assert "of 12 held-out documents (commonest class 0.333)" in backbone.provenance
-    (file,) = (assets.cache_dir() / "tuned").glob("*/tuning.json")
+    (file,) = (archives.cache_dir() / "tuned").glob("*/tuning.json")
     record = json.loads(file.read_text())
     assert record["config"] | tune == record["config"] | {"documents": 40, "held_out": 12}
     assert {name: group["claims"] for name, group in record["held_out"].items()} == {

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import assets, backbones, tuning
+from lib import backbones, tuning
 from lib.errors import BackboneError
+from lib.storage import archives
 from lib.tuning import TuningConfig, exact_match, tune_question_answering
 
 PAIRS = (
@@ -53,7 +54,7 @@ def trainings(monkeypatch):
 
 
 def tuned_folder():
-    (record,) = (assets.cache_dir() / "tuned").glob("*/tuning.json")
+    (record,) = (archives.cache_dir() / "tuned").glob("*/tuning.json")
     return record.parent
 
 
@@ -138,7 +139,7 @@ def test_interrupted_training_leaves_no_cache_entry(monkeypatch):
     monkeypatch.setattr(tuning, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune_question_answering(backbones.load("tiny-t5"), PAIRS, QUICK)
-    assert [p for p in (assets.cache_dir() / "tuned").iterdir() if p.is_dir()] == []
+    assert [p for p in (archives.cache_dir() / "tuned").iterdir() if p.is_dir()] == []
 
 
 def test_other_pairs_seed_or_base_are_other_entries(trainings):

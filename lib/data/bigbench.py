@@ -16,8 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lib import assets, atomic
 from lib.errors import AssetError
+from lib.storage import archives, atomic
 
 VERSION = 1  # of the compact form; a change here makes a new cache folder
 Row = dict[str, object]
@@ -100,7 +100,9 @@ TEXTS = ("new_wiki", "squad", "nyt")
 
 def folder() -> Path:
     """Where the compact form lies (whether or not it has been made)."""
-    return assets.cache_dir() / "data" / f"bigbench-{assets.ASSETS['bigbench'].version}-v{VERSION}"
+    return (
+        archives.cache_dir() / "data" / f"bigbench-{archives.ASSETS['bigbench'].version}-v{VERSION}"
+    )
 
 
 def ready() -> bool:
@@ -148,10 +150,10 @@ def extract() -> Path:
     with FileLock(target.parent / f".{target.name}.lock"):
         if ready():
             return target
-        archive = assets.fetch("bigbench")
+        archive = archives.fetch("bigbench")
         with atomic.folder(target) as scratch:
             _convert(archive, scratch)
-    assets.discard("bigbench")
+    archives.discard("bigbench")
     return target
 
 
@@ -159,7 +161,7 @@ def _convert(archive: Path, target: Path) -> None:
     by_suffix = {_TASKS + member: name for name, (member, _) in MEMBERS.items()}
     found: dict[str, Row] = {}
     canary = ""
-    for path, stream in assets.members(archive, tuple(by_suffix)):
+    for path, stream in archives.members(archive, tuple(by_suffix)):
         suffix = next(suffix for suffix in by_suffix if path.endswith(suffix))
         name = by_suffix[suffix]
         content = stream.read()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from lib import assets
 from lib.data.records import content_hash
 from lib.data.triples import Fact
 from lib.errors import BackboneError, UsageError
+from lib.storage import archives
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ def known_facts(
         raise UsageError(f"the cap on facts must be at least 1, not {cap}.")
     asking = _Pass(backbone, facts)
     path = (
-        assets.cache_dir()
+        archives.cache_dir()
         / "knowledge"
         / f"{backbone.content[:24]}-{str(backbone.dtype).removeprefix('torch.')}-v{_VERSION}.jsonl"
     )

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from lib import assets
 from lib.data.records import Edit, content_hash
+from lib.storage import archives
 
 if TYPE_CHECKING:
     from lib.backbones import Backbone
@@ -47,7 +47,7 @@ def likelihoods(backbone: "Backbone", edits: Sequence[Edit], *, cap: int) -> Lik
     keys = {e.identity: content_hash([backbone.prefix, e.prompt, e.target])[:32] for e in asked}
     dtype = str(backbone.dtype).removeprefix("torch.")
     name = f"{backbone.content[:24]}-{dtype}-v{_VERSION}.jsonl"
-    path = assets.cache_dir() / "likelihood" / name
+    path = archives.cache_dir() / "likelihood" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / f".{name}.lock"):  # another process may be reading the same
         stored = _stored(path)

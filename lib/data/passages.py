@@ -11,13 +11,13 @@ from functools import cache
 from itertools import pairwise
 from urllib.parse import unquote
 
-from lib.assets import ASSETS
 from lib.data import bigbench
 from lib.data.biographies import continuation, sentences
 from lib.data.likelihood import Likelihoods
 from lib.data.order import place
 from lib.data.records import Dataset, Edit, Probe
 from lib.errors import RecordError
+from lib.storage.archives import ASSETS
 
 NAME = "Passage-next"
 PROMPT = "This is a passage about {title}. {before}"

@@ -6,12 +6,12 @@ of BIG-bench; what shifts is the domain and the share of the classes.
 
 from collections.abc import Iterator, Sequence
 
-from lib import assets
 from lib.data import bigbench
 from lib.data.documents import document
 from lib.data.order import place
 from lib.data.records import Dataset, Edit, Probe
 from lib.errors import RecordError
+from lib.storage import archives
 
 LEARNED = ("hotels",)
 EDITED = ("medicine", "products", "reviews")  # the last: of university courses
@@ -32,7 +32,7 @@ def load(*, limit: int | None = None, seed: int = 0) -> Dataset:
             Probe(edit.identity, edit.prompt, edit.target, "upstream")
             for edit in _documents(LEARNED, seed)
         ),
-        sources=(f"bigbench {assets.ASSETS['bigbench'].version}",),
+        sources=(f"bigbench {archives.ASSETS['bigbench'].version}",),
         substitution=(
             "Reviews with four sentiments (MultiEmo, from BIG-bench tasks) stand in for SCOTUS "
             "documents with their topics: hotels are learned, medicine, products and university "

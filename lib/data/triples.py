@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lib import assets
 from lib.data import bigbench, tables
 from lib.data.relations import MAIN, TABLES, relations
 from lib.errors import AssetError
+from lib.storage import archives
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def facts() -> FactStore:
     Raises AssetError if the tables cannot be had either.
     """
     table_rows = tables.rows()
-    small = [f"{name} {assets.ASSETS[name].version}" for name in tables.PACKAGES]
+    small = [f"{name} {archives.ASSETS[name].version}" for name in tables.PACKAGES]
     try:
         stored = bigbench.rows("triples")
     except AssetError as error:
@@ -117,7 +117,7 @@ def facts() -> FactStore:
         return FactStore(_clean(_from_tables(chosen)), tuple(small), str(error))
     # The table's capitals repeat the triples' `capital_of`, so they are for the fallback only.
     chosen = [row for row in table_rows if row[0] in MAIN and row[0] != "capital_of"]
-    version = f"bigbench {assets.ASSETS['bigbench'].version}"
+    version = f"bigbench {archives.ASSETS['bigbench'].version}"
     read = [*_from_triples(stored, version), *_from_tables(chosen)]
     return FactStore(_clean(read), (version, *small))
 

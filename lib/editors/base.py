@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lib import atomic
 from lib.backbones import Backbone
 from lib.data.records import Edit, Stream
 from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.editors.stand_in import StandIn
 from lib.encoding import Encoded, encode
 from lib.errors import EditorError
+from lib.storage import atomic
 
 KeysOf = Callable[[str], Tensor]
 """The keys [n, d] of all rows of a subset of the stream, in its order."""

@@ -22,7 +22,6 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib import atomic, fingerprints
 from lib.backbones import Backbone
 from lib.data.records import Edit, content_hash
 from lib.editors.base import BASE, Editor, EditorConfig, EditReport
@@ -37,6 +36,7 @@ from lib.editors.vector_index import NONE, ConflictPolicy, VectorIndex
 from lib.encoding import IGNORED, Encoded, label_codes
 from lib.errors import EditorError
 from lib.forward import batch_loss
+from lib.storage import atomic, fingerprints
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import atomic, fingerprints
 from lib.data.records import Edit, content_hash
 from lib.editors.hyper_editor import edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.editors.hypernetwork import HyperNetworks
 from lib.editors.meta_validation import validate
 from lib.errors import EditorError
+from lib.storage import atomic, fingerprints
 
 if TYPE_CHECKING:
     from lib.editors.malmen import Malmen

@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lib import atomic, fingerprints
 from lib.backbones import Backbone
 from lib.data.records import Edit, content_hash
 from lib.data.training import TrainingFacts
 from lib.editors.serac_losses import classifier_loss, counterfactual_loss, validate
 from lib.editors.serac_networks import SeracNetworks
 from lib.errors import EditorError
+from lib.storage import atomic, fingerprints
 
 if TYPE_CHECKING:
     from lib.editors.serac import SeracConfig

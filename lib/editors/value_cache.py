@@ -8,9 +8,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from lib import atomic, fingerprints
 from lib.data.records import content_hash
 from lib.editors.values import Found
+from lib.storage import atomic, fingerprints
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from lib.findings import amount, paired
 from lib.metrics import costs
 from lib.metrics.intervals import facts, paired_difference
 from lib.papers import common
-from lib.papers.comeba_hk_scores import (  # fmt: skip
+from lib.papers.comeba_hk_scores import (
     INTENDED,
     MOMENTS,
     OWN,

