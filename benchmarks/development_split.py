@@ -20,12 +20,12 @@ from pathlib import Path
 import pandas as pd
 
 from lib import plan
-from lib.data.prompts import PromptStyle
+from lib.data.records import SUBSETS
+from lib.data.streams import PromptStyle, stream_of
 from lib.data.training import training_facts
 from lib.editors import build
-from lib.protocol import SUBSETS, Evaluator, Protocol, run_sequence
+from lib.protocol import Evaluator, Protocol, run_sequence
 from lib.shared import EVERY, Shared
-from lib.streams import stream_of
 
 FIRST = {
     "zsre-t5": 300, "zsre-causal": 300, "scotus": 1000, "cf-consecutive": 60, "counterfact": 60,

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from lib import decoding
 from lib.backbones import Backbone
-from lib.data.records import Edit, Probe, Stream
+from lib.data.records import SUBSETS, Edit, Probe, Stream
 from lib.editors import BASE, build
 from lib.editors.melo import Melo
 from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.encoding import Encoded, encode_prompts
-from lib.evaluation import SUBSETS, Evaluator, Protocol, Record
+from lib.evaluation import Evaluator, Protocol, Record
 
 LOGIT_TOLERANCE = 1e-4
 """Of the largest logit. A row alone has another width and no padding, and a merged weight rounds

@@ -10,13 +10,13 @@ import torch
 
 from lib import decoding
 from lib.backbones import Backbone
-from lib.data.records import Stream
+from lib.data.records import SUBSETS, Stream
 from lib.editors.base import BASE, Editor
 from lib.encoding import answer_ids, class_number, encode
 from lib.errors import UsageError
 from lib.metrics import scores as metrics
 from lib.prepared import Prepared
-from lib.rows import SUBSETS, Row, RowBatch, columns, row_batches
+from lib.rows import Row, RowBatch, columns, row_batches
 from lib.scoring import Scored, needs_whole_passes, score_batch, score_stand_ins
 
 Record = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 from lib import inference, machine
 from lib.backbones import Backbone
-from lib.data.knowledge import Knowledge
+from lib.data.embedded.known import Knowledge
 from lib.data.records import Dataset, Stream, content_hash
 from lib.data.training import TrainingFacts
 from lib.editors import Editor, build, needs_of

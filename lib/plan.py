@@ -202,7 +202,7 @@ def _computed_in(asked: str, device: str) -> str:
 
 def _data_source(datasets: list[str], data_dir: Path | None, source: str) -> dict[str, Any]:
     if data_dir is None:
-        return {"source": source, "code": fingerprints.code("lib.data")}
+        return {"source": source, "code": fingerprints.code("lib.data.datasets")}
     folder = data_dir.resolve()
     if not folder.is_dir():
         raise UsageError(f"--data-dir {data_dir}: there is no such folder")
@@ -215,7 +215,7 @@ def _data_source(datasets: list[str], data_dir: Path | None, source: str) -> dic
     return {
         "source": "files",
         "files": {name: fingerprints.folder(folder / name) for name in datasets},
-        "code": fingerprints.code("lib.data"),
+        "code": fingerprints.code("lib.data.datasets"),
     }
 
 

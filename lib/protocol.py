@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lib.data.records import Stream
+from lib.data.records import SUBSETS, Stream
 from lib.editors.base import Editor
 from lib.errors import UsageError
 from lib.evaluation import Evaluator, Protocol, Record
-from lib.rows import SUBSETS
 from lib.scoring import Scored
 
 __all__ = ["SUBSETS", "Clock", "Evaluator", "Protocol", "Record", "Scored", "run_sequence"]

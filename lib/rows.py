@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 
 from lib.data.records import Edit, Probe, Stream
 
-SUBSETS = ("edits", "holdout", "upstream", "near", "portability", "general")
-
 
 @dataclass(frozen=True)
 class Row:

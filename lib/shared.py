@@ -6,19 +6,19 @@ from typing import Any
 
 import torch
 
-from lib import backbones, data, streams
+from lib import backbones
 from lib.backbones import Backbone, cast
 from lib.classification import Flips
 from lib.classifier_tuning import ClassifierConfig, tune_classifier
+from lib.data import datasets, streams
 from lib.data.corpus import Corpus
-from lib.data.knowledge import Knowledge
-from lib.data.likelihood import Likelihoods, likelihoods
-from lib.data.prompts import PromptStyle
+from lib.data.embedded.known import Knowledge, Likelihoods
+from lib.data.likelihood import likelihoods
 from lib.data.records import Dataset, Edit, Stream, content_hash
-from lib.data.training import TrainingFacts, document_facts, training_facts
+from lib.data.streams import PromptStyle
+from lib.data.training import Lessons, TrainingFacts, document_facts, lessons_of, training_facts
 from lib.decoding import PromptBatch
 from lib.errors import UsageError
-from lib.lessons import Lessons, lessons_of
 from lib.scoring import Scored
 
 CHECKPOINT_SECONDS = 30.0
@@ -55,7 +55,7 @@ class Shared:
         several published files."""
         key = f"{name}/{limit}/{known.content if known else ''}/{variant}"
         if key not in self._datasets:
-            self._datasets[key] = data.load(
+            self._datasets[key] = datasets.load(
                 name,
                 data_dir=self.data_dir,
                 strict=self.strict,
@@ -121,7 +121,7 @@ class Shared:
             dataset = replace(dataset, edits=tuple(self._flips(spec).of(bare)))
         made = streams.stream_of(spec, dataset)
         name, count = spec["dataset"]["name"], options.get("n_general", 0)
-        return replace(made, general=data.general_probes(name, count, dataset.edits))
+        return replace(made, general=datasets.general_probes(name, count, dataset.edits))
 
     def _within_limit(self, spec: dict[str, Any]) -> dict[str, Any]:
         """The spec with every usable fact within the stream's limit edited."""
@@ -194,7 +194,8 @@ class Shared:
         name, cap = spec["dataset"]["name"], spec.get("known")
         if cap is None or self.data_dir or self.source != "embedded" or name.startswith("invented"):
             return None
-        from lib.data import embedded, knowledge, passages
+        from lib.data import knowledge
+        from lib.data.embedded import facts, passages
 
         backbone = self.backbone(spec)
         key = f"{backbone.content}/{backbone.dtype}/{name}/{cap}"
@@ -203,7 +204,7 @@ class Shared:
         elif key not in self._knowledge:
             self._knowledge[key] = knowledge.known_facts(
                 backbone,
-                embedded.candidates(name),
+                facts.candidates(name),
                 cap=cap,
                 forms=("canonical",) if name == "counterfact" else None,
             )
@@ -243,7 +244,7 @@ class Shared:
 
     def _gets_head(self, spec: dict[str, Any]) -> bool:
         """Whether the backbone gets a new classification head, with the classes of the data."""
-        to_classify = spec["dataset"]["name"] in data.CLASSIFIED
+        to_classify = spec["dataset"]["name"] in datasets.CLASSIFIED
         return to_classify and not backbones.has_head(spec["backbone"])
 
     def _tuning_pairs(self, spec: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:

@@ -8,11 +8,12 @@ import torch
 
 from lib import backbones, prepared
 from lib.backbones import Backbone
+from lib.data.records import SUBSETS
 from lib.editors.ft import FineTune
 from lib.encoding import answer_ids, prompt_ids
-from lib.protocol import SUBSETS, Evaluator, Protocol
+from lib.protocol import Evaluator, Protocol
 from tests.conftest import CAUSAL, make
-from tests.test_record_stream import quick, run
+from tests.data.test_streams import quick, run
 
 
 class SeesTarget(FineTune):

@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lib import backbones, data
+from lib import backbones
 from lib.backbones import Backbone
-from lib.data.records import Stream
+from lib.data import datasets
+from lib.data.records import SUBSETS, Stream
+from lib.data.streams import record_stream
 from lib.decoding import Continuation, PromptBatch
 from lib.encoding import encode
 from lib.errors import RecordError
-from lib.protocol import SUBSETS, Evaluator, Protocol
+from lib.protocol import Evaluator, Protocol
 from lib.rows import Row
-from lib.streams import record_stream
 from tests.conftest import make
-from tests.test_record_stream import quick, run
+from tests.data.test_streams import quick, run
 
 WRITTEN = ["f1_ids", "f1_ids_released", "begins_with"]  # of tokens that are decoded
 RIGHT = ["exact_match", "token_accuracy", "answer_accuracy", "prompt_accuracy"]
@@ -27,7 +28,7 @@ SAME = ["agreement", "answer_agreement"]
 def claims(batch_size: int = 3, **options: object) -> Stream:
     """Six invented claims with rephrases and unrelated claims."""
     chosen = {"n_edits": 6, "seed": 0, "max_rephrases": 2} | options
-    return record_stream(data.load("invented_claims"), batch_size=batch_size, **chosen)
+    return record_stream(datasets.load("invented_claims"), batch_size=batch_size, **chosen)
 
 
 def two_classes() -> Backbone:
@@ -94,7 +95,7 @@ def test_records_have_the_columns_of_generators() -> None:
 
 
 def test_a_target_that_is_no_class_is_named() -> None:
-    chosen = record_stream(data.load("invented"), n_edits=2, batch_size=2, seed=0)
+    chosen = record_stream(datasets.load("invented"), n_edits=2, batch_size=2, seed=0)
     with pytest.raises(RecordError, match="number from 0 to 1"):
         run(make("ft", two_classes()), chosen, Protocol())
 

@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import backbones, classifier_tuning, data
+from lib import backbones, classifier_tuning
 from lib.backbones import Backbone
 from lib.classification import Flips, predicted_classes
 from lib.classifier_tuning import ClassifierConfig, tune_classifier
+from lib.data import datasets
 from lib.data.records import Dataset, Edit, Probe
+from lib.data.training import lessons
 from lib.errors import BackboneError, RecordError, UsageError
 from lib.execute import execute
-from lib.lessons import lessons
 from lib.plan import Run
 from lib.progress import LineProgress
 from lib.shared import Shared
@@ -130,7 +131,7 @@ def test_the_sizes_of_the_lessons() -> None:
 
 
 def test_targets_are_against_the_prediction_and_rephrases_with_it(base: Backbone) -> None:
-    chosen = list(data.load("invented_claims").edits[:30])
+    chosen = list(datasets.load("invented_claims").edits[:30])
     turned = Flips(base).of(chosen)
     kept = 0
     for edit, plain in zip(turned, chosen, strict=True):

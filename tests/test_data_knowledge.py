@@ -7,8 +7,8 @@ import torch
 
 from lib import tiny
 from lib.data import knowledge
+from lib.data.embedded.triples import Fact
 from lib.data.knowledge import known_facts
-from lib.data.triples import Fact
 from lib.errors import BackboneError, UsageError
 
 FACTS = [

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import backbones, data, plan
+from lib import backbones, plan
 from lib.backbones import Backbone
 from lib.classification import predicted_classes
+from lib.data import datasets
 from lib.data.records import Stream
+from lib.data.streams import document_stream
 from lib.editors import build
 from lib.encoding import encode, encode_prompts
 from lib.errors import EditorError
@@ -19,9 +21,8 @@ from lib.protocol import Protocol
 from lib.shared import Shared
 from lib.storage import archives
 from lib.store import Store
-from lib.streams import document_stream
 from tests.conftest import configuration, make
-from tests.test_record_stream import run
+from tests.data.test_streams import run
 
 TEXTS = ["A bell.", "The keeper of the old light rang the bell twice before the boat came in."]
 
@@ -38,7 +39,7 @@ def three() -> Backbone:
 
 def letters(count: int = 6) -> Stream:
     return document_stream(
-        data.load("invented_documents"), n_edits=count, batch_size=3, n_upstream=6
+        datasets.load("invented_documents"), n_edits=count, batch_size=3, n_upstream=6
     )
 
 

@@ -8,17 +8,19 @@ import pandas as pd
 import pytest
 
 from lib import backbones, rows
-from lib.data import bigbench, embedded, general, general_probes, invented
+from lib.data import general, invented
+from lib.data.datasets import general_probes
+from lib.data.embedded import bigbench, facts
+from lib.data.embedded.triples import Fact, FactStore
 from lib.data.order import is_probe
 from lib.data.records import Probe, Stream, content_hash
-from lib.data.triples import Fact, FactStore
 from lib.execute import Shared, execute
 from lib.progress import LineProgress
 from lib.protocol import Protocol
 from lib.store import Store
 from tests.conftest import make, stream
+from tests.data.test_streams import quick, run
 from tests.test_execute import smoke_runs
-from tests.test_record_stream import quick, run
 
 LANDS, TONGUES = ("Norland", "Sorland", "Westmark"), ("Brask", "Fenn")
 FACTS = tuple(
@@ -61,8 +63,8 @@ def data(monkeypatch: pytest.MonkeyPatch):
     """Invented rows behind the embedded data."""
     monkeypatch.setattr(bigbench, "rows", reviews)
     monkeypatch.setattr(bigbench, "texts", paragraphs)
-    monkeypatch.setattr(embedded, "single_facts", lambda: list(FACTS))
-    monkeypatch.setattr(embedded, "store", lambda: FactStore(FACTS, ("invented",)))
+    monkeypatch.setattr(facts, "single_facts", lambda: list(FACTS))
+    monkeypatch.setattr(facts, "store", lambda: FactStore(FACTS, ("invented",)))
     general._items.cache_clear()
     yield monkeypatch
     general._items.cache_clear()
@@ -128,8 +130,8 @@ def test_development_items_are_never_measured(data) -> None:
 
 
 def test_no_item_names_a_subject_that_is_edited(data) -> None:
-    free = {fact.subject for fact in FACTS if is_probe(fact, 0, embedded.QA_PROBES)}
-    assert embedded.QA_PROBES <= embedded.CF_PROBES  # so neither dataset edits these
+    free = {fact.subject for fact in FACTS if is_probe(fact, 0, facts.QA_PROBES)}
+    assert facts.QA_PROBES <= facts.CF_PROBES  # so neither dataset edits these
     named = [fact.subject for fact in FACTS if fact.relation != "work_language"]
 
     def subjects(probes: tuple[Probe, ...]) -> set[str]:
@@ -151,7 +153,7 @@ def test_recall_and_reading_share_no_subject(data) -> None:
 
 
 def test_tasks_that_need_the_absent_archive_are_left_out(data) -> None:
-    data.setattr(embedded, "store", lambda: FactStore(FACTS, ("invented",), "no archive"))
+    data.setattr(facts, "store", lambda: FactStore(FACTS, ("invented",), "no archive"))
     data.setattr(bigbench, "rows", lambda name: pytest.fail("the archive was asked"))
     assert set(by_task(general.probes(4))) == set(general.FROM_TABLES)
 
@@ -224,7 +226,7 @@ def test_a_general_answer_counts_if_every_token_is_right() -> None:
 
 def test_an_invented_run_has_general_rows_without_the_embedded_data(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(bigbench, "rows", lambda name: pytest.fail("embedded data was read"))
-    monkeypatch.setattr(embedded, "store", lambda: pytest.fail("embedded data was read"))
+    monkeypatch.setattr(facts, "store", lambda: pytest.fail("embedded data was read"))
     plain = smoke_runs("zsre-causal")["FT"]
     options = plain.spec["stream"] | {"n_general": 2, "template": "Q: {}\nA:"}
     chosen = dataclasses.replace(plain, spec=plain.spec | {"stream": options})
@@ -239,8 +241,8 @@ def test_an_invented_run_has_general_rows_without_the_embedded_data(tmp_path, mo
 
 
 def test_embedded_items_avoid_the_subjects_of_the_dataset(data) -> None:
-    free = embedded.single_facts()[0]
-    subject = next(f.subject for f in FACTS if is_probe(f, 0, embedded.QA_PROBES))
+    free = facts.single_facts()[0]
+    subject = next(f.subject for f in FACTS if is_probe(f, 0, facts.QA_PROBES))
     edit = dataclasses.replace(
         stream().edits[0], prompt=f"Where is {subject}?", subject=subject, relation=free.relation
     )

@@ -7,8 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
-from lib import backbones, plan, streams
+from lib import backbones, plan
 from lib.backbones import Backbone
+from lib.data import streams
 from lib.data.records import Dataset
 from lib.encoding import encode, encode_prompts
 from lib.errors import EditorError

@@ -99,8 +99,9 @@ def test_a_backbone_comes_in_the_dtype_of_its_setting() -> None:
 
 @pytest.mark.parametrize("name", ["counterfact", "zsre"])
 def test_embedded_edits_are_chosen_by_what_the_backbone_knows(name: str, monkeypatch) -> None:
-    from lib import data
-    from lib.data import embedded, knowledge
+    from lib.data import datasets, knowledge
+    from lib.data.embedded import facts as embedded
+    from lib.data.embedded.known import Knowledge
     from lib.data.records import Dataset
 
     asked, loaded = [], []
@@ -108,14 +109,14 @@ def test_embedded_edits_are_chosen_by_what_the_backbone_knows(name: str, monkeyp
 
     def known_facts(backbone, facts, *, cap, forms):
         asked.append((backbone.name, facts, cap, forms))
-        return knowledge.Knowledge({}, forms or ("question",))
+        return Knowledge({}, forms or ("question",))
 
     def load(dataset, *, known, **options):
         loaded.append((dataset, known))
         return Dataset(dataset)
 
     monkeypatch.setattr(knowledge, "known_facts", known_facts)
-    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(datasets, "load", load)
     spec = smoke_runs("zsre-causal")["FT"].spec | SINGLE | {"known": 40}
     spec = spec | {"dataset": {"name": name}, "stream": {"n_upstream": 0}}
     shared = Shared()

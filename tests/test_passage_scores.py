@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from lib import backbones
-from lib.data import load
+from lib.data.datasets import load
+from lib.data.streams import passage_stream
 from lib.editors import build
 from lib.encoding import answer_ids, encode_prompts, prompt_ids, target_ids
 from lib.errors import RecordError
 from lib.evaluation import Evaluator, Protocol
 from lib.metrics import perplexity
-from lib.streams import passage_stream
 from tests.conftest import configuration
 
 STREAM = passage_stream(

@@ -172,8 +172,8 @@ def published_data() -> Path | None:
     reason="no published data here (set STUDY_PUBLISHED_DATA to a folder with zsre/ and nq/)",
 )
 def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
+    from lib.data.streams import stream_of
     from lib.shared import Shared
-    from lib.streams import stream_of
 
     run = plan.runs("melo", "laptop", seeds=1, data_dir=published_data(), device="cpu")[0]
     stream = stream_of(run.spec, Shared(data_dir=published_data()).edits_of(run.spec))
@@ -185,8 +185,8 @@ def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
 @pytest.mark.skipif(published_data() is None, reason="no published data here")
 @pytest.mark.parametrize("setting", ["cf-consecutive", "zsre-consecutive"])
 def test_a_comeba_hk_stream_can_be_built_from_the_published_files(setting: str) -> None:
+    from lib.data.streams import stream_of
     from lib.shared import Shared
-    from lib.streams import stream_of
 
     folder = published_data()
     runs = plan.runs("comeba_hk", "paper", seeds=1, data_dir=folder, device="cpu")

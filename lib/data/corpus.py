@@ -46,7 +46,7 @@ def load(name: str, data_dir: Path | None = None) -> Corpus:
     if name == "invented":
         return _shuffled(name, invented.sentences(), "Invented sentences: machinery only.")
     if name == "new_wiki":
-        from lib.data import bigbench
+        from lib.data.embedded import bigbench
 
         note = "Wikipedia paragraphs of SQuAD-shifts stand in for the full Wikipedia."
         return _shuffled(name, bigbench.texts("new_wiki"), note)

@@ -30,10 +30,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain, cycle, zip_longest
 
-from lib.data import bigbench, embedded
+from lib.data.embedded import bigbench
+from lib.data.embedded import facts as embedded
+from lib.data.embedded.triples import Fact
 from lib.data.order import is_probe, place, shuffled
 from lib.data.records import Probe
-from lib.data.triples import Fact
 
 DEVELOPMENT = 0.2  # share of all items on which tasks and wordings were chosen
 _SENTIMENT = (

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from lib.data.biographies import continuation
-from lib.data.counterfact import probes
-from lib.data.documents import document
+from lib.data.published.counterfact import probes
+from lib.data.published.hallucination import continuation
+from lib.data.published.scotus import document
 from lib.data.records import Dataset, Edit, Probe
 
 _PLACES = (

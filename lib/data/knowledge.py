@@ -8,14 +8,13 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from lib.data.embedded.triples import Fact
 from lib.data.records import content_hash
-from lib.data.triples import Fact
 from lib.errors import BackboneError, UsageError
 from lib.storage import archives
 
@@ -23,54 +22,13 @@ if TYPE_CHECKING:
     import torch
 
     from lib.backbones import Backbone
+from lib.data.embedded.known import Answer, Knowledge
 
 FORMS = {"causal": ("canonical", "question"), "seq2seq": ("bare",)}
 _UNCASED = ("question", "bare")  # an answer may start a line, so case is not compared
 _VERSION = 1  # of the pass; a change here asks everything again
 _UNITS = 256  # facts x forms between two writes
 _TOKENS = 4096  # in one forward pass
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the backbone did with one wording of one fact (teacher forcing).
-
-    `first`: its most likely next token begins an accepted object; `full`: every token of one is
-    its most likely one; `top`: that next token as text; `typed`: among the first tokens of the
-    relation's objects, the most likely begins an accepted one.
-    """
-
-    first: bool
-    full: bool
-    top: str
-    typed: bool
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """Answers by fact identity and form; facts beyond the cap were not asked and are absent."""
-
-    answers: dict[str, dict[str, Answer]]
-    forms: tuple[str, ...]
-    first_tokens: dict[str, int] = field(default_factory=dict)
-
-    def knows(self, fact: Fact, forms: Sequence[str] | None = None) -> bool | None:
-        """Whether an accepted object comes out whole in any of `forms` (default: all asked).
-
-        None if the fact was not asked in any of them.
-        """
-        asked = self.answers.get(fact.identity, {})
-        found = [asked[form].full for form in forms or self.forms if form in asked]
-        return any(found) if found else None
-
-    def first_token(self, value: str) -> int | None:
-        """Id of the first token of an object; None if it was not among the facts."""
-        return self.first_tokens.get(value)
-
-    @property
-    def content(self) -> str:
-        """sha256 over all answers, for run identities."""
-        return content_hash([self.answers, list(self.forms)])
 
 
 def known_facts(

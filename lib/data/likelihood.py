@@ -5,9 +5,7 @@ it stopped and a second one costs nothing.
 """
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,27 +16,10 @@ from lib.storage import archives
 
 if TYPE_CHECKING:
     from lib.backbones import Backbone
+from lib.data.embedded.known import Likelihoods
 
 _VERSION = 1  # of the pass; a change here reads everything again
 _ROWS = 8  # in one pass
-
-
-@dataclass(frozen=True)
-class Likelihoods:
-    """Mean negative log-likelihood (nats per token of the target, no end mark) by edit identity;
-    edits beyond the cap were not read and are absent."""
-
-    answers: dict[str, float]
-
-    def perplexity(self, edit: Edit) -> float | None:
-        """exp of the mean negative log-likelihood; None if the edit was not read."""
-        nll = self.answers.get(edit.identity)
-        return None if nll is None else math.exp(nll)
-
-    @property
-    def content(self) -> str:
-        """sha256 over all values, for run identities."""
-        return content_hash(self.answers)
 
 
 def likelihoods(backbone: "Backbone", edits: Sequence[Edit], *, cap: int) -> Likelihoods:

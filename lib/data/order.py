@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from lib.data.embedded.triples import Fact
 from lib.data.records import Edit
-from lib.data.triples import Fact
 
 T = TypeVar("T", Fact, Edit)
 

@@ -179,3 +179,6 @@ class Stream:
         decides = [self.edits, self.batch_size, self.holdout, self.upstream, self.near]
         given = [dict(self.owners), self.general, self.portability]
         return content_hash([*decides, *(value for value in given if value)])
+
+
+SUBSETS = ("edits", "holdout", "upstream", "near", "portability", "general")

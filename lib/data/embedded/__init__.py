@@ -1,0 +1,1 @@
+"""The default data, from packages alone."""

@@ -1,0 +1,1 @@
+"""Datasets in their published files, from a local folder or the hub."""
