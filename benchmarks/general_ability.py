@@ -12,7 +12,7 @@ import argparse
 import pandas as pd
 import torch
 
-from lib import backbones
+from lib.backbones.sources import loading
 from lib.data import general
 from lib.data.records import Stream
 from lib.editors import build
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--measured", action="store_true")
     chosen = parser.parse_args()
-    backbone = backbones.load(chosen.backbone, dtype=getattr(torch, chosen.dtype))
+    backbone = loading.load(chosen.backbone, dtype=getattr(torch, chosen.dtype))
     found = general.probes(chosen.count, development=not chosen.measured)
     editor = build("ft", backbone, {"site": {"part": "mlp_out", "block": 0}})
     stream = Stream("general ability", (), 1, general=found)

@@ -29,14 +29,15 @@ from speed_model import (
 from speed_setting import FULL, TINY, Size, invented_stream
 from speed_timing import Line
 
-from lib import backbones, machine
+from lib import machine
+from lib.backbones.sources import loading
 
 HEADER = ("what", "plain seconds", "fast seconds", "ratio", "results equal")
 
 
 def lines(size: Size) -> Iterator[Line]:
     """All comparisons, one after the other."""
-    backbone, stream = backbones.load(size.backbone), invented_stream()
+    backbone, stream = loading.load(size.backbone), invented_stream()
     yield from index_lines(size.index_queries, size.repeats)
     yield frozen_prefix(backbone, stream, size)
     with tempfile.TemporaryDirectory() as blocks:

@@ -7,12 +7,12 @@ from speed_setting import Size, invented_stream
 from speed_timing import Agreement, Line, compare, exactly, timed
 from torch import Tensor, nn
 
-from lib import decoding
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes import decoding
+from lib.backbones.passes.hooks import map_tensors
+from lib.backbones.passes.prefix import FrozenPrefix
 from lib.editors.codes import hamming
 from lib.editors.gated_lora import GatedLora
-from lib.editors.prefix import FrozenPrefix
-from lib.hooks import map_tensors
 
 LAYERS, EXPERTS, CHOSEN = 6, 4, 2
 STORED = 1000

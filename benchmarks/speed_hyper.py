@@ -9,14 +9,14 @@ from speed_timing import Agreement, Line, compare, timed
 from torch import Tensor
 from torch.func import functional_call
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.fact_passes import Pair, edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.backbones.passes.logits import FactRows, divergence, edit_loss, fact_rows, label_logits
 from lib.data.records import Edit, Probe
 from lib.editors import Site
-from lib.editors.fact_passes import Pair
-from lib.editors.hyper_editor import edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.editors.malmen import Malmen, MalmenConfig
 from lib.editors.ridge import Ridge
-from lib.editors.tracing import FactRows, divergence, edit_loss, fact_rows, label_logits, trace
+from lib.editors.tracing import trace
 
 SOLVE_TOLERANCE = 5e-3
 """Relative, float32: with fewer rows than columns the inverse of the large matrix, whose smallest

@@ -7,14 +7,14 @@ from speed_setting import Size, invented_stream
 from speed_timing import Agreement, Line, compare, timed
 from torch import Tensor, nn
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.hooks import capture, first_tensor
+from lib.backbones.passes.prefix import FrozenPrefix
+from lib.backbones.text_states import add_documents, key_width
 from lib.data import invented
 from lib.editors.closed_form import inverse_of, solve_cholesky, solve_woodbury
-from lib.editors.prefix import FrozenPrefix
 from lib.editors.subjects import Request, at_subject
 from lib.editors.values import Search, ValueRows, search_values, value_rows
-from lib.hooks import capture, first_tensor
-from lib.statistics import add_documents, key_width
 
 CONTEXTS = ("", "The old harbour lies behind the hill. ", "Because of the wind it rained. ")
 SEARCH = Search(steps=6)

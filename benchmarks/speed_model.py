@@ -12,13 +12,13 @@ from speed_setting import Size
 from speed_timing import Agreement, Line, Measured, compare, exactly, timed
 from torch import Tensor
 
-from lib import decoding
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import Encoded, encode_prompts
+from lib.backbones.passes import decoding
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import SUBSETS, Edit, Probe, Stream
 from lib.editors import BASE, build
 from lib.editors.melo import Melo
-from lib.editors.prefix import FrozenPrefix, PrefixState
-from lib.encoding import Encoded, encode_prompts
 from lib.evaluation import Evaluator, Protocol, Record
 
 LOGIT_TOLERANCE = 1e-4

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from lib import decoding
-from lib.backbones import Backbone
+from lib.backbones import encoding
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import answer_ids, class_number, encode
+from lib.backbones.passes import decoding
 from lib.data.records import SUBSETS, Stream
 from lib.editors.base import BASE, Editor
-from lib.encoding import answer_ids, class_number, encode
 from lib.errors import UsageError
 from lib.metrics import scores as metrics
 from lib.prepared import Prepared
@@ -173,7 +174,7 @@ class Evaluator:
             only = (class_number(self.backbone, target),)
             return only, only
         length = self.editor.config.max_length
-        gold = decoding.target_ids(self.backbone, target, length)
+        gold = encoding.target_ids(self.backbone, target, length)
         return tuple(gold), tuple(answer_ids(self.backbone, target, length))
 
     def _decoded(

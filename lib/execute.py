@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import inference, machine
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 from lib.data.embedded.known import Knowledge
 from lib.data.records import Dataset, Stream, content_hash
 from lib.data.training import TrainingFacts

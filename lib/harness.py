@@ -23,10 +23,10 @@ from lm_eval.tasks import TaskManager
 from transformers import DynamicCache
 
 from lib import general_tasks
+from lib.backbones.encoding import IGNORED, batch_rows, pad
+from lib.backbones.passes.logits import scores_at
 from lib.editors.base import Editor
-from lib.encoding import IGNORED, batch_rows, pad
 from lib.errors import RecordError
-from lib.teacher_forcing import scores_at
 
 
 class EditedModel(HFLM):

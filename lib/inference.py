@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from lib.backbones import Backbone
-from lib.encoding import encode_prompts
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode_prompts
 
 
 @torch.no_grad()

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from lib import decoding
-from lib.decoding import PromptBatch
+from lib.backbones.passes import decoding
+from lib.backbones.passes.decoding import PromptBatch
+from lib.backbones.passes.prefix import FrozenPrefix
 from lib.editors.base import Editor
-from lib.editors.prefix import FrozenPrefix
 
 PASSES_BYTES = 4 * 2**30
 """Frozen-prefix states are kept up to this size; the rows beyond it run their prefix each time."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lib import decoding
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes import decoding
+from lib.backbones.passes.logits import TargetScores, WholeRows, score_whole, scores_at
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.editors.base import Editor
-from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.editors.stand_in import StandIn, tell
-from lib.teacher_forcing import TargetScores, WholeRows, score_whole, scores_at
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 
-from lib import backbones
-from lib.backbones import Backbone, cast
-from lib.classification import Flips
-from lib.classifier_tuning import ClassifierConfig, tune_classifier
+from lib.backbones.backbone import Backbone, cast
+from lib.backbones.knowledge import likelihoods
+from lib.backbones.passes.decoding import PromptBatch
+from lib.backbones.sources import loading
+from lib.backbones.tuning.classes import ClassifierConfig, tune_classifier
+from lib.backbones.tuning.predictions import Flips
 from lib.data import datasets, streams
 from lib.data.corpus import Corpus
 from lib.data.embedded.known import Knowledge, Likelihoods
-from lib.data.likelihood import likelihoods
 from lib.data.records import Dataset, Edit, Stream, content_hash
 from lib.data.streams import PromptStyle
 from lib.data.training import Lessons, TrainingFacts, document_facts, lessons_of, training_facts
-from lib.decoding import PromptBatch
 from lib.errors import UsageError
 from lib.scoring import Scored
 
@@ -194,7 +194,7 @@ class Shared:
         name, cap = spec["dataset"]["name"], spec.get("known")
         if cap is None or self.data_dir or self.source != "embedded" or name.startswith("invented"):
             return None
-        from lib.data import knowledge
+        from lib.backbones import knowledge
         from lib.data.embedded import facts, passages
 
         backbone = self.backbone(spec)
@@ -234,10 +234,8 @@ class Shared:
         labels = self._all(spec).classes if self._gets_head(spec) else None
         if taught is None:
             pairs = self._tuning_pairs(spec)
-            return backbones.load(
-                name, dtype=dtype, device=device, tune_on=pairs, num_labels=labels
-            )
-        base = backbones.load(name, device=device, num_labels=labels)  # float32: rounded once tuned
+            return loading.load(name, dtype=dtype, device=device, tune_on=pairs, num_labels=labels)
+        base = loading.load(name, device=device, num_labels=labels)  # float32: rounded once tuned
         config = ClassifierConfig.of(spec["tune"])
         tuned = tune_classifier(base, taught.learned, taught.held_out, config, taught.kind)
         return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
@@ -245,7 +243,7 @@ class Shared:
     def _gets_head(self, spec: dict[str, Any]) -> bool:
         """Whether the backbone gets a new classification head, with the classes of the data."""
         to_classify = spec["dataset"]["name"] in datasets.CLASSIFIED
-        return to_classify and not backbones.has_head(spec["backbone"])
+        return to_classify and not loading.has_head(spec["backbone"])
 
     def _tuning_pairs(self, spec: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
         if not spec["tune"]:

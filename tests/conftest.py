@@ -8,8 +8,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
 from lib.data import corpus
 from lib.data.records import Edit, Probe, Stream
 from lib.data.training import TrainingFacts
@@ -44,13 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=[*CAUSAL, *SEQ2SEQ])
 def generator(request: pytest.FixtureRequest) -> Backbone:
     """A fresh tiny backbone of every family that writes text."""
-    return backbones.load(request.param)
+    return loading.load(request.param)
 
 
 @pytest.fixture
 def classifier() -> Backbone:
     """A fresh tiny classifier."""
-    return backbones.load("tiny-bert")
+    return loading.load("tiny-bert")
 
 
 def edits(count: int = 6, classes: bool = False) -> tuple[Edit, ...]:
@@ -209,7 +209,7 @@ def make(kind: str, backbone: Backbone, **changes: object) -> Editor:
 def prompt_logits(backbone: Backbone, prompts: list[str], side: str = "right") -> torch.Tensor:
     """Logits of an ordinary forward call on prompts: at the last real token (causal), at the first
     decoder position (seq2seq), of the classes (classifier). [B, V]"""
-    from lib.encoding import encode_prompts
+    from lib.backbones.encoding import encode_prompts
 
     batch = encode_prompts(backbone, prompts, side=side)
     with torch.no_grad():
@@ -225,7 +225,7 @@ def prompt_logits(backbone: Backbone, prompts: list[str], side: str = "right") -
 
 def generate(backbone: Backbone, prompts: list[str], tokens: int = 6) -> list[str]:
     """Greedy text by the model's own `generate`."""
-    from lib.encoding import encode_prompts
+    from lib.backbones.encoding import encode_prompts
 
     batch = encode_prompts(backbone, prompts)
     ids = backbone.model.generate(

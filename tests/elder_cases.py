@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.passes.logits import FactRows, fact_rows
+from lib.backbones.sources import loading
 from lib.data.records import Edit
 from lib.editors import BASE
 from lib.editors.elder import Elder
-from lib.editors.tracing import FactRows, fact_rows
-from lib.encoding import encode_prompts
 from tests.conftest import edits, make
 from tests.reference_elder import Code, Pair, Pool, Reference, Settings
 
@@ -104,7 +104,7 @@ def reference_of(editor: Elder) -> Reference:
         routing=config.training_routing,
         refresh=config.refresh_codes,
     )
-    fresh = backbones.load(backbone.name, dtype=backbone.dtype)
+    fresh = loading.load(backbone.name, dtype=backbone.dtype)
     return Reference(fresh, pool_of(editor), lambda answer: code_of(editor, answer), settings)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.sources.tiny import TEXT
 from lib.data.corpus import Corpus
 from lib.data.records import Edit
 from lib.editors import Editor, build
-from lib.tiny import TEXT
 from tests.reference_locate import Request, Settings
 from tests.reference_updates import Reference
 

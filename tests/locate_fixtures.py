@@ -3,8 +3,8 @@
 
 import pytest
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
 
 NAMES = ("tiny-gpt2", "tiny-gptj", "tiny-llama")
 
@@ -19,4 +19,4 @@ def statistics_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
 @pytest.fixture(params=NAMES)
 def causal(request: pytest.FixtureRequest) -> Backbone:
     """A fresh tiny backbone of each causal family."""
-    return backbones.load(request.param)
+    return loading.load(request.param)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 from lib.data.records import Edit, Probe
 from lib.data.training import TrainingFacts
 from lib.editors.malmen import Malmen, MalmenConfig

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 
 Code = list[list[int]]  # one bit per layer and expert
 Pair = tuple[str, str]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 
 IGNORED = -100
 TEMPORARY, VALIDATED, RECORDING = "temporary", "validated", "recording"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 from lib.data.records import Edit
 from tests.reference_hypernetwork import Network, ridge_shift, summed_shift, wanted
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 from tests.reference_locate import RECORDING, TEMPORARY, VALIDATED, Quantities, Request, Settings
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib import backbones
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.sources import loading
 from lib.data.records import Edit, Probe
 from lib.data.training import TrainingFacts
 from lib.editors import build
 from lib.editors.serac import Serac, SeracConfig
 from lib.editors.serac_networks import SeracNetworks, edit_text
-from lib.encoding import encode_prompts
 from tests.conftest import configuration, edits
 
 KEEPERS = (
@@ -36,7 +36,7 @@ PROMPTS = [edit.prompt for edit in edits()] + ["who wrote the first letter?", "N
 
 def serac(name: str = "tiny-llama", cache: Path | None = None, **changes: object) -> Serac:
     """A quick SERAC, not trained yet."""
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     config = configuration("serac", backbone, **changes)
     return build("serac", backbone, config, training=TRAINING, networks_cache=cache)
 
@@ -54,7 +54,7 @@ SETTINGS = SeracConfig(classifier="tiny-bert", counterfactual="tiny-llama", scal
 
 def untrained() -> SeracNetworks:
     """Networks for tiny-llama, as they are loaded."""
-    return SeracNetworks(backbones.load("tiny-llama"), SETTINGS)
+    return SeracNetworks(loading.load("tiny-llama"), SETTINGS)
 
 
 def routes(editor: Serac) -> list[str]:

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import backbones, prepared
-from lib.backbones import Backbone
+from lib import prepared
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import answer_ids, prompt_ids
+from lib.backbones.sources import loading
 from lib.data.records import SUBSETS
 from lib.editors.ft import FineTune
-from lib.encoding import answer_ids, prompt_ids
 from lib.protocol import Evaluator, Protocol
 from tests.conftest import CAUSAL, make
 from tests.data.test_streams import quick, run
@@ -27,7 +28,7 @@ class SeesTarget(FineTune):
 def test_a_whole_pass_equals_the_continuation_without_a_scope(name: str, block: int) -> None:
     found = []
     for whole in (False, True):
-        backbone = backbones.load(name)
+        backbone = loading.load(name)
         editor = make("ft", backbone, site={"part": "mlp_out", "block": block})
         if whole:
             editor.__class__ = SeesTarget
@@ -87,13 +88,13 @@ def test_an_unedited_backbone_agrees_with_itself(generator: Backbone) -> None:
 def test_passes_that_find_no_room_change_nothing(generator: Backbone, monkeypatch) -> None:
     protocol = Protocol(max_new_tokens=3, evaluation_batch=4)
     kept = run(make("ft", generator), quick(), protocol)[0]
-    other = backbones.load(generator.name)
+    other = loading.load(generator.name)
     monkeypatch.setattr(prepared, "PASSES_BYTES", 0)
     pd.testing.assert_frame_equal(run(make("ft", other), quick(), protocol)[0], kept)
 
 
 def test_passes_of_earlier_runs_make_room(monkeypatch) -> None:
-    backbone, passes = backbones.load("tiny-gpt2"), {}
+    backbone, passes = loading.load("tiny-gpt2"), {}
     first = Evaluator(make("ft", backbone), quick(), Protocol(max_new_tokens=2), passes=passes)
     first.score_unedited()
     held = sum(batch.bytes for batch in passes.values())

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode
+from lib.backbones.passes.decoding import Continuation, PromptBatch
+from lib.backbones.sources import loading
 from lib.data import datasets
 from lib.data.records import SUBSETS, Stream
 from lib.data.streams import record_stream
-from lib.decoding import Continuation, PromptBatch
-from lib.encoding import encode
 from lib.errors import RecordError
 from lib.protocol import Evaluator, Protocol
 from lib.rows import Row
@@ -32,7 +32,7 @@ def claims(batch_size: int = 3, **options: object) -> Stream:
 
 
 def two_classes() -> Backbone:
-    return backbones.load("tiny-bert", num_labels=2)
+    return loading.load("tiny-bert", num_labels=2)
 
 
 def plain(backbone: Backbone, rows: tuple[Row, ...]) -> tuple[list[str], list[float]]:
@@ -88,7 +88,7 @@ def test_every_editor_of_classifiers_is_scored_in_single_rounds(kind: str) -> No
 def test_records_have_the_columns_of_generators() -> None:
     chosen, protocol = claims(), Protocol(evaluation_batch=4)
     mine, _ = run(make("ft", two_classes(), steps=1), chosen, protocol)
-    editor = make("ft", backbones.load("tiny-gpt2"), steps=1)
+    editor = make("ft", loading.load("tiny-gpt2"), steps=1)
     theirs, _ = run(editor, quick(n_edits=2), Protocol(max_new_tokens=2))
     assert list(mine.columns) == list(theirs.columns)
     assert mine.dtypes.to_dict() == theirs.dtypes.to_dict()
@@ -114,7 +114,7 @@ def test_a_batch_of_edits_is_scored_in_pieces_that_change_nothing(name: str, mon
     def scored(size: int) -> pd.DataFrame:
         sizes.clear()
         chosen = claims(5, n_edits=5) if name == "tiny-bert" else quick(5)
-        backbone = two_classes() if name == "tiny-bert" else backbones.load(name)
+        backbone = two_classes() if name == "tiny-bert" else loading.load(name)
         editor = make("ft", backbone, steps=3)
         protocol = Protocol(max_new_tokens=3, evaluation_batch=size, rounds="single")
         return run(editor, chosen, protocol)[0]
@@ -136,7 +136,7 @@ def test_a_batch_of_edits_is_scored_in_pieces_that_change_nothing(name: str, mon
 def test_without_decoding_only_what_is_decoded_is_missing(name: str) -> None:
     decoded, forced = (
         run(
-            make("ft", backbones.load(name), steps=3),
+            make("ft", loading.load(name), steps=3),
             quick(),
             Protocol(max_new_tokens=3, evaluation_batch=4, decode=decode),
         )[0]
@@ -151,4 +151,4 @@ def test_without_decoding_only_what_is_decoded_is_missing(name: str) -> None:
 
 def test_without_decoding_no_token_is_written(monkeypatch) -> None:
     monkeypatch.setattr(Continuation, "greedy", lambda *a: pytest.fail("it decoded"))
-    run(make("ft", backbones.load("tiny-gpt2"), steps=1), quick(), Protocol(decode=False))
+    run(make("ft", loading.load("tiny-gpt2"), steps=1), quick(), Protocol(decode=False))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.sources import loading
 from lib.editors.scope import Mode, z_scores
 from lib.editors.subjects import encode_rows
-from lib.encoding import encode_prompts
 from tests.locate_cases import (
     FIRST,
     LAYERS,
@@ -66,7 +66,7 @@ def test_01_an_infinite_alpha_is_the_base_and_minus_infinity_the_edited_model(
 
 def test_01_after_an_edit_every_mode_leaves_the_document_prefix_to_the_base_weight() -> None:
     """This study's adaptation of 2.3: the prefix is the attention sink; it is never swapped."""
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     editor = edited(backbone)
     for hook in editor.hooks.values():
         hook.alpha = -math.inf

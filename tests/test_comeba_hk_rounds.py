@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
 from lib.editors.passes import SubjectPasses
 from tests.locate_cases import (
     FIRST,
@@ -59,8 +59,8 @@ def test_12_the_base_is_never_written_and_editing_leaves_no_hook_behind(causal: 
 
 @pytest.mark.parametrize("where", ["values", "solve", "alpha"])
 def test_12_an_error_inside_an_edit_changes_nothing(monkeypatch, where: str) -> None:
-    causal = backbones.load("tiny-gpt2")
-    broken, whole = edited(causal), edited(backbones.load("tiny-gpt2"))
+    causal = loading.load("tiny-gpt2")
+    broken, whole = edited(causal), edited(loading.load("tiny-gpt2"))
     own = hooks_in(causal)
     logits = logits_of(causal, PROMPTS[0])
 
@@ -172,12 +172,12 @@ def test_18_values_found_together_equal_values_found_alone(causal: Backbone) -> 
 
 
 def test_17_both_solvers_and_a_bfloat_model_keep_the_same_weights() -> None:
-    fine = edited(backbones.load("tiny-gpt2"), (FIRST, SECOND), solver="cholesky")
-    fast = edited(backbones.load("tiny-gpt2"), (FIRST, SECOND), solver="woodbury")
+    fine = edited(loading.load("tiny-gpt2"), (FIRST, SECOND), solver="cholesky")
+    fast = edited(loading.load("tiny-gpt2"), (FIRST, SECOND), solver="woodbury")
     for layer in LAYERS:
         assert gap(weight_of(fast, layer), weight_of(fine, layer)) <= 1e-6
         assert fast.hooks[layer].alpha == pytest.approx(fine.hooks[layer].alpha, abs=1e-5)
-    editor = edited(backbones.load("tiny-gpt2", dtype=torch.bfloat16), (FIRST,))
+    editor = edited(loading.load("tiny-gpt2", dtype=torch.bfloat16), (FIRST,))
     weight = editor.hooks[LAYERS[0]].weight
     assert weight.dtype == torch.float32
     assert not torch.equal(weight, weight.bfloat16().float())
@@ -191,7 +191,7 @@ def test_a_run_resumed_between_batches_equals_the_unbroken_one(causal: Backbone,
     unbroken = edited(causal, (FIRST,), solver=solver)
     unbroken.save(tmp_path / "one")
     unbroken.edit(as_edits(SECOND))
-    resumed = editor_of("comeba_hk", backbones.load(causal.name), solver=solver)
+    resumed = editor_of("comeba_hk", loading.load(causal.name), solver=solver)
     resumed.load(tmp_path / "one")
     resumed.edit(as_edits(SECOND))
     assert (resumed.n_edits, resumed.n_batches) == (unbroken.n_edits, unbroken.n_batches)
@@ -211,7 +211,7 @@ def test_loading_reads_missing_statistics_off_the_unedited_backbone(
     first = edited(causal)
     first.save(tmp_path / "saved")
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "empty"))
-    second = editor_of("comeba_hk", backbones.load(causal.name))
+    second = editor_of("comeba_hk", loading.load(causal.name))
     second.load(tmp_path / "saved")
     for layer in LAYERS:
         assert torch.equal(second.memory[layer].moment, first.memory[layer].moment)
@@ -222,7 +222,7 @@ def test_loading_reads_missing_statistics_off_the_unedited_backbone(
 
 
 def test_what_is_saved_does_not_grow_with_the_edits(tmp_path) -> None:
-    editor = editor_of("comeba_hk", backbones.load("tiny-gpt2"))
+    editor = editor_of("comeba_hk", loading.load("tiny-gpt2"))
     sizes, kept = set(), set()
     for requests in (FIRST, SECOND, FIRST + SECOND, SECOND):
         editor.edit(as_edits(requests))

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import answer_ids
+from lib.backbones.sources import loading
 from lib.data.records import Edit, Probe, Stream
 from lib.editors import Editor
-from lib.encoding import answer_ids
 from lib.protocol import Evaluator, Protocol, run_sequence
 from tests.locate_cases import FIRST, LAYERS, SECOND, as_edits, editor_of, oracle_of, weight_of
 
@@ -99,15 +99,15 @@ def test_15_scores_are_those_of_the_official_evaluation(causal: Backbone) -> Non
 
 def test_16_an_earlier_checkpoint_does_not_change_afterwards() -> None:
     """The official loop reports the last model at every step (notes, section 3, number 8)."""
-    edits = edits_of(backbones.load("tiny-gptj"))
-    rows, kept = run(editor_of("comeba_hk", backbones.load("tiny-gptj")), stream(edits))
+    edits = edits_of(loading.load("tiny-gptj"))
+    rows, kept = run(editor_of("comeba_hk", loading.load("tiny-gptj")), stream(edits))
     early = [row for row in rows if row["moment"] == "checkpoint" and row["n_edits"] == 2]
     late = [row for row in rows if row["moment"] == "end"]
     assert [repr(row) for row in early] == [repr(row) for row in kept]
     name = "answer_nll"
     assert any(a[name] != b[name] for a, b in zip(early, late, strict=True))
     # A run that ends after the first batch sees the same.
-    short, _ = run(editor_of("comeba_hk", backbones.load("tiny-gptj")), stream(edits[:2]))
+    short, _ = run(editor_of("comeba_hk", loading.load("tiny-gptj")), stream(edits[:2]))
     alone = {(row["subset"], row["record"]): row for row in short if row["moment"] == "end"}
     common = [row for row in early if (row["subset"], row["record"]) in alone]
     assert len(common) == len(alone) == 6

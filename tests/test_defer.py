@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.hooks import capture
+from lib.backbones.passes.logits import batch_loss
+from lib.backbones.sources import loading
 from lib.editors.defer import defer
-from lib.forward import batch_loss
-from lib.hooks import capture
 from tests.conftest import edits, make, prompt_logits
 
 PROMPTS = [edit.prompt for edit in edits(3)]
@@ -16,7 +16,7 @@ BACKBONES = ("tiny-llama", "tiny-t5", "tiny-bert")
 
 @pytest.fixture(params=BACKBONES)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
-    return backbones.load(request.param)
+    return loading.load(request.param)
 
 
 def batch_for(backbone: Backbone, count: int = 3) -> tuple:
@@ -104,7 +104,7 @@ def test_saved_edits_answer_alike(backbone: Backbone, tmp_path) -> None:
 
 
 def test_half_precision_trains_in_single() -> None:
-    backbone = backbones.load("tiny-llama", dtype=torch.bfloat16)
+    backbone = loading.load("tiny-llama", dtype=torch.bfloat16)
     editor = make("defer", backbone)
     report = editor.edit(edits(3))
     assert editor.gate.dtype == torch.float32

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import backbones, plan
-from lib.backbones import Backbone
-from lib.classification import predicted_classes
+from lib import plan
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode, encode_prompts
+from lib.backbones.sources import loading
+from lib.backbones.tuning.predictions import predicted_classes
 from lib.data import datasets
 from lib.data.records import Stream
 from lib.data.streams import document_stream
 from lib.editors import build
-from lib.encoding import encode, encode_prompts
 from lib.errors import EditorError
 from lib.execute import execute
 from lib.progress import LineProgress
@@ -34,7 +35,7 @@ def own_cache(tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def three() -> Backbone:
-    return backbones.load("tiny-bert", num_labels=3)
+    return loading.load("tiny-bert", num_labels=3)
 
 
 def letters(count: int = 6) -> Stream:
@@ -90,7 +91,7 @@ def test_padding_changes_no_score_beyond_rounding():
     frames = [
         run(make("lora", backbone, max_length=40, full_width=wide), letters(), Protocol())[0]
         for wide in (False, True)
-        for backbone in [backbones.load("tiny-bert", num_labels=3)]
+        for backbone in [loading.load("tiny-bert", num_labels=3)]
     ]
     assert frames[0]["prediction"].tolist() == frames[1]["prediction"].tolist()
     assert frames[0]["nll"].to_numpy() == pytest.approx(frames[1]["nll"].to_numpy(), abs=1e-3)
@@ -101,7 +102,7 @@ def test_padding_changes_no_score_beyond_rounding():
 
 
 def test_full_width_needs_a_classifier_and_a_width(three: Backbone):
-    for backbone, length in ((three, None), (backbones.load("tiny-gpt2"), 8)):
+    for backbone, length in ((three, None), (loading.load("tiny-gpt2"), 8)):
         config = configuration("ft", backbone) | {"full_width": True, "max_length": length}
         with pytest.raises(EditorError, match="full_width is for classifiers"):
             build("ft", backbone, config)
@@ -138,13 +139,13 @@ def test_the_classifier_learns_the_documents_of_the_setting(monkeypatch):
 
 def test_a_published_head_is_kept_and_a_new_one_has_the_classes_of_the_data(monkeypatch):
     spec, asked = smoke_runs()[0].spec | {"tune": None}, []
-    load = backbones.load
+    load = loading.load
 
     def noted(name: str, **options: object) -> Backbone:
         asked.append(options["num_labels"])
         return load("tiny-bert", **options | {"num_labels": 3})
 
-    monkeypatch.setattr(backbones, "load", noted)
+    monkeypatch.setattr(loading, "load", noted)
     for name in ("scotus-bert", "tiny-bert", "bert-base"):
         Shared().backbone(spec | {"backbone": name})
     assert asked == [None, 3, 3]

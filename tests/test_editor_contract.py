@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.sources import loading
 from lib.editors import BASE, REGISTRY, Editor, build, class_of
-from lib.encoding import encode_prompts
 from lib.errors import EditorError
 from tests.conftest import (
     CAUSAL,
@@ -60,7 +60,7 @@ def supported(request: pytest.FixtureRequest) -> None:
 def edited(request: pytest.FixtureRequest) -> Iterator[Editor]:
     """An editor after three edits, for tests that leave it as it is."""
     kind, name = request.param
-    editor = make(kind, backbones.load(name))
+    editor = make(kind, loading.load(name))
     editor.edit(edits(3))
     yield editor
     editor.close()
@@ -68,7 +68,7 @@ def edited(request: pytest.FixtureRequest) -> Iterator[Editor]:
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-t5", "tiny-bert"])
 def test_an_unsupported_backbone_is_refused(kind: str, name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     if backbone.family.kind in class_of(kind).kinds:
         make(kind, backbone).close()
         return
@@ -137,7 +137,7 @@ def load_and_answer(
     memory and this process ends at once."""
     logits = {}
     for kind, configured in configurations.items():
-        backbone = backbones.load(name)
+        backbone = loading.load(name)
         make(kind, backbone, **configured).load(folder / kind)
         logits[kind] = prompt_logits(backbone, PROMPTS).numpy()
     connection.send(logits)
@@ -146,11 +146,11 @@ def load_and_answer(
 @pytest.mark.parametrize("name", [*CAUSAL, *SEQ2SEQ])
 def test_saved_edits_load_in_another_process(name: str, tmp_path) -> None:
     """All editors of an architecture at once."""
-    kind_of = backbones.load(name).family.kind
+    kind_of = loading.load(name).family.kind
     kinds = [kind for kind in EDITORS if kind_of in class_of(kind).kinds]
     expected, configurations = {}, {}
     for kind in kinds:
-        backbone = backbones.load(name)
+        backbone = loading.load(name)
         editor = make(kind, backbone)
         editor.edit(edits(2))
         editor.edit(edits(4)[2:])
@@ -171,7 +171,7 @@ def test_saved_state_holds_only_what_the_edits_changed(
     editor.edit(edits(2))
     editor.save(tmp_path / "saved")
     stored = sum(file.stat().st_size for file in (tmp_path / "saved").iterdir())
-    backbone = sum(p.numel() * 4 for p in backbones.load(generator.name).model.parameters())
+    backbone = sum(p.numel() * 4 for p in loading.load(generator.name).model.parameters())
     sizes = {
         name: sum(t.numel() * t.element_size() for t in group.values())
         for name, group in editor.tensors().items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from lib import editors
-from lib.backbones import load
+from lib.backbones.sources.loading import load
 from lib.editors.base import EditorConfig
 from lib.editors.ft import FineTune
 from lib.editors.sites import Site

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib import backbones
+from lib.backbones.sources import loading
 from lib.editors import BASE
 from lib.editors.codes import NEVER, Allocation, distinct, hamming, nearest, written
 from lib.editors.elder import Elder
@@ -53,7 +53,7 @@ def test_07_matmul_xor_and_popcount_agree() -> None:
 
 def remembering(code: Tensor, epsilon: int) -> Elder:
     """Three layers, so that distances go to 12; one stored code."""
-    editor = editor_of(backbones.load("tiny-gpt2"), random=2, epsilon=epsilon)
+    editor = editor_of(loading.load("tiny-gpt2"), random=2, epsilon=epsilon)
     editor.released_codes = editor.stored_codes = code
     return editor
 
@@ -61,7 +61,7 @@ def remembering(code: Tensor, epsilon: int) -> Elder:
 def test_08_the_threshold_is_strict() -> None:
     """A distance of epsilon is deferred, the next smaller one is not; all at 0, none above 2kL."""
     queries = torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
-    first = editor_of(backbones.load("tiny-gpt2"), random=2)
+    first = editor_of(loading.load("tiny-gpt2"), random=2)
     stored = first.routing(queries).chosen[:1]
     distances = first.distances(remembering(stored, 0).routing(queries)).tolist()
     assert distances == [NEVER] * 400  # nothing is stored
@@ -85,7 +85,7 @@ def test_08_the_nearest_of_all_codes_counts() -> None:
 def test_08_an_empty_memory_defers_everything() -> None:
     empty = torch.zeros(0, L, N, dtype=torch.bool)
     assert nearest(random_codes(3, 0), empty).tolist() == [NEVER] * 3
-    editor = editor_of(backbones.load("tiny-gpt2"), random=2, epsilon=99)
+    editor = editor_of(loading.load("tiny-gpt2"), random=2, epsilon=99)
     assert served(editor, [edit.prompt for edit in EDITS]) == [False] * len(EDITS)
 
 
@@ -130,7 +130,7 @@ def test_14_the_stream_decides_the_order_of_allocation() -> None:
     """Labels get their codes in stream order, whether allocated ahead or batch by batch."""
     from tests.conftest import stream
 
-    ahead, later = (editor_of(backbones.load("tiny-gpt2"), steps=1) for _ in range(2))
+    ahead, later = (editor_of(loading.load("tiny-gpt2"), steps=1) for _ in range(2))
     ahead.fit(stream())
     for batch in stream().batches():
         later.edit(batch)
@@ -181,7 +181,7 @@ def test_17_a_few_dozen_stored_codes_defer_nothing() -> None:
 
 def test_17_presets_are_not_what_is_stored() -> None:
     """The memory holds the routers' own choice; after one step they have not learned the preset."""
-    editor = editor_of(backbones.load("tiny-gpt2"), steps=1)
+    editor = editor_of(loading.load("tiny-gpt2"), steps=1)
     editor.edit(OTHERS[:8])
     presets = torch.stack([editor.allocation.of(edit.target) for edit in OTHERS[:8]])
     assert hamming(editor.released_codes, presets).diagonal().float().mean() > 2

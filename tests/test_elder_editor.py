@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import Encoded, batch_rows, encode_prompts, prompt_ids
+from lib.backbones.sources import loading
 from lib.editors import BASE, build, codes
 from lib.editors.elder import Elder
-from lib.encoding import Encoded, batch_rows, encode_prompts, prompt_ids
 from tests.conftest import prompt_logits
 from tests.elder_cases import (
     BATCHES,
@@ -35,7 +35,7 @@ QUICK: dict[str, Any] = {"steps": 4, "epsilon": 2}
 
 def edited(name: str, **changes: Any) -> Elder:
     """An editor after three batches that has some prompts in scope and some not."""
-    editor = editor_of(backbones.load(name), **QUICK | changes)
+    editor = editor_of(loading.load(name), **QUICK | changes)
     for batch in BATCHES:
         editor.edit(batch)
     return editor
@@ -53,7 +53,7 @@ def all_logits(backbone: Backbone, batch: Encoded) -> list[Tensor]:
 
 @EVERY
 def test_09_the_route_is_the_prompts_whatever_is_answered(name: str) -> None:
-    editor = editor_of(backbones.load(name))
+    editor = editor_of(loading.load(name))
     prompts = [edit.prompt for edit in EDITS]
     alone = editor.routing(editor.keys_of(encode_prompts(editor.backbone, prompts)))
     for answers in (EDITS, EDITS[::-1]):
@@ -130,7 +130,7 @@ def test_11_decoding_holds_the_prompts_route_unless_asked_not_to() -> None:
 
 @EVERY
 def test_12_base_and_queries_stay_as_they_are(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     base = {key: (tensor, tensor.clone()) for key, tensor in backbone.model.state_dict().items()}
     editor = editor_of(backbone, steps=2)
     prompts = encode_prompts(backbone, [edit.prompt for edit in OTHERS])
@@ -147,7 +147,7 @@ def test_12_base_and_queries_stay_as_they_are(name: str) -> None:
 
 def test_12_experts_stay_in_float32_above_a_bfloat16_base() -> None:
     """A step of 1e-4 would vanish in bfloat16; what goes on is in the base's precision."""
-    backbone = backbones.load("tiny-llama", dtype=torch.bfloat16)
+    backbone = loading.load("tiny-llama", dtype=torch.bfloat16)
     editor = editor_of(backbone, lr=1e-4, steps=1, epsilon=99)
     before = prompt_logits(backbone, list(PROMPTS))
     for batch in BATCHES[:2]:
@@ -170,7 +170,7 @@ def trainable(L: int, N: int, r: int, d_in: int, d_out: int) -> int:
 
 def on_meta(name: str, model: nn.Module, part: str, block: int) -> Elder:
     """A published model without memory for its weights, with the paper's layers and defaults."""
-    backbone = replace(backbones.load(name), model=model.eval().requires_grad_(False))
+    backbone = replace(loading.load(name), model=model.eval().requires_grad_(False))
     sites = [{"part": part, "block": b} for b in range(block + 1, block + 7)]
     return build("elder", backbone, {"sites": sites, "sensor": {"part": part, "block": block}})
 
@@ -184,7 +184,7 @@ def test_13_parameter_counts_of_the_paper() -> None:
         (on_meta("tiny-llama", llama, "mlp_out", 20), 3_164_184, (11008, 4096)),
     ):
         assert editor.counts()["parameters"] == expected == trainable(6, 4, 8, *shape)
-    tiny = editor_of(backbones.load("tiny-llama"), n_experts=3, k=1, rank=5)
+    tiny = editor_of(loading.load("tiny-llama"), n_experts=3, k=1, rank=5)
     tensors = pool_of(tiny).tensors()
     assert tiny.counts()["parameters"] == sum(t.numel() for t in tensors)
     assert tiny.counts()["parameters"] == trainable(3, 3, 5, 64, 32)
@@ -199,7 +199,7 @@ def test_13_parameter_counts_of_the_paper() -> None:
 def test_16_codes_are_stored_before_the_last_update(refresh: bool) -> None:
     """Those of a replay that stops a step earlier; refreshed ones follow every later batch."""
     settings = {"lr": 0.3, "epsilon": 2, "refresh_codes": refresh}
-    editor, earlier = (editor_of(backbones.load("tiny-gpt2"), steps=n, **settings) for n in (5, 4))
+    editor, earlier = (editor_of(loading.load("tiny-gpt2"), steps=n, **settings) for n in (5, 4))
     for one in (editor, earlier):
         one.edit(OTHERS[:12])
     queries = editor.keys_of(encode_prompts(editor.backbone, [e.prompt for e in OTHERS[:12]]))
@@ -223,7 +223,7 @@ def test_19_saved_and_loaded_it_goes_on_as_if_nothing_had_happened(
     refresh: bool, tmp_path: Path
 ) -> None:
     first, *_, last = BATCHES
-    editor, other = (editor_of(backbones.load("tiny-llama"), **QUICK, refresh_codes=refresh)
+    editor, other = (editor_of(loading.load("tiny-llama"), **QUICK, refresh_codes=refresh)
                      for _ in range(2))  # fmt: skip
     editor.edit(first)
     editor.edit(EDITS[2:4])
@@ -245,7 +245,7 @@ def test_20_two_editors_in_one_process_know_nothing_of_each_other() -> None:
     """Batch by batch and pass by pass in turn, as each would be alone."""
 
     def start(seed: int) -> Elder:
-        return editor_of(backbones.load(("tiny-gpt2", "tiny-llama")[seed]), **QUICK, seed=seed)
+        return editor_of(loading.load(("tiny-gpt2", "tiny-llama")[seed]), **QUICK, seed=seed)
 
     def step(editor: Elder, batch: Any) -> Tensor:
         editor.edit(batch)

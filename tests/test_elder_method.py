@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lib import backbones
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.sources import loading
 from lib.editors import BASE, mixture
 from lib.editors.codes import Allocation
-from lib.encoding import encode_prompts
 from tests.conftest import prompt_logits
 from tests.elder_cases import (
     EDITS,
@@ -71,7 +71,7 @@ def test_the_reference_by_hand() -> None:
 
 @EVERY
 def test_01_a_fresh_mixture_in_scope_changes_no_bit(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     before = prompt_logits(backbone, list(PROMPTS))
     editor = editor_of(backbone)
     routing = editor.routing(editor.keys_of(encode_prompts(backbone, PROMPTS, side="right")))
@@ -83,7 +83,7 @@ def test_01_a_fresh_mixture_in_scope_changes_no_bit(name: str) -> None:
 @EVERY
 def test_02_a_deferred_row_is_the_backbones_bit_for_bit(name: str) -> None:
     """In a batch whose other rows are in scope; and everywhere when all are sent to the base."""
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     before = prompt_logits(backbone, list(PROMPTS))
     editor = editor_of(backbone, epsilon=2)
     editor.edit(EDITS)
@@ -101,7 +101,7 @@ def test_02_a_deferred_row_is_the_backbones_bit_for_bit(name: str) -> None:
 
 def test_a_starts_uniform_up_to_the_root_of_the_experts_rank() -> None:
     """2.4: 1 / sqrt(r) of one expert; not of the input width (1 / 8), not of all experts' ranks."""
-    editor = editor_of(backbones.load("tiny-llama"), rank=8)
+    editor = editor_of(loading.load("tiny-llama"), rank=8)
     pool = pool_of(editor)
     A = torch.cat([expert.flatten() for layer in pool.A for expert in layer])
     bound = 1 / math.sqrt(8)
@@ -119,7 +119,7 @@ def test_the_first_draws_are_independent() -> None:
     numbers, the first layer's A would hold the routers' rows. Layers differ, seeds differ."""
     drawn_rows = []
     for seed in (0, 1):
-        editor = editor_of(backbones.load("tiny-llama"), seed=seed)
+        editor = editor_of(loading.load("tiny-llama"), seed=seed)
         A = [torch.cat([expert.T for expert in layer]) for layer in pool_of(editor).A]
         drawn_rows += [*A, editor.router_weight.detach().double().flatten(0, 1)]
     rows = functional.normalize(torch.cat(drawn_rows), dim=1)
@@ -129,7 +129,7 @@ def test_the_first_draws_are_independent() -> None:
 
 @EVERY
 def test_03_fused_equals_an_explicit_weight_change_per_sample(name: str) -> None:
-    editor = editor_of(backbones.load(name), random=3, rank=3, alpha=6.0)
+    editor = editor_of(loading.load(name), random=3, rank=3, alpha=6.0)
     pool = pool_of(editor)
     q = drawn(5, editor.router_weight.shape[-1])
     routing = editor.routing(q)
@@ -153,7 +153,7 @@ def test_04_weights_are_not_renormalised(k: int) -> None:
     w = uniform(k=k).weights
     assert torch.allclose(w.sum(dim=-1), torch.tensor(k / N), atol=1e-6)
     assert (w[w > 0] - 1 / N).abs().max() < 1e-6
-    editor = editor_of(backbones.load("tiny-gpt2"), random=1, k=k)
+    editor = editor_of(loading.load("tiny-gpt2"), random=1, k=k)
     editor.router_weight.data.zero_()
     editor.router_bias.data.zero_()
     pool, x = pool_of(editor), drawn(2, 3, 32)
@@ -217,7 +217,7 @@ def test_balance_loss_is_least_when_experts_share_evenly() -> None:
 @EVERY
 def test_06_the_first_gradients(name: str) -> None:
     """B = 0: none at A, some at B, and at the routers that of lambda L_guide alone."""
-    editor = editor_of(backbones.load(name), guide_weight=0.01)
+    editor = editor_of(loading.load(name), guide_weight=0.01)
     rows, parameters = rows_of(editor.backbone, EDITS[:3]), trained(editor)
     queries, wanted = editor.keys_of(rows.encoded), allocated(editor, EDITS[:3])
     editor.loss(rows, editor.routing(queries), wanted).backward()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from lib import backbones
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.passes.prefix import FrozenPrefix
+from lib.backbones.sources import loading
 from lib.editors.elder import Elder
-from lib.editors.prefix import FrozenPrefix
-from lib.encoding import encode_prompts
 from tests.conftest import prompt_logits, stream
 from tests.elder_cases import (
     BATCHES,
@@ -68,7 +68,7 @@ def agree(editor: Elder, reference: Reference, within: float) -> list[bool]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_stream_equals_the_reference(name: str) -> None:
     """Three batches, the last one short; one pool, a new Adam per batch, stale codes."""
-    editor = editor_of(backbones.load(name, dtype=torch.float64), **STREAM)
+    editor = editor_of(loading.load(name, dtype=torch.float64), **STREAM)
     reference = reference_of(editor)
     follow(editor, reference, BATCHES, within=EXACT)
     scope = agree(editor, reference, within=EXACT)
@@ -79,7 +79,7 @@ def test_a_stream_equals_the_reference(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_15_the_frozen_prefix_changes_neither_loss_nor_gradient(name: str) -> None:
     """And both are the reference's, at random parameters."""
-    editor = editor_of(backbones.load(name, dtype=torch.float64), random=5)
+    editor = editor_of(loading.load(name, dtype=torch.float64), random=5)
     batch = EDITS[:3]
     rows, parameters = rows_of(editor.backbone, batch), trained(editor)
     routing = editor.routing(editor.keys_of(rows.encoded))
@@ -101,7 +101,7 @@ def test_15_the_frozen_prefix_changes_neither_loss_nor_gradient(name: str) -> No
 
 def test_15_editing_uses_the_frozen_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lowest block runs once per batch, and the outcome is that of running it each time."""
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     seen: list[int] = []
     backbone.module("attention", 0).register_forward_hook(lambda *_: seen.append(1))
     pools, calls = [], []
@@ -118,7 +118,7 @@ def test_15_editing_uses_the_frozen_prefix(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_stream_in_float32_stays_close_to_the_reference() -> None:
-    editor = editor_of(backbones.load("tiny-gpt2"), **STREAM)
+    editor = editor_of(loading.load("tiny-gpt2"), **STREAM)
     reference = reference_of(editor)
     follow(editor, reference, BATCHES[:2], within=1e-3)
     agree(editor, reference, within=1e-3)
@@ -138,7 +138,7 @@ def test_a_stream_in_float32_stays_close_to_the_reference() -> None:
     ids=lambda changes: "-".join(map(str, (*changes, *changes.values()))),
 )
 def test_variants_equal_the_reference(changes: dict[str, Any]) -> None:
-    editor = editor_of(backbones.load("tiny-gpt2", dtype=torch.float64), **STREAM | changes)
+    editor = editor_of(loading.load("tiny-gpt2", dtype=torch.float64), **STREAM | changes)
     reference = reference_of(editor)
     follow(editor, reference, (EDITS[:3], EDITS[3:]), within=EXACT)
     agree(editor, reference, within=EXACT)
@@ -146,7 +146,7 @@ def test_variants_equal_the_reference(changes: dict[str, Any]) -> None:
 
 def test_observed_distances_equal_the_reference() -> None:
     """Of every prompt to the nearest code and to its own edit's, as released and refreshed."""
-    editor = editor_of(backbones.load("tiny-gpt2", dtype=torch.float64), **STREAM)
+    editor = editor_of(loading.load("tiny-gpt2", dtype=torch.float64), **STREAM)
     reference = reference_of(editor)
     owners = {"holdout": tuple(range(6)), "near": (3, 4), "upstream": (0, 1, 2)}
     shared = replace(stream(), owners=owners)
@@ -179,7 +179,7 @@ def test_observed_distances_equal_the_reference() -> None:
 
 def test_fewer_layers_keep_the_first_sites() -> None:
     """Fig. 3: `n_layers` of the same sites, the same sensor."""
-    backbone = backbones.load("tiny-llama", dtype=torch.float64)
+    backbone = loading.load("tiny-llama", dtype=torch.float64)
     few = editor_of(backbone, n_layers=2, **STREAM)
     assert list(few.lora.layers) == [f"model.layers.{block}.mlp.down_proj" for block in (3, 4)]
     assert few.router_weight.shape == (2, 4, 64)

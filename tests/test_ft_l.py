@@ -6,20 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import prompt_ids
+from lib.backbones.sources import loading
 from lib.data.records import Edit
 from lib.editors import ft_l
 from lib.editors.ft_l import FtL, FtLConfig
 from lib.editors.sites import Site
-from lib.encoding import prompt_ids
 from tests.conftest import CAUSAL, edits
 
 SITE = Site("mlp_out", 3)
 
 
 def double(name: str) -> Backbone:
-    return backbones.load(name, dtype=torch.float64)
+    return loading.load(name, dtype=torch.float64)
 
 
 class Reference:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import backbones, rows
+from lib import rows
+from lib.backbones.sources import loading
 from lib.data import general, invented
 from lib.data.datasets import general_probes
 from lib.data.embedded import bigbench, facts
@@ -190,25 +191,25 @@ def test_general_rows_belong_to_no_edit(plain: Stream) -> None:
 def test_general_rows_are_scored_before_and_at_the_end(plain: Stream) -> None:
     chosen = with_general(plain)
     protocol = Protocol(checkpoint_every=1, max_new_tokens=2, evaluation_batch=4)
-    records, _ = run(make("ft", backbones.load("tiny-gpt2")), chosen, protocol)
+    records, _ = run(make("ft", loading.load("tiny-gpt2")), chosen, protocol)
     of_general = records[records["subset"] == "general"]
     assert of_general["moment"].value_counts().to_dict() == {"before": 6, "end": 6}
     assert set(of_general["edit_index"]) == {-1}
     assert "checkpoint" in set(records["moment"])
-    without, _ = run(make("ft", backbones.load("tiny-gpt2")), plain, protocol)
+    without, _ = run(make("ft", loading.load("tiny-gpt2")), plain, protocol)
     others = records[records["subset"] != "general"].reset_index(drop=True)
     pd.testing.assert_frame_equal(others, without)
 
 
 def test_single_rounds_score_general_rows_before_the_first_batch_alone() -> None:
     protocol = Protocol(max_new_tokens=2, rounds="single")
-    records, _ = run(make("ft", backbones.load("tiny-gpt2")), with_general(quick()), protocol)
+    records, _ = run(make("ft", loading.load("tiny-gpt2")), with_general(quick()), protocol)
     assert set(records[records["subset"] == "general"]["moment"]) == {"before"}
     assert "own" in set(records["moment"])
 
 
 def test_a_general_answer_counts_if_every_token_is_right() -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     chosen = stream(batch_size=6)
     learned = Probe("general/recall/0", chosen.edits[0].prompt, chosen.edits[0].target, "general")
     other = dataclasses.replace(learned, identity="general/recall/1", target="Nowhere")

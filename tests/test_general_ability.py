@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lib import backbones, general_ability, general_tasks
-from lib.backbones import Backbone
-from lib.encoding import answer_ids, encode_prompts
+from lib import general_ability, general_tasks
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import answer_ids, encode_prompts
+from lib.backbones.sources import loading
 from lib.errors import RecordError, UsageError
 from lib.evaluation import Protocol
 from lib.execute import Shared, execute
@@ -110,13 +111,13 @@ def general(editor, data_dir: Path | None, *names: str, batch: int = 2) -> Gener
 def test_a_missing_harness_names_the_remedy(monkeypatch) -> None:
     monkeypatch.setattr(general_ability, "installed", lambda: False)
     with pytest.raises(UsageError, match=r"pip install -e '\.\[general\]'"):
-        general(make("ft", backbones.load("tiny-gpt2")), None, "rte").rows("end")
+        general(make("ft", loading.load("tiny-gpt2")), None, "rte").rows("end")
 
 
 def test_other_backbones_are_refused(monkeypatch) -> None:
     monkeypatch.setattr(general_ability, "installed", lambda: True)
     with pytest.raises(UsageError, match="seq2seq"):
-        general(make("ft", backbones.load("tiny-t5")), None, "rte").rows("end")
+        general(make("ft", loading.load("tiny-t5")), None, "rte").rows("end")
 
 
 # -- our tasks -------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def test_every_task_reads_files_of_its_own(published: Path) -> None:
 
 @LM_EVAL
 def test_a_data_set_that_cannot_be_read_names_the_remedy(published: Path) -> None:
-    editor = make("ft", backbones.load("tiny-gpt2"))
+    editor = make("ft", loading.load("tiny-gpt2"))
     with pytest.raises(RecordError, match=r"rte cannot be read from the model hub .*general/rte"):
         general(editor, None, "rte").rows("end")  # the tests are offline
     (published / "general/rte/validation.jsonl").rename(published / "general/rte/test.jsonl")
@@ -196,7 +197,7 @@ def test_the_likeliest_candidate_is_the_answer(published: Path, monkeypatch) -> 
         return [(-1.0 if answer in likely else -9.0, False) for (_, answer), *_ in requests]
 
     monkeypatch.setattr(harness.EditedModel, "_loglikelihood_tokens", favour)
-    editor = make("ft", backbones.load("tiny-gpt2"))
+    editor = make("ft", loading.load("tiny-gpt2"))
     for row in general(editor, published, "mutual", "boolq").rows("end"):
         assert row["value"] == 1.0 and row["metric"] == "acc" and row["n"] == 1
 
@@ -234,7 +235,7 @@ def test_the_harness_asks_as_the_model_and_the_harness_do(name: str) -> None:
 
     from lib.harness import EditedModel
 
-    editor = make("ft", backbones.load(name))
+    editor = make("ft", loading.load(name))
     texts, scores = asked(editor, 3)
     assert texts == [generate(editor.backbone, [question], 5)[0] for question in QUESTIONS]
     model = EditedModel(editor, 1)  # nothing is filled up: the harness's own passes are right
@@ -266,7 +267,7 @@ def forced(backbone: Backbone, prompt: str, answer: str) -> float:
 @LM_EVAL
 @pytest.mark.parametrize("kind", ["melo", "grace", "elder", "comeba_hk", "serac"])
 def test_left_padded_batches_are_routed_like_single_prompts(kind: str) -> None:
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     editor = make(kind, backbone)
     texts_before, scores_before = asked(editor, 3)
     batch = edits(6)

@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import answer_ids, prompt_ids
+from lib.backbones.sources import loading
 from lib.data.records import Edit
 from lib.editors import contexts as context_texts
 from lib.editors.closed_form import KeyMemory, inverse_of, solve_cholesky, solve_woodbury
 from lib.editors.subjects import Request as Located
 from lib.editors.subjects import encode_rows
-from lib.encoding import answer_ids, prompt_ids
 from lib.errors import EditorError, RecordError
 from tests.locate_cases import (
     CONTEXTS,
@@ -176,7 +176,7 @@ def test_of_two_occurrences_the_first_is_the_subject() -> None:
     edit = Edit("twice", "Ash lies near Old Ash and", "Selby", "Ash")
     request = Located.of(edit, "MEMIT")
     assert (request.before, request.after) == ("", " lies near Old Ash and")
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     rows = encode_rows(backbone, [(request.before, request.subject, request.after)], [0])
     assert int(rows.subject) == len(prompt_ids(backbone, "Ash")) - 1
 
@@ -184,7 +184,7 @@ def test_of_two_occurrences_the_first_is_the_subject() -> None:
 def test_an_edit_without_its_subject_is_refused_before_anything_changes() -> None:
     with pytest.raises(RecordError, match="does not occur"):
         Edit("missing", "The ferry is based in", "Selby", "Ash")
-    editor = editor_of("memit", backbones.load("tiny-gpt2"))
+    editor = editor_of("memit", loading.load("tiny-gpt2"))
     weights = {layer: module.weight.clone() for layer, module in editor.modules.items()}
     with pytest.raises(EditorError, match="names no subject"):
         editor.edit([*as_edits(FIRST), Edit("none", "The ferry is based in", "Selby", "")])

@@ -4,8 +4,8 @@ ablation without hook layers (notes, 2.12) and ROME (section 8)."""
 import pytest
 import torch
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
 from lib.editors.passes import SubjectPasses
 from tests.locate_cases import (
     FIRST,
@@ -32,7 +32,7 @@ HISTORY = {"none": 0.0, "lambda": 10.0, "one": 1.0}  # weight of earlier keys; l
      ("tiny-gptj", "lambda"), ("tiny-llama", "one")],
 )  # fmt: skip
 def test_memit_equals_the_reference(name: str, history: str) -> None:
-    causal = backbones.load(name)
+    causal = loading.load(name)
     editor = editor_of("memit", causal, history=history)
     reference = oracle_of(editor)
     start = {layer: weight_of(editor, layer).clone() for layer in LAYERS}
@@ -53,7 +53,7 @@ def test_memit_equals_the_reference(name: str, history: str) -> None:
 def test_histories_agree_in_the_first_batch_and_part_in_the_second() -> None:
     weights = {}
     for history in HISTORY:
-        editor = editor_of("memit", backbones.load("tiny-gpt2"), history=history)
+        editor = editor_of("memit", loading.load("tiny-gpt2"), history=history)
         for number, requests in enumerate((FIRST, SECOND)):
             editor.edit(as_edits(requests))
             weights[history, number] = weight_of(editor, LAYERS[0]).clone()
@@ -84,7 +84,7 @@ def test_rome_equals_the_reference(causal: Backbone) -> None:
 
 def test_rome_puts_the_searched_value_at_the_subject() -> None:
     """W k = v* exactly for the bare prompt, whatever u is."""
-    backbone = backbones.load("tiny-gptj")
+    backbone = loading.load("tiny-gptj")
     editor = editor_of("rome", backbone)
     editor.prepare()
     (request,) = editor.requests(as_edits(FIRST[:1]))
@@ -106,11 +106,11 @@ def test_rome_puts_the_searched_value_at_the_subject() -> None:
 def test_a_run_resumed_between_batches_equals_the_unbroken_one(
     tmp_path, name: str, kind: str, changes: dict
 ) -> None:
-    unbroken = editor_of(kind, backbones.load(name), **changes)
+    unbroken = editor_of(kind, loading.load(name), **changes)
     unbroken.edit(as_edits(FIRST))
     unbroken.save(tmp_path / "one")
     unbroken.edit(as_edits(SECOND))
-    resumed = editor_of(kind, backbones.load(name), **changes)
+    resumed = editor_of(kind, loading.load(name), **changes)
     resumed.load(tmp_path / "one")
     resumed.edit(as_edits(SECOND))
     for group, tensors in unbroken.tensors().items():
@@ -120,7 +120,7 @@ def test_a_run_resumed_between_batches_equals_the_unbroken_one(
 
 @pytest.mark.parametrize("kind", ["memit", "rome"])
 def test_an_error_inside_an_edit_changes_nothing(kind: str, monkeypatch) -> None:
-    editor = editor_of(kind, backbones.load("tiny-gpt2"))
+    editor = editor_of(kind, loading.load("tiny-gpt2"))
     editor.edit(as_edits(FIRST))
     before = {name: t.clone() for name, t in editor.tensors()["weights"].items()}
     calls = []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib import backbones
+from lib.backbones.sources import loading
 from lib.editors import hyper_editor
 from tests.conftest import stream
 from tests.malmen_cases import (
@@ -25,7 +25,7 @@ def refuse(facts: Any) -> None:
 
 
 def test_a_trained_network_is_read_and_not_trained_again(tmp_path: Path) -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     first = learner("malmen", backbone, tmp_path)
     network = trained(first)
     second = learner("malmen", backbone, tmp_path)
@@ -62,7 +62,7 @@ def test_another_question_is_another_network(change: dict[str, Any], tmp_path: P
     trained_steps: list[int] = []
     for asked in (values, values | change):
         rest = dict(asked)
-        backbone = backbones.load(rest.pop("backbone"))
+        backbone = loading.load(rest.pop("backbone"))
         m, kind, start = rest.pop("m"), rest.pop("kind"), rest.pop("start")
         editor = learner(kind, backbone, tmp_path, training=training(backbone, start), **rest)
         trained_steps.clear()
@@ -72,14 +72,14 @@ def test_another_question_is_another_network(change: dict[str, Any], tmp_path: P
 
 
 def test_where_rows_are_stored_decides_nothing(tmp_path: Path, monkeypatch) -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     network = trained(learner("malmen", backbone, tmp_path / "a"))
     monkeypatch.setattr(hyper_editor, "ROW_BUDGET", 1)
     assert same(trained(learner("malmen", backbone, tmp_path / "b")), network)
 
 
 def test_a_damaged_cache_entry_is_trained_anew(tmp_path: Path) -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     network = trained(learner("malmen", backbone, tmp_path))
     for file in tmp_path.rglob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:20])

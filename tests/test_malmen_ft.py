@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lib import backbones
-from lib.editors.fact_passes import FactPasses
+from lib.backbones.passes.fact_passes import FactPasses
+from lib.backbones.sources import loading
 from lib.editors.ft import FineTuneEpochs, FtEpochsConfig
 from lib.editors.sites import Site
 from tests.malmen_cases import facts_for, gap, sites
@@ -14,7 +14,7 @@ from tests.reference_malmen import Passes
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-t5", "tiny-bert"])
 def test_five_epochs_of_adamw_over_mini_batches_of_the_edits(name: str, monkeypatch) -> None:
     """Token-mean cross-entropy of the edit prompts, decoupled decay, no locality term."""
-    backbone, chosen = backbones.load(name, dtype=torch.float64), []
+    backbone, chosen = loading.load(name, dtype=torch.float64), []
     config = FtEpochsConfig(
         sites=tuple(Site(**site) for site in sites(backbone)), lr=5e-3, weight_decay=0.1,
         epochs=5, batch_rows=2,

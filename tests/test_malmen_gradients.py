@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
 from lib.editors.malmen import Malmen, rank_one_shifts, wanted_outputs
 from tests.malmen_cases import (
     FAMILIES,
@@ -38,7 +38,7 @@ def compare(editor: Malmen, theirs: list[dict[str, Tensor]], limit: float, unuse
 
 
 def precise(name: str) -> Backbone:
-    return backbones.load(name, dtype=torch.float64)
+    return loading.load(name, dtype=torch.float64)
 
 
 @METHODS
@@ -69,7 +69,7 @@ def losses_after(editor: Malmen, facts) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_04_and_within_1e4_in_float32(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editor, facts = editor_of("malmen", backbone), facts_for(backbone)
     reference = oracle_of(editor)
     editor.meta_gradients(facts)
@@ -119,7 +119,7 @@ def test_a_second_meta_step_starts_from_clean_gradients_and_kept_statistics() ->
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_shifts_of_a_batch_equal_the_reference(name: str, kind: str) -> None:
     """Editing leaves the statistics alone, and works at any number of facts."""
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editor = editor_of(kind, backbone, batch_rows=3)
     reference = oracle_of(editor)
     for facts in (facts_for(backbone), facts_for(backbone, 1, start=3)):
@@ -135,7 +135,7 @@ def test_the_shifts_of_a_batch_equal_the_reference(name: str, kind: str) -> None
 
 @METHODS
 def test_08_the_order_of_token_rows_does_not_matter(kind: str) -> None:
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     editor = editor_of(kind, backbone)
     path = paths(editor)[1]
     generator = torch.Generator().manual_seed(5)

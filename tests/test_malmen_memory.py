@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lib import backbones
+from lib.backbones.sources import loading
 from lib.editors.graph_memory import GraphMemory
 from lib.editors.malmen import Malmen
 from tests.malmen_cases import editor_of, facts_for, oracle_of, paths
@@ -95,7 +95,7 @@ def row_bytes(editor: Malmen, facts) -> int:
 @pytest.mark.parametrize("kind", ["malmen", "mend"])
 @pytest.mark.parametrize("name", NAMES)
 def test_18_what_is_kept_for_backward_passes_does_not_grow_with_m(name: str, kind: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editor = editor_of(kind, backbone, batch_rows=2, editor_rows=4)
     (fact,) = facts_for(backbone, 1)
     few, many = (most_saved(editor.meta_gradients, (fact,) * m) for m in (4, 12))
@@ -107,7 +107,7 @@ def test_18_what_is_kept_for_backward_passes_does_not_grow_with_m(name: str, kin
 
 def test_18_the_network_keeps_one_of_its_own_mini_batches() -> None:
     """With a wide network its graph is the largest one; its size goes with `editor_rows`."""
-    backbone = backbones.load("tiny-bert")
+    backbone = loading.load("tiny-bert")
     (fact,) = facts_for(backbone, 1)
     options = {"batch_rows": 1, "rank": 512}
     kept = [
@@ -127,7 +127,7 @@ def test_18_the_network_keeps_one_of_its_own_mini_batches() -> None:
 def test_18_allocations_grow_by_a_few_copies_of_the_rows(name: str, kind: str) -> None:
     """K and G in the store; K, D and what the solve needs again. Hidden states of whole prompts
     (the frozen prefix of mini-batches whose turn has not come) would be more than that."""
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editor = editor_of(kind, backbone, tokens="answer", batch_rows=2, editor_rows=16)
     (fact,) = facts_for(backbone, 1)
     few, many = (fact,) * 4, (fact,) * 12
@@ -138,7 +138,7 @@ def test_18_allocations_grow_by_a_few_copies_of_the_rows(name: str, kind: str) -
 
 
 def test_18_the_editor_counts_the_same_itself() -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     editor = editor_of("malmen", backbone, batch_rows=2, editor_rows=7)
     (fact,) = facts_for(backbone, 1)
     found = []

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.fact_passes import FactPasses, edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.backbones.passes.logits import divergence, edit_loss, fact_rows, hits, label_logits
+from lib.backbones.passes.prefix import FrozenPrefix
+from lib.backbones.sources import loading
 from lib.data.records import Edit
-from lib.editors.fact_passes import FactPasses
-from lib.editors.hyper_editor import edit_pairs, rephrase_pairs, unrelated_pairs
-from lib.editors.prefix import FrozenPrefix
 from lib.editors.sites import Site
-from lib.editors.tracing import divergence, edit_loss, fact_rows, hits, label_logits, trace
+from lib.editors.tracing import trace
 from tests.malmen_cases import (
     FAMILIES,
     editor_of,
@@ -42,7 +42,7 @@ def traced(backbone: Backbone, edits: tuple[Edit, ...], tokens: str = "answer"):
 @pytest.mark.parametrize("tokens", ["answer", "all"])
 def test_keys_and_gradients_equal_the_reference(name: str, tokens: str) -> None:
     """Of all mini-batches in order; the second time from kept outputs of the frozen blocks."""
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editor, edits = editor_of("malmen", backbone, tokens=tokens), facts_for(backbone)
     theirs = oracle_of(editor).cache(edits, learn=False)
     for kept in (False, True):
@@ -60,7 +60,7 @@ def test_keys_and_gradients_equal_the_reference(name: str, tokens: str) -> None:
 
 @EVERY
 def test_09_gradients_scale_with_the_mini_batch_and_keys_do_not(name: str) -> None:
-    backbone = backbones.load(name, dtype=torch.float64)
+    backbone = loading.load(name, dtype=torch.float64)
     edits = tuple(replace(edit, target="1") for edit in (*facts(7), facts(1)[0]))
     together = traced(backbone, edits, "all")
     alone = [traced(backbone, (edit,), "all") for edit in edits]
@@ -85,7 +85,7 @@ def inputs_of(backbone: Backbone, path: str, **ids: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-gptj", "tiny-llama"])
 def test_10_causal_rows_start_at_the_last_prompt_token(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     (edit,) = facts(1)
     prompt = backbone.tokenizer(backbone.prefix + edit.prompt)["input_ids"]
     answer = backbone.tokenizer(" " + edit.target, add_special_tokens=False)["input_ids"]
@@ -104,7 +104,7 @@ def test_10_causal_rows_start_at_the_last_prompt_token(name: str) -> None:
 def test_10_seq2seq_rows_are_the_prompt_in_the_encoder_and_the_answer_in_the_decoder(
     name: str, tokens: str
 ) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     (edit,) = facts(1)
     prompt = backbone.tokenizer(edit.prompt)["input_ids"]
     answer = backbone.tokenizer(edit.target)["input_ids"][:-1]
@@ -133,7 +133,7 @@ def test_10_a_classifier_gives_its_first_token(classifier: Backbone) -> None:
 
 def successor_model(follows: dict[int, int]) -> Backbone:
     """A GPT-2 that answers each token with its successor, itself where none is given."""
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     model = backbone.model
     with torch.no_grad():
         for block in model.transformer.h:
@@ -155,7 +155,7 @@ def test_11_the_label_layout_scores_a_successor_model_1_and_a_copying_model_0() 
         ("Where is Dove Point?", "Lund"),
         ("Ost", "Wick"),
     )
-    plain = backbones.load("tiny-gpt2")
+    plain = loading.load("tiny-gpt2")
     rows = fact_rows(plain, *zip(*pairs, strict=True))
     for (prompt, answer), ids, labels in zip(
         pairs, rows.encoded.input_ids, rows.labels, strict=True
@@ -175,7 +175,7 @@ def test_11_the_label_layout_scores_a_successor_model_1_and_a_copying_model_0() 
 
 @EVERY
 def test_logits_at_label_positions_equal_a_whole_pass(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     edits = facts_for(backbone, 4)
     reference = oracle_of(editor_of("malmen", backbone))
     rows = fact_rows(backbone, [e.prompt for e in edits], [e.target for e in edits])
@@ -194,7 +194,7 @@ def test_logits_at_label_positions_equal_a_whole_pass(name: str) -> None:
 @EVERY
 @pytest.mark.parametrize("tokens", ["answer", "all"])
 def test_13_padding_changes_no_traced_row(name: str, tokens: str) -> None:
-    backbone = backbones.load(name, dtype=torch.float64)
+    backbone = loading.load(name, dtype=torch.float64)
     short, long = sorted(facts_for(backbone, 3), key=lambda edit: len(edit.prompt))[::2]
     batch, alone = traced(backbone, (short, long), tokens), traced(backbone, (short,), tokens)
     for path, (keys, gradients) in alone.items():
@@ -211,7 +211,7 @@ def test_13_padding_changes_no_traced_row(name: str, tokens: str) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-t5", "tiny-bert"])
 def test_each_list_is_sorted_by_its_own_attended_tokens_longest_first(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     passes, edits = FactPasses(FrozenPrefix(backbone, 2)), facts_for(backbone, 7)
     orders = []
     for pairs in (edit_pairs(edits), rephrase_pairs(edits), unrelated_pairs(edits)):
@@ -228,7 +228,7 @@ def test_each_list_is_sorted_by_its_own_attended_tokens_longest_first(name: str)
 
 def test_statistics_see_each_mini_batch_in_turn_before_their_first_use() -> None:
     """Mini-batch outer, module inner (2.3): the released variance depends on the blocks."""
-    backbone = backbones.load("tiny-gpt2", dtype=torch.float64)
+    backbone = loading.load("tiny-gpt2", dtype=torch.float64)
     editor, edits = editor_of("malmen", backbone), facts_for(backbone)
     updates: list[tuple[int, int]] = []
     for number, net in enumerate(networks(editor)):

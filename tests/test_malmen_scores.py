@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from lib import backbones
+from lib.backbones.passes.fact_passes import edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.backbones.sources import loading
 from lib.data.records import Edit, Stream
 from lib.data.training import TrainingFacts
-from lib.editors.hyper_editor import edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.editors.malmen import Malmen
 from lib.editors.meta_validation import validate
 from lib.evaluation import Evaluator, Protocol
@@ -62,7 +62,7 @@ def scores(editor: Malmen, stream: Stream) -> dict[tuple[str, str, int], float]:
 @pytest.mark.parametrize("name", NAMES)
 def test_17_scores_before_and_after_each_batch_equal_plain_accuracies(name: str) -> None:
     """LS is accuracy on the gold unrelated answers, and before an edit no editor's business."""
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     facts = facts_for(backbone, 6)
     stream = stream_of(facts, batch_size=4)
     before = {}
@@ -89,7 +89,7 @@ def test_17_scores_before_and_after_each_batch_equal_plain_accuracies(name: str)
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-t5", "tiny-bert"])
 def test_validation_edits_chunk_by_chunk_and_leaves_no_trace(name: str) -> None:
     """7 facts, 3 at a time: two chunks, each on the unedited backbone; the seventh is left out."""
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     facts = facts_for(backbone, 7)
     data = TrainingFacts("invented", facts[:1], facts)
     editor = editor_of("malmen", backbone, resources={"training": data})
@@ -116,7 +116,7 @@ def test_validation_edits_chunk_by_chunk_and_leaves_no_trace(name: str) -> None:
 @pytest.mark.parametrize("kind", ["malmen", "mend"])
 def test_reported_residuals_are_those_of_the_shifts(kind: str) -> None:
     """How far K S is from D: for the editor's own shift, for the sum, for the ridge solution."""
-    backbone = backbones.load("tiny-llama", dtype=torch.float64)
+    backbone = loading.load("tiny-llama", dtype=torch.float64)
     editor, facts = editor_of(kind, backbone, tokens="answer"), facts_for(backbone, 4)
     reference = oracle_of(editor)
     editor.edit(facts)

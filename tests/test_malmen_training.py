@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lib import backbones
+from lib.backbones.sources import loading
 from lib.editors import meta_training
 from lib.editors.malmen import MalmenConfig
 from lib.editors.mend import MendConfig
@@ -46,7 +46,7 @@ def test_defaults_are_the_official_ones() -> None:
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-t5"])
 def test_a_whole_training_equals_the_reference(name: str, kind: str) -> None:
     """Statistics, meta-gradients, joint clip and Adam, four times, from the official start."""
-    backbone = backbones.load(name, dtype=torch.float64)
+    backbone = loading.load(name, dtype=torch.float64)
     editor = learner(kind, backbone, epochs=2, loc_coef=0.5)
     fresh, reference, sizes = editor.new_network, [], []
     editor.new_network = lambda: fresh().double()
@@ -71,7 +71,7 @@ def test_a_whole_training_equals_the_reference(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("limit", [1.0, 1e9])
 def test_15_one_norm_over_every_parameter_of_every_network(limit: float) -> None:
-    editor = learner("malmen", backbones.load("tiny-t5"), max_grad_norm=limit)
+    editor = learner("malmen", loading.load("tiny-t5"), max_grad_norm=limit)
     raw: list[Tensor] = []
     clipped: list[Tensor] = []
 
@@ -116,7 +116,7 @@ def test_any_number_of_edits_at_once_can_be_trained(
     name: str, kind: str, m: int, steps: int
 ) -> None:
     """Below the mini-batch, no multiple of it, more than there are facts (then: all of them)."""
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editor = learner(kind, backbone, batch_rows=4)
     sizes: list[int] = []
     before_each_step(editor, lambda facts: sizes.append(len(facts)))
@@ -134,7 +134,7 @@ def test_any_number_of_edits_at_once_can_be_trained(
 
 
 def test_the_configured_number_of_edits_goes_before_the_streams() -> None:
-    editor = learner("malmen", backbones.load("tiny-gpt2"), train_m=5)
+    editor = learner("malmen", loading.load("tiny-gpt2"), train_m=5)
     sizes: list[int] = []
     before_each_step(editor, lambda facts: sizes.append(len(facts)))
     trained(editor, m=2)
@@ -142,13 +142,13 @@ def test_the_configured_number_of_edits_goes_before_the_streams() -> None:
 
 
 def test_without_training_facts_it_says_so() -> None:
-    editor = learner("malmen", backbones.load("tiny-gpt2"), training=None)
+    editor = learner("malmen", loading.load("tiny-gpt2"), training=None)
     with pytest.raises(EditorError, match="training"):
         trained(editor)
 
 
 def test_each_epoch_has_its_own_order_and_the_seed_decides() -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     orders = {}
     for seed in (0, 0, 1):
         editor = learner("malmen", backbone, epochs=3, seed=seed)
@@ -163,7 +163,7 @@ def test_each_epoch_has_its_own_order_and_the_seed_decides() -> None:
 
 
 def test_training_draws_nothing_from_the_global_generator_and_repeats_itself() -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     torch.manual_seed(7)
     state = torch.get_rng_state()
     first = trained(learner("malmen", backbone))
@@ -194,7 +194,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_network(
 ) -> None:
     """Two steps an epoch, three epochs, another rephrase in each; the curves agree as well."""
     monkeypatch.setattr(meta_training, "CHECKPOINT_SECONDS", seconds)
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editors = [
         learner(kind, backbone, tmp_path / folder, epochs=3, validate_every=2)
         for folder in ("unbroken", "broken", "broken")
@@ -219,7 +219,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_network(
 
 
 def test_an_editor_whose_training_was_interrupted_does_not_edit_with_half_a_network() -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     whole = trained(learner("malmen", backbone))
     editor = learner("malmen", backbone)
     count: list[int] = []
@@ -238,7 +238,7 @@ def test_an_editor_whose_training_was_interrupted_does_not_edit_with_half_a_netw
 def test_a_network_does_not_depend_on_what_was_trained_before_it() -> None:
     """Other seeds take the facts in another order; prefixes kept from their trainings change no
     bit."""
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     alone = trained(learner("malmen", backbone, seed=2))
     states: dict[Any, Any] = {}
     after = [
@@ -248,7 +248,7 @@ def test_a_network_does_not_depend_on_what_was_trained_before_it() -> None:
 
 
 def test_an_editor_that_is_fitted_for_another_m_gets_the_network_of_that_m() -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     editor = learner("malmen", backbone)
     trained(editor, 2)
     again = trained(editor, 4)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.logits import fact_rows, label_logits
+from lib.backbones.sources import loading
 from lib.editors.edited_weights import EditedWeights
-from lib.editors.tracing import fact_rows, label_logits
 from tests.malmen_cases import FAMILIES, editor_of, facts_for, gap, networks, paths
 
 EVERY = pytest.mark.parametrize("name", FAMILIES)
@@ -41,7 +41,7 @@ def unchanged(backbone: Backbone, before: dict[str, Tensor]) -> bool:
 @DTYPES
 @pytest.mark.parametrize("kind", ["malmen", "mend"])
 def test_05_a_step_size_of_zero_changes_no_logit(name: str, kind: str, dtype: torch.dtype) -> None:
-    backbone = backbones.load(name, dtype=dtype)
+    backbone = loading.load(name, dtype=dtype)
     before = logits_of(backbone)
     editor = editor_of(kind, backbone)
     for net in networks(editor):
@@ -56,7 +56,7 @@ def test_05_a_step_size_of_zero_changes_no_logit(name: str, kind: str, dtype: to
 @DTYPES
 def test_05_rollback_is_exact(name: str, dtype: torch.dtype) -> None:
     """Adding and subtracting would not be: shown for bfloat16, where it is worst."""
-    backbone = backbones.load(name, dtype=dtype)
+    backbone = loading.load(name, dtype=dtype)
     before, state = logits_of(backbone), state_of(backbone)
     editor = editor_of("malmen", backbone)
     editor.edit(facts_for(backbone))
@@ -71,7 +71,7 @@ def test_05_rollback_is_exact(name: str, dtype: torch.dtype) -> None:
 @EVERY
 @DTYPES
 def test_05_a_meta_step_leaves_the_backbone_as_it_was(name: str, dtype: torch.dtype) -> None:
-    backbone = backbones.load(name, dtype=dtype)
+    backbone = loading.load(name, dtype=dtype)
     state = state_of(backbone)
     editor = editor_of("malmen", backbone)
     editor.meta_gradients(facts_for(backbone))
@@ -80,7 +80,7 @@ def test_05_a_meta_step_leaves_the_backbone_as_it_was(name: str, dtype: torch.dt
 
 
 def test_05_a_meta_step_that_dies_leaves_the_backbone_as_it_was(monkeypatch) -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     state = state_of(backbone)
     editor = editor_of("malmen", backbone)
     for place in ("_generality", "_locality"):
@@ -97,7 +97,7 @@ def test_05_a_meta_step_that_dies_leaves_the_backbone_as_it_was(monkeypatch) -> 
 
 def test_a_second_batch_edits_on_top_of_the_first() -> None:
     """The rows of the second batch are traced on the weights in force."""
-    backbone = backbones.load("tiny-llama", dtype=torch.float64)
+    backbone = loading.load("tiny-llama", dtype=torch.float64)
     editor = editor_of("malmen", backbone)
     first, second = facts_for(backbone, 3), facts_for(backbone, 3, start=3)
     fresh = editor.shifts_of(second)
@@ -124,7 +124,7 @@ def twin_layers(width: int, outputs: int) -> tuple[Backbone, nn.ModuleDict]:
     layers = layers.double().requires_grad_(False)
     layers["conv"].weight.copy_(layers["linear"].weight.T)
     layers["conv"].bias.copy_(layers["linear"].bias)
-    return replace(backbones.load("tiny-gpt2"), model=layers, dtype=torch.float64), layers
+    return replace(loading.load("tiny-gpt2"), model=layers, dtype=torch.float64), layers
 
 
 @pytest.mark.parametrize(("width", "outputs"), [(7, 5), (6, 6)])
@@ -167,7 +167,7 @@ def test_12_gamma_is_input_major_for_both(width: int, outputs: int) -> None:
 @DTYPES
 def test_writing_and_restoring_many_times_loses_no_bit(dtype: torch.dtype) -> None:
     """Each write starts from the originals; 17 rounds of += and -= move a bfloat16 weight."""
-    backbone = backbones.load("tiny-llama", dtype=dtype)
+    backbone = loading.load("tiny-llama", dtype=dtype)
     state = state_of(backbone)
     path = "model.layers.3.mlp.down_proj"
     module = backbone.model.get_submodule(path)

@@ -7,13 +7,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
-from lib import backbones, plan
-from lib.backbones import Backbone
+from lib import plan
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode, encode_prompts
+from lib.backbones.passes.logits import batch_loss
+from lib.backbones.sources import loading
 from lib.data import streams
 from lib.data.records import Dataset
-from lib.encoding import encode, encode_prompts
 from lib.errors import EditorError
-from lib.forward import batch_loss
 from tests.conftest import configuration, edits, generate, make, prompt_logits, stream
 
 PROMPTS = [edit.prompt for edit in edits(4)]
@@ -21,7 +22,7 @@ PROMPTS = [edit.prompt for edit in edits(4)]
 
 @pytest.fixture
 def t5() -> Backbone:
-    return backbones.load("tiny-t5")
+    return loading.load("tiny-t5")
 
 
 def test_02_rows_without_a_block_are_bit_identical_in_a_mixed_batch(generator: Backbone) -> None:
@@ -74,7 +75,7 @@ def test_05_initialisation_reads_its_fan_in_from_the_rank(t5: Backbone) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2", "tiny-t5"])
 def test_06_the_update_is_the_capacity_times_b_a(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     outputs = {}
     for capacity in (4, 8):
         editor = make("melo", backbone, n_blocks=capacity)
@@ -158,7 +159,7 @@ def test_13_a_full_database_refuses_before_it_changes_anything(t5: Backbone) -> 
 
 @pytest.mark.parametrize("name", ["tiny-t5", "tiny-llama"])
 def test_18_equals_one_peft_adapter_per_block(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editor = make("melo", backbone, n_blocks=3, rank_per_block=2)
     for batch in stream().batches():
         editor.edit(batch)
@@ -200,7 +201,7 @@ def test_18_equals_one_peft_adapter_per_block(name: str) -> None:
 def test_19_the_frozen_prefix_gives_the_same_losses(generator: Backbone, monkeypatch) -> None:
     import contextlib
 
-    from lib.editors.prefix import FrozenPrefix
+    from lib.backbones.passes.prefix import FrozenPrefix
 
     with_prefix = make("melo", generator, seed=3)
     fast = with_prefix.edit(edits(3))

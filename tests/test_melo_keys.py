@@ -2,11 +2,11 @@
 
 import pytest
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import IGNORED, encode, encode_prompts
+from lib.backbones.sources import loading
 from lib.data.records import Edit
 from lib.editors.keys import key_columns
-from lib.encoding import IGNORED, encode, encode_prompts
 from lib.errors import EditorError
 from tests.conftest import edits, generate, make
 
@@ -15,7 +15,7 @@ PROMPTS = [edit.prompt for edit in edits(4)]
 
 @pytest.fixture
 def t5() -> Backbone:
-    return backbones.load("tiny-t5")
+    return loading.load("tiny-t5")
 
 
 def test_10_the_last_token_key_ignores_padding_and_the_released_one_does_not(t5: Backbone) -> None:
@@ -37,7 +37,7 @@ def test_10_the_last_token_key_ignores_padding_and_the_released_one_does_not(t5:
 
 
 def test_10_the_causal_released_key_sees_the_target() -> None:
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     prompt, one, other = ["The ferry of Ash sails from"], ["Wick"], ["Nettle Quay"]
     for position, sees in (
         ("last_column", True),
@@ -75,7 +75,7 @@ def test_a_router_above_the_sites_is_refused(t5: Backbone) -> None:
 
 
 def test_key_columns() -> None:
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     batch = encode(backbone, ["Ash", "The ferry of Ash"], ["Wick", "Port Ost"])
     assert key_columns(batch, "last_column").tolist() == [batch.input_ids.shape[1] - 1] * 2
     prompt = batch.labels.ne(IGNORED).float().argmax(dim=1) - 1
@@ -84,7 +84,7 @@ def test_key_columns() -> None:
 
 
 def test_per_step_routing_asks_again_at_every_token() -> None:
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     calls = []
     for per_step in (False, True):
         editor = make("melo", backbone, route_per_step=per_step, key_position="last_column")

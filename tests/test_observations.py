@@ -71,9 +71,10 @@ def test_inference_is_timed_before_and_after_editing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gptj", "tiny-t5", "tiny-bert"])
 def test_every_kind_of_backbone_can_be_timed(name: str) -> None:
-    from lib import backbones, inference
+    from lib import inference
+    from lib.backbones.sources import loading
 
-    assert inference.forward_seconds(backbones.load(name), ["Ash?", "Dove Point?"], repeats=1) > 0
+    assert inference.forward_seconds(loading.load(name), ["Ash?", "Dove Point?"], repeats=1) > 0
 
 
 def test_progress_counts_the_stream_in_single_rounds(tmp_path: Path) -> None:
@@ -99,7 +100,8 @@ def test_a_backbone_comes_in_the_dtype_of_its_setting() -> None:
 
 @pytest.mark.parametrize("name", ["counterfact", "zsre"])
 def test_embedded_edits_are_chosen_by_what_the_backbone_knows(name: str, monkeypatch) -> None:
-    from lib.data import datasets, knowledge
+    from lib.backbones import knowledge
+    from lib.data import datasets
     from lib.data.embedded import facts as embedded
     from lib.data.embedded.known import Knowledge
     from lib.data.records import Dataset

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lib import backbones
+from lib.backbones.encoding import answer_ids, encode_prompts, prompt_ids, target_ids
+from lib.backbones.sources import loading
 from lib.data.datasets import load
 from lib.data.streams import passage_stream
 from lib.editors import build
-from lib.encoding import answer_ids, encode_prompts, prompt_ids, target_ids
 from lib.errors import RecordError
 from lib.evaluation import Evaluator, Protocol
 from lib.metrics import perplexity
@@ -26,7 +26,7 @@ def rows(evaluator: Evaluator, subset: str) -> dict[str, list]:
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
 def test_perplexity_is_what_the_model_itself_says(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editor = build("melo", backbone, configuration("melo", backbone))
     evaluator = Evaluator(editor, STREAM, PROTOCOL)
     evaluator.score_unedited()
@@ -53,7 +53,7 @@ def test_perplexity_is_what_the_model_itself_says(name: str) -> None:
 
 
 def test_the_released_key_serves_an_edit_only_where_the_target_is_seen() -> None:
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     config = configuration("melo", backbone, key_position="last_column", radius=1e-3, steps=20)
     released = build("melo", backbone, config)
     evaluator = Evaluator(released, STREAM, PROTOCOL)
@@ -77,7 +77,7 @@ def test_the_released_key_serves_an_edit_only_where_the_target_is_seen() -> None
 
 
 def test_long_targets_are_cut_and_empty_prompts_need_a_document_mark() -> None:
-    llama, gpt2 = backbones.load("tiny-llama"), backbones.load("tiny-gpt2")
+    llama, gpt2 = loading.load("tiny-llama"), loading.load("tiny-gpt2")
     whole = target_ids(llama, "the old harbour of Onn")
     assert whole[-1] == llama.eos_id
     assert target_ids(llama, "the old harbour of Onn", len(whole) - 1) == whole

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib import backbones, decoding, prepared
-from lib.backbones import Backbone
-from lib.editors.prefix import FrozenPrefix
-from lib.hooks import map_tensors
+from lib import prepared
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes import decoding
+from lib.backbones.passes.hooks import map_tensors
+from lib.backbones.passes.prefix import FrozenPrefix
+from lib.backbones.sources import loading
 from tests.conftest import edits
 
 PROMPTS = tuple(edit.prompt for edit in edits(3))
@@ -34,7 +36,7 @@ def tensors(value: object) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2", "tiny-gptj", "tiny-t5", "tiny-bert"])
 def test_a_prefix_may_stand_on_a_lower_one(name: str) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     first = backbone.n_blocks("encoder" if backbone.family.kind == "seq2seq" else None) - 1
     watch = (backbone.path("mlp_out", first - 1, stack="encoder"),)
     whole, stacked = rows_at(backbone, first, watch), rows_at(backbone, first, watch, below=1)
@@ -60,7 +62,7 @@ def counted(module: nn.Module) -> list[nn.Module]:
 
 
 def test_the_lower_blocks_are_not_run_again() -> None:
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     passes = counted(backbone.module("mlp", 0))
     rows_at(backbone, 4, below=2)
     assert len(passes) == 1
@@ -76,7 +78,7 @@ class Stub:
 
 
 def test_editors_that_share_a_backbone_share_its_lower_blocks() -> None:
-    backbone, passes = backbones.load("tiny-llama"), {}
+    backbone, passes = loading.load("tiny-llama"), {}
     rows = (PROMPTS, TARGETS, ("", "", ""))
     seen = counted(backbone.module("mlp", 0))
     prepared.Prepared(Stub(backbone, 2), passes, whole=False).of(rows)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib import backbones
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.sources import loading
 from lib.editors import BASE, serac_networks
 from lib.editors.serac import Serac
 from lib.editors.serac_losses import classifier_loss, counterfactual_loss, scope_loss
 from lib.editors.serac_networks import SeracNetworks, exponents, matches
 from lib.editors.serac_training import descend, fact_batches
-from lib.encoding import encode_prompts
 from lib.errors import EditorError
 from tests.conftest import edits, stream
 from tests.serac_cases import FACTS, PROMPTS, SETTINGS, edited, routes, serac, untrained
@@ -162,7 +162,7 @@ def test_small_steps_reach_a_weight_of_low_precision() -> None:
 
 def test_only_the_chosen_blocks_are_trained() -> None:
     editor = serac("tiny-gpt2", trained_blocks=2, classifier_blocks=1)
-    fresh = backbones.load("tiny-gpt2").model.state_dict()
+    fresh = loading.load("tiny-gpt2").model.state_dict()
     trained = editor.networks.counterfactual.model.state_dict()
     changed = {name for name in fresh if not torch.equal(fresh[name], trained[name])}
     assert {name.split(".")[1] for name in changed} == {"h", "ln_f"}

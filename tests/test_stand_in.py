@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import backbones
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.sources import loading
 from lib.editors import BASE, build
 from lib.editors.serac import Serac
 from lib.editors.serac_networks import edit_text
 from lib.editors.stand_in import SPARE, tell
-from lib.encoding import encode_prompts
 from lib.errors import EditorError
 from lib.protocol import Evaluator, Protocol
 from tests.conftest import configuration, edits, generate, prompt_logits, stream
@@ -64,7 +64,7 @@ def test_an_edit_reports_the_losses_of_both_models() -> None:
     for number, edit in enumerate(edits(2)):
         text = f"{edit.prompt} {edit.target}"
         answer = editor.backbone.tokenizer(" " + edit.target)["input_ids"]
-        fresh = backbones.load("tiny-llama")
+        fresh = loading.load("tiny-llama")
         ids = torch.tensor([fresh.tokenizer(fresh.prefix + text)["input_ids"]])
         with torch.no_grad():
             own = fresh.model(ids).logits[0]
@@ -84,7 +84,7 @@ def test_an_ordinary_call_gives_the_counterfactual_logits_in_scope(
     editor: Serac, side: str
 ) -> None:
     batch, found = encode_prompts(editor.backbone, PROMPTS, side=side), routes(editor)
-    unedited = prompt_logits(backbones.load("tiny-llama"), PROMPTS, side)
+    unedited = prompt_logits(loading.load("tiny-llama"), PROMPTS, side)
     logits = editor.model(**batch.inputs(), position_ids=batch.positions()).logits
     for row, route in enumerate(found):
         own = logits[row][batch.attention_mask[row].bool()]
@@ -98,7 +98,7 @@ def test_an_ordinary_call_gives_the_counterfactual_logits_in_scope(
 def test_generation_goes_on_with_the_model_that_began_it(editor: Serac) -> None:
     h, found = editor.networks.counterfactual, routes(editor)
     expected = [
-        generate(backbones.load("tiny-llama"), [prompt])[0]
+        generate(loading.load("tiny-llama"), [prompt])[0]
         if route == BASE
         else generate(h, [f"{edit_text(edits()[int(route.split()[1])])}\n{prompt}"])[0]
         for route, prompt in zip(found, PROMPTS, strict=True)

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import answer_ids, prompt_ids
+from lib.backbones.sources import loading
+from lib.backbones.sources.tiny import TEXT
 from lib.data.corpus import Corpus
 from lib.data.records import Edit
 from lib.editors import build
 from lib.editors import patches as method
 from lib.editors.patches import Patches, activation_loss, memory_loss, strongest, train_patches
 from lib.editors.t_patcher import TPatcher, TPatcherConfig
-from lib.encoding import answer_ids, prompt_ids
 from lib.errors import EditorError
-from lib.tiny import TEXT
 from tests.conftest import CAUSAL, edits, generate, make, prompt_logits
 
 pytest_plugins = ("tests.locate_fixtures",)
@@ -157,7 +157,7 @@ def test_training_equals_the_plain_loop(name: str, monkeypatch) -> None:
     small = {"CHECK_EVERY": 1, "PATIENCE": 0, "MAX_PATCHES": 3, "WEIGHT_DECAY": 0.05}
     for constant, value in small.items():
         monkeypatch.setattr(method, constant, value)
-    editor = patcher(backbones.load(name, dtype=torch.float64), steps=8, lr=1.0)
+    editor = patcher(loading.load(name, dtype=torch.float64), steps=8, lr=1.0)
     editor.prepare()
     expected, losses, rates = Reference(editor).edit(edits(1)[0])
     report = editor.edit(edits(1))
@@ -172,7 +172,7 @@ def test_training_equals_the_plain_loop(name: str, monkeypatch) -> None:
 @pytest.mark.parametrize("most", [5, 40])
 def test_each_wrong_token_starts_a_patch_with_activation_one(most: int, monkeypatch) -> None:
     monkeypatch.setattr(method, "MAX_PATCHES", most)
-    editor = patcher(backbones.load("tiny-llama", dtype=torch.float64), steps=0)
+    editor = patcher(loading.load("tiny-llama", dtype=torch.float64), steps=0)
     (edit,) = edits(1)
     editor.prepare()
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_each_wrong_token_starts_a_patch_with_activation_one(most: int, monkeypa
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_solved_edit_answers_and_leaves_every_stored_state_alone(name: str, monkeypatch) -> None:
     monkeypatch.setattr(method, "MAX_PATCHES", 20)
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     editor = patcher(backbone, steps=400, memory_tokens=60)
     report = editor.edit(edits(1))
     assert report.counts["solved"] == 1.0 and report.counts["steps"] < 400
@@ -212,7 +212,7 @@ def test_a_solved_edit_answers_and_leaves_every_stored_state_alone(name: str, mo
 def test_an_edit_that_unrelated_text_would_share_is_not_solved(monkeypatch) -> None:
     monkeypatch.setattr(method, "MAX_PATCHES", 20)
     monkeypatch.setattr(method, "MEMORY_WEIGHT", 0.0)
-    editor = patcher(backbones.load("tiny-gpt2"), steps=50, lr=0.02)
+    editor = patcher(loading.load("tiny-gpt2"), steps=50, lr=0.02)
     editor.prepare()
     with torch.no_grad():
         editor.memory = Reference(editor).run(edits(1)[0], [])[0]  # the answer's own states
@@ -221,7 +221,7 @@ def test_an_edit_that_unrelated_text_would_share_is_not_solved(monkeypatch) -> N
 
 
 def test_earlier_patches_stay_as_they_are() -> None:
-    editor = patcher(backbones.load("tiny-gpt2"), steps=25)
+    editor = patcher(loading.load("tiny-gpt2"), steps=25)
     editor.edit(edits(1))
     first = editor.patches
     editor.edit(edits(3)[1:])
@@ -231,7 +231,7 @@ def test_earlier_patches_stay_as_they_are() -> None:
 
 
 def test_an_error_inside_a_batch_changes_nothing(monkeypatch) -> None:
-    editor = patcher(backbones.load("tiny-gpt2"), steps=2)
+    editor = patcher(loading.load("tiny-gpt2"), steps=2)
     editor.edit(edits(1))
     before = editor.patches
     calls = []
@@ -249,14 +249,14 @@ def test_an_error_inside_a_batch_changes_nothing(monkeypatch) -> None:
 
 
 def test_without_text_the_remedy_is_named() -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     with pytest.raises(EditorError, match="pass corpus="):
         build("t_patcher", backbone, {}).edit(edits(1))
     make("t_patcher", backbone).fit(None)  # its stored states are those of the corpus
 
 
 def test_a_loss_out_of_range_is_an_error_and_changes_nothing() -> None:
-    editor = patcher(backbones.load("tiny-gpt2"), lr=1e4, steps=10)
+    editor = patcher(loading.load("tiny-gpt2"), lr=1e4, steps=10)
     with pytest.raises(EditorError, match="lower lr"):
         editor.edit(edits(1))
     assert len(editor.patches) == 0
@@ -264,7 +264,7 @@ def test_a_loss_out_of_range_is_an_error_and_changes_nothing() -> None:
 
 def test_impossible_numbers_are_refused() -> None:
     with pytest.raises(EditorError, match="memory_tokens must be at least 1"):
-        patcher(backbones.load("tiny-gpt2"), memory_tokens=0)
+        patcher(loading.load("tiny-gpt2"), memory_tokens=0)
 
 
 def test_defaults_are_the_published_ones() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import backbones
+from lib.backbones.sources import loading
 from lib.editors import Editor
 from lib.editors.locate import LocateEditor
 from tests.locate_cases import FIRST, SECOND, as_edits, editor_of
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 
 def caching(kind: str, folder: Path, **changes: object) -> Editor:
-    editor = editor_of(kind, backbones.load("tiny-gpt2"), **changes)
+    editor = editor_of(kind, loading.load("tiny-gpt2"), **changes)
     editor.values_cache = folder
     return editor
 
@@ -58,7 +58,7 @@ def test_values_of_an_edited_model_are_never_taken_from_the_cache(
 ) -> None:
     caching(kind, tmp_path).edit(as_edits(SECOND))  # these are in the cache, for the backbone
     searched.clear()
-    plain = editor_of(kind, backbones.load("tiny-gpt2"))
+    plain = editor_of(kind, loading.load("tiny-gpt2"))
     editor = caching(kind, tmp_path)
     for batch in (FIRST, SECOND):
         plain.edit(as_edits(batch))

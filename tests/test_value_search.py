@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import answer_ids, prompt_ids
 from lib.editors.values import value_rows
-from lib.encoding import answer_ids, prompt_ids
 from tests.locate_cases import CONTEXTS, FIRST, LAYERS, SECOND, as_edits, editor_of, gap, oracle_of
 from tests.reference_locate import Request
 

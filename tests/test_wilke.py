@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
 from lib.editors import Editor
 from lib.editors.locate import LocateEditor
 from lib.editors.wilke import WilkeConfig
@@ -36,7 +36,7 @@ def rome_everywhere(state: dict[str, torch.Tensor], edit: object) -> dict[int, t
     """The weight that ROME gives each candidate block of a model in a given state."""
     weights = {}
     for block in BLOCKS:
-        backbone = backbones.load("tiny-llama")
+        backbone = loading.load("tiny-llama")
         backbone.model.load_state_dict(state)
         editor = rome(backbone, block)
         editor.edit([edit])
@@ -46,7 +46,7 @@ def rome_everywhere(state: dict[str, torch.Tensor], edit: object) -> dict[int, t
 
 def test_every_edit_is_romes_at_the_block_that_changes_least() -> None:
     """Least against the block's own weight, of which one is large here."""
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     backbone.module("mlp_out", BLOCKS[1]).weight.data *= 4
     editor, blocks, absolute = wilke(backbone), [], []
     for edit in as_edits(FIRST[:2]):
@@ -70,7 +70,7 @@ def test_every_edit_is_romes_at_the_block_that_changes_least() -> None:
 
 def test_the_second_moment_turns_the_key() -> None:
     """Rows of ROME's change point along C^-1 k*, with C from a pass of its own in float64."""
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     editor, reference = rome(backbone, 2), oracle_of(rome(backbone, 2))
     start = weight_of(editor, 2).clone()
     rows = [reference.row(context, FIRST[0]) for context in reference.contexts]
@@ -84,7 +84,7 @@ def test_the_second_moment_turns_the_key() -> None:
 
 
 def test_an_error_inside_a_batch_changes_nothing(monkeypatch) -> None:
-    editor = wilke(backbones.load("tiny-llama"))
+    editor = wilke(loading.load("tiny-llama"))
     editor.edit(as_edits(FIRST[:1]))
     weights = {block: weight_of(editor, block).clone() for block in BLOCKS}
     known, choose, calls = dict(editor.counts()), type(editor).choose, []
@@ -103,18 +103,18 @@ def test_an_error_inside_a_batch_changes_nothing(monkeypatch) -> None:
 
 
 def test_a_run_resumed_between_edits_equals_the_unbroken_one(tmp_path) -> None:
-    unbroken = wilke(backbones.load("tiny-llama"))
+    unbroken = wilke(loading.load("tiny-llama"))
     unbroken.edit(as_edits(FIRST[:1]))
     unbroken.save(tmp_path / "one")
     unbroken.edit(as_edits(SECOND[:1]))
-    resumed = wilke(backbones.load("tiny-llama"))
+    resumed = wilke(loading.load("tiny-llama"))
     resumed.load(tmp_path / "one")
     resumed.edit(as_edits(SECOND[:1]))
     pairs = ((weight_of(e, block) for block in BLOCKS) for e in (unbroken, resumed))
     assert all(torch.equal(one, other) for one, other in zip(*pairs, strict=True))
     assert resumed.counts() == unbroken.counts()
     resumed.rollback()
-    fresh = wilke(backbones.load("tiny-llama"))
+    fresh = wilke(loading.load("tiny-llama"))
     assert all(gap(weight_of(resumed, b), weight_of(fresh, b)) == 0 for b in BLOCKS)
 
 
@@ -129,17 +129,17 @@ def test_values_are_shared_with_rome_by_block_and_never_behind_an_edit(
 
     monkeypatch.setattr(LocateEditor, "_search", counted)
     for edit in as_edits(FIRST[:2]):
-        rome(backbones.load("tiny-llama"), BLOCKS[1], tmp_path).edit([edit])
-    editor = wilke(backbones.load("tiny-llama"), tmp_path)
+        rome(loading.load("tiny-llama"), BLOCKS[1], tmp_path).edit([edit])
+    editor = wilke(loading.load("tiny-llama"), tmp_path)
     editor.edit(as_edits(FIRST[:2]))
     assert blocks == [BLOCKS[1], BLOCKS[1], BLOCKS[0], BLOCKS[2], *BLOCKS]
-    plain = wilke(backbones.load("tiny-llama"))
+    plain = wilke(loading.load("tiny-llama"))
     plain.edit(as_edits(FIRST[:2]))
     assert all(torch.equal(weight_of(plain, b), weight_of(editor, b)) for b in BLOCKS)
 
 
 def test_too_little_text_for_the_moment_says_what_to_do() -> None:
-    editor = wilke(backbones.load("tiny-gpt2"), statistics_documents=1)
+    editor = wilke(loading.load("tiny-gpt2"), statistics_documents=1)
     with pytest.raises(EditorError, match="statistics_tokens"):
         editor.edit(as_edits(FIRST[:1]))
 

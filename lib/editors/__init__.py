@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 from lib.editors.base import BASE, Editor, EditorConfig, EditReport
 from lib.editors.sites import Site
 from lib.errors import EditorError

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import Encoded, encode
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit, Stream
-from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.editors.stand_in import StandIn
-from lib.encoding import Encoded, encode
 from lib.errors import EditorError
 from lib.storage import atomic
 

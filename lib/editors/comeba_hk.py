@@ -20,7 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import Encoded
+from lib.backbones.passes.hooks import stop_before
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
 from lib.editors.base import BASE, EditReport, KeysOf
@@ -31,9 +33,7 @@ from lib.editors.routing import PromptTracker
 from lib.editors.scope import HookLayer, Mode
 from lib.editors.scope_study import token_rows
 from lib.editors.subjects import Request, Rows, contextual, encode_rows, head_length
-from lib.encoding import Encoded
 from lib.errors import EditorError
-from lib.hooks import stop_before
 
 Scope = Literal["as_released", "intended"]
 

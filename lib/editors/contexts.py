@@ -4,8 +4,8 @@ import unicodedata
 
 import torch
 
-from lib.backbones import Backbone
-from lib.encoding import encode_prompts, prompt_ids
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode_prompts, prompt_ids
 
 SEEDS = ("The", "Therefore", "Because", "I", "You")
 TOP_K = 5

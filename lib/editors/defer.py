@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.logits import batch_loss
+from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import Edit
 from lib.editors.base import Editor, EditorConfig, EditReport
-from lib.editors.prefix import FrozenPrefix
 from lib.editors.sites import Site, first_block, input_width
 from lib.editors.training import minimise
-from lib.forward import batch_loss
 
 
 @dataclass(frozen=True)

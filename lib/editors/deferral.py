@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib.backbones.encoding import encode_prompts
 from lib.data.records import SUBSETS, Edit, Probe, Stream
 from lib.editors import codes
 from lib.editors.base import KeysOf
-from lib.encoding import encode_prompts
 
 BATCH = 32
 

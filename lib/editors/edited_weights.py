@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.logits import precise
 from lib.editors.closed_form import oriented
-from lib.editors.tracing import precise
 
 
 class EditedWeights:

@@ -20,20 +20,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import Encoded
+from lib.backbones.passes.logits import FactRows, edit_loss, fact_rows, label_logits
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit, Stream
 from lib.editors import codes, deferral, mixture
 from lib.editors.base import BASE, Editor, EditorConfig, EditReport, KeysOf
 from lib.editors.gated_lora import GatedLora, rank_bound
 from lib.editors.keys import rows_at
 from lib.editors.mixture import Routing
-from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.editors.routing import PrefillRouter
 from lib.editors.saving import write_adapter_config
 from lib.editors.sites import Site, check_router_below, first_block, input_width
-from lib.editors.tracing import FactRows, edit_loss, fact_rows, label_logits
 from lib.editors.training import minimise
-from lib.encoding import Encoded
 from lib.errors import EditorError
 
 ROUTERS, ALLOCATION = 10_007, 20_011

@@ -16,16 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.fact_passes import FactPasses
+from lib.backbones.passes.logits import edit_loss, label_logits, target_logits
+from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import Edit
 from lib.editors.base import Editor, EditorConfig, EditReport
-from lib.editors.fact_passes import FactPasses
-from lib.editors.prefix import FrozenPrefix
 from lib.editors.sites import Site, first_block
-from lib.editors.tracing import edit_loss, label_logits
 from lib.editors.training import minimise
 from lib.errors import EditorError
-from lib.forward import target_logits
 
 
 @dataclass(frozen=True)

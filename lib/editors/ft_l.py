@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import IGNORED
+from lib.backbones.passes.logits import FactRows, edit_loss, fact_rows
 from lib.data.records import Edit
 from lib.editors.base import EditorConfig
 from lib.editors.ft import TrainsWeights
 from lib.editors.sites import Site
-from lib.editors.tracing import FactRows, edit_loss, fact_rows
 from lib.editors.training import minimise
-from lib.encoding import IGNORED
 
 STOP = 1e-2  # an edit ends when its loss is under this (ROME's repository)
 

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import IGNORED, Encoded
+from lib.backbones.passes.logits import target_logits
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit
 from lib.editors.base import BASE, Editor, EditorConfig, EditReport
 from lib.editors.keys import rows_at
-from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.editors.routing import PromptTracker
 from lib.editors.sites import Site, first_block
 from lib.editors.training import minimise
 from lib.editors.vector_index import exact_distances, first_minimum
-from lib.encoding import IGNORED, Encoded
 from lib.errors import EditorError
-from lib.forward import target_logits
 
 Replacement = Literal["replace_prompt", "replace_last"]
 

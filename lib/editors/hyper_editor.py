@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.fact_passes import FactPasses, MiniBatch, Pair, edit_pairs
+from lib.backbones.passes.logits import edit_loss, label_logits, precise
+from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import Edit, Stream
 from lib.data.training import TrainingFacts
 from lib.editors.base import Editor, EditorConfig, EditReport, KeysOf
 from lib.editors.edited_weights import EditedWeights
-from lib.editors.fact_passes import FactPasses, MiniBatch, Pair
 from lib.editors.hypernetwork import HyperNetworks, Standardise
-from lib.editors.prefix import FrozenPrefix
 from lib.editors.ridge import Solve
 from lib.editors.row_store import RowStore
 from lib.editors.sites import Site, first_block
-from lib.editors.tracing import Tokens, edit_loss, label_logits, precise, trace
+from lib.editors.tracing import Tokens, trace
 from lib.errors import EditorError
 
 ROW_BUDGET = 8 * 2**30  # bytes of a batch's rows in memory; the rest waits on disk
@@ -266,18 +267,3 @@ class HyperEditor(Editor):
         yield from training_rows(self.trained)
         yield from memory_rows(self, stream.batch_size)
         yield from module_rows(self, list(stream.batches())[-1])
-
-
-def edit_pairs(facts: Sequence[Edit]) -> list[Pair]:
-    """The edit prompts with their targets."""
-    return [(fact.prompt, fact.target) for fact in facts]
-
-
-def rephrase_pairs(facts: Sequence[Edit]) -> list[Pair]:
-    """The first rephrase of each fact with its target."""
-    return [(fact.rephrases[0], fact.target) for fact in facts]
-
-
-def unrelated_pairs(facts: Sequence[Edit]) -> list[Pair]:
-    """The first unrelated prompt of each fact with its own answer."""
-    return [(fact.locality[0].prompt, fact.locality[0].target) for fact in facts]

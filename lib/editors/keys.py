@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lib.encoding import Encoded
+from lib.backbones.encoding import Encoded
 from lib.errors import EditorError
 
 KeyPosition = Literal["last_column", "last_token", "last_prompt_token"]

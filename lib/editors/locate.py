@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.hooks import capture, first_tensor
+from lib.backbones.passes.prefix import FrozenPrefix
+from lib.backbones.text_states import Sample, second_moments
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
 from lib.editors.base import Editor, EditorConfig, EditReport
 from lib.editors.closed_form import SOLVERS, KeyMemory, Solver
 from lib.editors.contexts import sample_contexts
 from lib.editors.passes import SubjectPasses
-from lib.editors.prefix import FrozenPrefix
 from lib.editors.subjects import Request, Rows, at_subject, contextual
 from lib.editors.value_cache import ValueCache, part_of, together
 from lib.editors.values import Found, Search, search_values, value_rows
 from lib.errors import EditorError
-from lib.hooks import capture, first_tensor
-from lib.statistics import Sample, second_moments
 
 TOGETHER = 32  # requests whose values are searched together; bounds memory, not the result
 

@@ -14,17 +14,17 @@ from typing import Any
 
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import Encoded
+from lib.backbones.passes.logits import batch_loss
+from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import Edit
 from lib.editors.base import BASE, Editor, EditorConfig, EditReport
 from lib.editors.gated_lora import GatedLora
-from lib.editors.prefix import FrozenPrefix
 from lib.editors.saving import write_adapter_config
 from lib.editors.sites import Site, first_block, input_width
 from lib.editors.training import minimise
-from lib.encoding import Encoded
 from lib.errors import EditorError
-from lib.forward import batch_loss
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lib.backbones.passes.fact_passes import MiniBatch, edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.backbones.passes.logits import divergence, edit_loss, label_logits
 from lib.data.records import Edit
 from lib.editors.edited_weights import EditedWeights
-from lib.editors.fact_passes import MiniBatch
 from lib.editors.graph_memory import GraphMemory
-from lib.editors.hyper_editor import (
-    HyperConfig,
-    HyperEditor,
-    edit_pairs,
-    rephrase_pairs,
-    unrelated_pairs,
-)
+from lib.editors.hyper_editor import HyperConfig, HyperEditor
 from lib.editors.ridge import MinimumNorm, Ridge, Solve
-from lib.editors.tracing import divergence, edit_loss, label_logits
 
 
 @dataclass(frozen=True)

@@ -22,20 +22,20 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import IGNORED, Encoded, label_codes
+from lib.backbones.passes.logits import batch_loss
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit, content_hash
 from lib.editors.base import BASE, Editor, EditorConfig, EditReport
 from lib.editors.gated_lora import GatedLora, rank_bound
 from lib.editors.keys import KeyPosition, check_key_position, key_columns, rows_at
-from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.editors.routing import PrefillRouter
 from lib.editors.saving import write_adapter_config
 from lib.editors.sites import Site, check_router_below, first_block
 from lib.editors.training import minimise
 from lib.editors.vector_index import NONE, ConflictPolicy, VectorIndex
-from lib.encoding import IGNORED, Encoded, label_codes
 from lib.errors import EditorError
-from lib.forward import batch_loss
 from lib.storage import atomic, fingerprints
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 from lib.data.corpus import Corpus
 from lib.data.records import Edit
 from lib.editors.base import EditReport

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lib.backbones.passes.fact_passes import edit_pairs
 from lib.data.records import Edit
 from lib.editors.graph_memory import GraphMemory
-from lib.editors.hyper_editor import edit_pairs
 from lib.editors.malmen import rank_one_shifts, wanted_outputs
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from lib.backbones.passes.fact_passes import edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.data.records import Edit, content_hash
-from lib.editors.hyper_editor import edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.editors.hypernetwork import HyperNetworks
 from lib.editors.meta_validation import validate
 from lib.errors import EditorError

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lib.editors.fact_passes import Pair
-from lib.editors.hyper_editor import edit_pairs, rephrase_pairs, unrelated_pairs
-from lib.editors.tracing import hits, label_logits
+from lib.backbones.passes.fact_passes import Pair, edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.backbones.passes.logits import hits, label_logits
 
 if TYPE_CHECKING:
     from lib.editors.malmen import Malmen

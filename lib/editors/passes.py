@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
-from lib.editors.prefix import FrozenPrefix, PrefixState
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.hooks import capture, first_tensor, stop_before
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.editors.subjects import Rows, at_subject, encode_rows
-from lib.hooks import capture, first_tensor, stop_before
 
 CHUNK = 128  # strings in one pass, as in the official code: pads count in its scope statistics
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 from lib.data.records import Edit
 from lib.editors.base import EditReport
 from lib.editors.closed_form import factor, oriented

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.passes.hooks import first_tensor
 from lib.editors.keys import KeyPosition, rows_at
-from lib.hooks import first_tensor
 
 
 class PromptTracker:

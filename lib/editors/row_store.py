@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.editors.tracing import precise
+from lib.backbones.passes.logits import precise
 
 
 class RowStore:

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.passes.hooks import stop_before
 from lib.data.records import Stream
 from lib.editors.scope import HookLayer
 from lib.editors.subjects import head_length, subject_column
-from lib.encoding import encode_prompts
-from lib.hooks import stop_before
 
 SUBSETS = ("edits", "holdout", "near", "upstream")
 

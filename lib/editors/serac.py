@@ -20,18 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import IGNORED, Encoded
+from lib.backbones.passes.logits import FactRows, edit_loss, fact_rows, label_logits
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit, Stream, content_hash
 from lib.data.training import TrainingFacts
 from lib.editors.base import BASE, Editor, EditorConfig, EditReport, KeysOf
-from lib.editors.prefix import FrozenPrefix, PrefixState
 from lib.editors.serac_losses import told_rows
 from lib.editors.serac_networks import SeracNetworks, edit_text, matches
 from lib.editors.serac_training import Trained, trained_networks
 from lib.editors.stand_in import StandIn, StandInHook
-from lib.editors.tracing import FactRows, edit_loss, fact_rows, label_logits
 from lib.editors.vector_index import NONE
-from lib.encoding import IGNORED, Encoded
 from lib.errors import EditorError
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lib.backbones.encoding import IGNORED, pad
+from lib.backbones.passes.logits import FactRows, edit_loss, fact_rows, hits, label_logits
 from lib.data.records import Edit
 from lib.editors.serac_networks import SeracNetworks, edit_text, exponents, matches
 from lib.editors.stand_in import StandIn, tell
-from lib.editors.tracing import FactRows, edit_loss, fact_rows, hits, label_logits
 from lib.editors.vector_index import NONE
-from lib.encoding import IGNORED, pad
 
 if TYPE_CHECKING:
     from lib.editors.serac import SeracConfig

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lib import backbones
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode_prompts
+from lib.backbones.sources import loading
 from lib.data.records import Edit
 from lib.editors.stand_in import StandIn, check_alike
 from lib.editors.vector_index import NONE, exact_distances
-from lib.encoding import encode_prompts
 from lib.errors import EditorError
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class SeracNetworks:
 
     def __init__(self, backbone: Backbone, config: "SeracConfig") -> None:
         device = backbone.device
-        self.classifier = backbones.load(config.classifier, device=device, num_labels=0)
-        self.counterfactual = backbones.load(
+        self.classifier = loading.load(config.classifier, device=device, num_labels=0)
+        self.counterfactual = loading.load(
             config.counterfactual, dtype=backbone.dtype, device=device
         )
         if self.classifier.family.kind != "classifier":

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 from lib.data.records import Edit, content_hash
 from lib.data.training import TrainingFacts
 from lib.editors.serac_losses import classifier_loss, counterfactual_loss, validate

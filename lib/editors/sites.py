@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
 from lib.errors import EditorError
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import Encoded, batch_rows, prompt_ids
 from lib.editors.routing import PromptTracker
-from lib.encoding import Encoded, batch_rows, prompt_ids
 from lib.errors import EditorError
 
 SPARE = 64  # positions left for what is generated, where a text must be shortened

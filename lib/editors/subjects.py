@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import Encoded, batch_rows, prompt_ids
 from lib.data.records import Edit
-from lib.encoding import Encoded, batch_rows, prompt_ids
 from lib.errors import EditorError
 
 

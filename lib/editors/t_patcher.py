@@ -21,18 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import IGNORED
+from lib.backbones.passes.hooks import capture, first_tensor
+from lib.backbones.passes.logits import edit_loss, fact_rows, label_logits, precise
+from lib.backbones.passes.prefix import FrozenPrefix
+from lib.backbones.text_states import Sample, stored_states
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
 from lib.editors.base import Editor, EditorConfig, EditReport
 from lib.editors.patches import Patches, Trained, train_patches
-from lib.editors.prefix import FrozenPrefix
-from lib.editors.tracing import edit_loss, fact_rows, label_logits, precise
-from lib.encoding import IGNORED
 from lib.errors import EditorError
-from lib.hooks import capture, first_tensor
-from lib.statistics import Sample
-from lib.stored_states import stored_states
 
 
 @dataclass(frozen=True)

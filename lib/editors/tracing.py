@@ -11,31 +11,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from lib.backbones import Backbone
-from lib.editors.prefix import FrozenPrefix, PrefixState
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import IGNORED
+from lib.backbones.passes.logits import FactRows, edit_loss, label_logits
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.editors.sites import Site
-from lib.encoding import IGNORED, Encoded, answer_ids, batch_rows, encode, pad, prompt_ids
-from lib.errors import RecordError
 
 Tokens = Literal["answer", "all"]
-
-
-@dataclass(frozen=True)
-class FactRows:
-    """Prompts with their answers, B rows, laid out as the official code does (malmen 2.7).
-
-    Causal: the prompt and the answer without its last token, right-padded [B, P + A - 1].
-    Otherwise the prompt alone. `labels` hold the id that is predicted at each position, -100
-    elsewhere: [B, P + A - 1] (causal) or [B, A] (seq2seq); class numbers [B] for a classifier.
-    """
-
-    encoded: Encoded
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.encoded)
 
 
 @dataclass(frozen=True)
@@ -45,77 +28,6 @@ class Traced:
 
     loss: float
     rows: dict[str, tuple[Tensor, Tensor]]
-
-
-def fact_rows(
-    backbone: Backbone,
-    prompts: Sequence[str],
-    answers: Sequence[str],
-    max_length: int | None = None,
-) -> FactRows:
-    """Encode prompts with their answers; answers carry no end mark (malmen 2.7).
-
-    Raises RecordError for an answer that leaves no token.
-    """
-    if backbone.family.kind == "classifier":
-        encoded = encode(backbone, prompts, answers, max_length=max_length)
-        return FactRows(encoded, encoded.labels)
-    heads = [prompt_ids(backbone, prompt, max_length) for prompt in prompts]
-    tails = [answer_ids(backbone, answer, max_length) for answer in answers]
-    for prompt, tail in zip(prompts, tails, strict=True):
-        if not tail:
-            raise RecordError(f"the answer to {prompt!r} has no token; drop this record")
-    if backbone.family.kind == "seq2seq":
-        rows, labels = heads, tails
-    else:
-        pairs = list(zip(heads, tails, strict=True))
-        rows = [head + tail[:-1] for head, tail in pairs]
-        labels = [[IGNORED] * (len(head) - 1) + tail for head, tail in pairs]
-    encoded = batch_rows(backbone, rows, [len(head) for head in heads], "right")
-    return FactRows(encoded, pad(labels, IGNORED).to(backbone.device))
-
-
-def label_logits(backbone: Backbone, rows: FactRows) -> tuple[Tensor, Tensor]:
-    """Logits [N, V] at the N label positions and the labels [N]. The output matrix of a causal
-    model is applied to these positions only."""
-    model, inputs = backbone.model, rows.encoded.inputs()
-    if backbone.family.kind == "classifier":
-        return model(**inputs).logits, rows.labels
-    at = rows.labels != IGNORED
-    if backbone.family.kind == "seq2seq":
-        decoder_ids = model.prepare_decoder_input_ids_from_labels(rows.labels)
-        return model(**inputs, decoder_input_ids=decoder_ids).logits[at], rows.labels[at]
-    positions = rows.encoded.positions()
-    hidden = model.base_model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
-    return model.get_output_embeddings()(hidden[at]), rows.labels[at]
-
-
-def edit_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over label positions, float32 or better. For two classes this is the
-    binary cross-entropy of the difference of their logits."""
-    return functional.cross_entropy(precise(logits), labels)
-
-
-def divergence(reference: Tensor, logits: Tensor) -> Tensor:
-    """KL(reference || edited) [N, V]: summed over classes, mean over positions (malmen 2.8; the
-    official code forgets the mean for classifiers)."""
-    before, after = (functional.log_softmax(precise(x), dim=-1) for x in (reference, logits))
-    return functional.kl_div(after, before, reduction="batchmean", log_target=True)
-
-
-def precise(tensor: Tensor) -> Tensor:
-    """float32, or float64 where it is that already."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def hits(logits: Tensor, rows: FactRows) -> list[float]:
-    """Share of each row's answer tokens that are the argmax (a classifier's: 0 or 1)."""
-    if rows.labels.ndim == 1:
-        return (logits.argmax(dim=-1) == rows.labels).float().tolist()
-    at = rows.labels != IGNORED
-    right = torch.zeros(at.shape, device=logits.device)
-    right[at] = (logits.argmax(dim=-1) == rows.labels[at]).float()
-    return (right.sum(dim=1) / at.sum(dim=1)).tolist()
 
 
 def cached(backbone: Backbone, rows: FactRows, stack: str, tokens: Tokens) -> Tensor:

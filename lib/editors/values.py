@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from lib.backbones import Backbone
-from lib.editors.prefix import FrozenPrefix, PrefixState
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import answer_ids
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.editors.subjects import Request, Rows, contextual, encode_rows
-from lib.encoding import answer_ids
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import backbones
-from lib.data import likelihood
+from lib.backbones import knowledge
+from lib.backbones.sources import loading
 from lib.data.datasets import load
 from lib.data.embedded import bigbench, passages
 from lib.data.embedded.known import Likelihoods
@@ -190,16 +190,16 @@ def test_likelihoods_are_read_once_and_survive_a_torn_file(
     articles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path))
-    backbone, asked = backbones.load("tiny-llama"), passages.candidates()
-    first = likelihood.likelihoods(backbone, asked, cap=11)
+    backbone, asked = loading.load("tiny-llama"), passages.candidates()
+    first = knowledge.likelihoods(backbone, asked, cap=11)
     assert len(first.answers) == 11 and all(nll > 0 for nll in first.answers.values())
     (path,) = (tmp_path / "likelihood").glob("*.jsonl")
     path.write_text(path.read_text("utf-8")[:-9], "utf-8")  # a process died while it wrote
-    read, sizes = likelihood._read, []
-    monkeypatch.setattr(likelihood, "_read", lambda b, e: sizes.append(len(e)) or read(b, e))
-    again = likelihood.likelihoods(backbone, asked, cap=11)
+    read, sizes = knowledge._read, []
+    monkeypatch.setattr(knowledge, "_read", lambda b, e: sizes.append(len(e)) or read(b, e))
+    again = knowledge.likelihoods(backbone, asked, cap=11)
     assert sizes == [1] and again.answers == pytest.approx(first.answers, abs=1e-5)
-    assert likelihood.likelihoods(backbone, asked, cap=11) == again and len(sizes) == 1
+    assert knowledge.likelihoods(backbone, asked, cap=11) == again and len(sizes) == 1
 
 
 def test_a_stream_of_passages_keeps_the_order_of_the_data() -> None:

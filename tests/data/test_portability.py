@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from lib import backbones
+from lib.backbones.sources import loading
 from lib.data import invented
 from lib.data.embedded import facts
 from lib.data.embedded.triples import Fact, FactStore
@@ -108,7 +108,7 @@ def test_rows_wait_for_their_edit_and_a_beginning_keeps_its_own():
 
 def moments(protocol: Protocol) -> pd.Series:
     """How many rows each subset has at each moment of a run."""
-    chosen, editor, records = stream(6), make("ft", backbones.load("tiny-gpt2")), []
+    chosen, editor, records = stream(6), make("ft", loading.load("tiny-gpt2")), []
     run_sequence(
         editor, chosen, protocol, Evaluator(editor, chosen, protocol),
         write_record=records.append, write_step=lambda step: None, after_batch=lambda n: None,

@@ -5,7 +5,8 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from lib import backbones, rows
+from lib import rows
+from lib.backbones.sources import loading
 from lib.data.records import SUBSETS, Dataset, Edit, Probe, Stream, content_hash
 from lib.data.streams import record_stream, stream_of
 from lib.errors import RecordError, UsageError
@@ -160,7 +161,7 @@ def test_rows_are_scored_with_the_batch_they_belong_to() -> None:
     near = rows.row_batches(chosen, "near", 3)
     assert [(batch.number, len(batch.rows)) for batch in near] == [(0, 3), (0, 1), (2, 3), (2, 1)]
     assert all(row.edit_index // 2 == batch.number for batch in near for row in batch.rows)
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     evaluator = Evaluator(make("ft", backbone), chosen, Protocol(max_new_tokens=2, rounds="single"))
     assert list(evaluator.records("holdout", "own", 2, only=1)) == []
     own = list(evaluator.records("near", "own", 2, only=2))
@@ -199,7 +200,7 @@ def test_what_competes_with_the_target() -> None:
 def test_single_rounds_equal_a_fresh_editor_for_every_batch(kind: str, name: str) -> None:
     chosen = quick()
     protocol = Protocol(max_new_tokens=4, evaluation_batch=3, rounds="single")
-    records, steps = run(make(kind, backbones.load(name)), chosen, protocol)
+    records, steps = run(make(kind, loading.load(name)), chosen, protocol)
     assert set(records["moment"]) == {"before", "own"}
     own = records[records["moment"] == "own"].reset_index(drop=True)
     assert own[own["subset"] == "edits"]["edit_index"].tolist() == [0, 1, 2, 3, 4]
@@ -207,7 +208,7 @@ def test_single_rounds_equal_a_fresh_editor_for_every_batch(kind: str, name: str
     assert steps["batch"].tolist() == [0, 1, 2] and steps["n_edits"].tolist() == [2, 2, 1]
     expected = []
     for number, batch in enumerate(chosen.batches()):
-        editor = make(kind, backbones.load(name))
+        editor = make(kind, loading.load(name))
         evaluator = Evaluator(editor, chosen, protocol)
         evaluator.score_unedited()
         editor.edit(batch)
@@ -217,7 +218,7 @@ def test_single_rounds_equal_a_fresh_editor_for_every_batch(kind: str, name: str
 
 
 def test_single_rounds_need_rows_with_owners() -> None:
-    editor = make("ft", backbones.load("tiny-gpt2"))
+    editor = make("ft", loading.load("tiny-gpt2"))
     with pytest.raises(UsageError, match="kind records"):
         run(editor, Stream("s", edits(2), 2), Protocol(rounds="single"))
     with pytest.raises(UsageError, match="consecutive, single"):
@@ -225,7 +226,7 @@ def test_single_rounds_need_rows_with_owners() -> None:
 
 
 def test_consecutive_rounds_score_a_batchs_edits_alone_at_their_own_moment() -> None:
-    editor = make("ft", backbones.load("tiny-gpt2"))
+    editor = make("ft", loading.load("tiny-gpt2"))
     records, _ = run(editor, quick(), Protocol(max_new_tokens=2))
     assert set(records[records["moment"] == "own"]["subset"]) == {"edits"}
     end = records[records["moment"] == "end"]
@@ -265,9 +266,9 @@ def test_competing_answers_are_left_out_where_nobody_reads_them() -> None:
     quiet = rows.row_batches(quick(), "edits", 4, rivals=False)
     assert any(row.other for batch in asked for row in batch.rows)
     assert not any(row.other for batch in quiet for row in batch.rows)
-    editor = make("ft", backbones.load("tiny-gpt2"))
+    editor = make("ft", loading.load("tiny-gpt2"))
     scored, _ = run(editor, quick(), Protocol(max_new_tokens=2))
-    editor = make("ft", backbones.load("tiny-gpt2"))
+    editor = make("ft", loading.load("tiny-gpt2"))
     plain, _ = run(editor, quick(), Protocol(max_new_tokens=2, rivals=False))
     assert scored["other_nll"].notna().any() and plain["other_nll"].isna().all()
     assert plain["answer_nll"].equals(scored["answer_nll"])

@@ -4,9 +4,9 @@ import pytest
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lib import backbones
+from lib.backbones.backbone import PARTS
+from lib.backbones.sources import loading
 from lib.errors import BackboneError
-from lib.families import PARTS
 
 TINY = (
     "tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert",
@@ -17,7 +17,7 @@ MODEL_PARTS = ("final_norm", "head", "embedding")
 
 @pytest.fixture(scope="module", params=TINY)
 def backbone(request):
-    return backbones.load(request.param)
+    return loading.load(request.param)
 
 
 def test_every_path_resolves_in_every_block(backbone):
@@ -72,11 +72,11 @@ def test_head_and_embedding_cover_the_vocabulary_or_the_classes(backbone):
     ],
 )
 def test_paths_are_those_of_the_papers(name, arguments, path):
-    assert backbones.load(name).path(*arguments) == path
+    assert loading.load(name).path(*arguments) == path
 
 
 def test_bare_encoder_has_paths_without_prefix_and_no_head():
-    bare = backbones.load("tiny-bert", num_labels=0)
+    bare = loading.load("tiny-bert", num_labels=0)
     assert bare.path("mlp_in", 0) == "encoder.layer.0.intermediate.dense"
     assert bare.module("embedding").weight.shape[0] == bare.model.config.vocab_size
     with pytest.raises(BackboneError, match="no part 'head'"):
@@ -84,7 +84,7 @@ def test_bare_encoder_has_paths_without_prefix_and_no_head():
 
 
 def test_unknown_part_index_and_stack_are_named():
-    llama, t5 = backbones.load("tiny-llama"), backbones.load("tiny-t5")
+    llama, t5 = loading.load("tiny-llama"), loading.load("tiny-t5")
     with pytest.raises(BackboneError, match="mlp_gate"):
         llama.path("mlp_down", 0)
     with pytest.raises(BackboneError, match="blocks 0 to 5"):
@@ -100,6 +100,6 @@ def test_unknown_part_index_and_stack_are_named():
 
 
 def test_stack_is_ignored_where_there_is_one():
-    llama = backbones.load("tiny-llama")
+    llama = loading.load("tiny-llama")
     assert llama.n_blocks("encoder") == llama.n_blocks() == 6
     assert llama.path("mlp_out", 1, "encoder") == llama.path("mlp_out", 1)

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import backbones, statistics
-from lib.backbones import Backbone
+from lib.backbones import text_states
+from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
+from lib.backbones.text_states import Sample, estimate, second_moments
 from lib.data import corpus
 from lib.data.corpus import Corpus
-from lib.statistics import Sample, estimate, second_moments
 from tests.locate_cases import CORPUS, LAYERS, gap
 from tests.reference_updates import moments
 
@@ -63,7 +64,7 @@ def test_documents_are_cut_and_counted_out(causal: Backbone) -> None:
 
 
 def test_a_second_call_makes_no_pass_and_a_larger_sample_goes_on_from_a_smaller_one() -> None:
-    backbone = backbones.load("tiny-gptj")
+    backbone = loading.load("tiny-gptj")
     with passes(backbone) as small:
         first = second_moments(backbone, LAYERS, INVENTED, Sample(tokens=1500))
     with passes(backbone) as again:
@@ -81,8 +82,8 @@ def test_a_second_call_makes_no_pass_and_a_larger_sample_goes_on_from_a_smaller_
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, backbone: Backbone) -> None:
     """A pass that writes its progress after every group and is killed in the fourth."""
-    monkeypatch.setattr(statistics, "CHECKPOINT_SECONDS", -1.0)
-    add, groups = statistics.add_documents, []
+    monkeypatch.setattr(text_states, "CHECKPOINT_SECONDS", -1.0)
+    add, groups = text_states.add_documents, []
 
     def killed(*arguments):
         groups.append(arguments)
@@ -91,13 +92,13 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, backbone: Backbone) -> None:
         return add(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(statistics, "add_documents", killed)
+        patch.setattr(text_states, "add_documents", killed)
         with pytest.raises(KeyboardInterrupt):
             second_moments(backbone, LAYERS, INVENTED, LONG)
 
 
 def test_an_interrupted_pass_goes_on_to_the_same_bits(monkeypatch, tmp_path) -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     with passes(backbone) as unbroken:
         whole = second_moments(backbone, LAYERS, INVENTED, LONG)
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "other"))
@@ -112,28 +113,28 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(monkeypatch, tmp_path) -> 
 
 def test_the_progress_of_a_killed_pass_is_deleted_when_it_is_done(monkeypatch, tmp_path) -> None:
     """Each such file is as large as the result: 1 GiB per layer of a GPT-J."""
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     interrupt(monkeypatch, backbone)
     second_moments(backbone, LAYERS, INVENTED, LONG)
     assert len(list(tmp_path.rglob("*.safetensors"))) == len(LAYERS)
 
 
 def test_the_size_is_said_before_the_pass_starts(capsys, monkeypatch) -> None:
-    backbone = backbones.load("tiny-gpt2")
+    backbone = loading.load("tiny-gpt2")
     said = estimate(backbone, LAYERS, LONG)
     assert said.megabytes == pytest.approx(len(LAYERS) * 4 * 128**2 / 1e6)
 
     def stop(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(statistics, "add_documents", stop)
+    monkeypatch.setattr(text_states, "add_documents", stop)
     with pytest.raises(KeyboardInterrupt):
         second_moments(backbone, LAYERS, INVENTED, LONG)
     assert str(said) in capsys.readouterr().err
 
 
 def test_other_text_other_length_and_other_prefix_are_other_statistics() -> None:
-    backbone = backbones.load("tiny-llama")
+    backbone = loading.load("tiny-llama")
     variants = [
         (backbone, CORPUS, Sample(tokens=1)),
         (backbone, Corpus("tiny", CORPUS.texts[1:]), Sample(tokens=1)),

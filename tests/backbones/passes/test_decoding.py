@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lib import decoding
-from lib.backbones import Backbone
-from lib.editors.prefix import FrozenPrefix
-from lib.encoding import IGNORED, encode
-from lib.forward import target_logits
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import IGNORED, encode
+from lib.backbones.passes import decoding
+from lib.backbones.passes.logits import target_logits
+from lib.backbones.passes.prefix import FrozenPrefix
 from lib.metrics.scores import f1_ids
 from lib.protocol import Evaluator, Protocol, run_sequence
 from tests.conftest import edits, generate, make, stream

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import backbones, classifier_tuning
-from lib.backbones import Backbone
-from lib.classification import Flips, predicted_classes
-from lib.classifier_tuning import ClassifierConfig, tune_classifier
+from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
+from lib.backbones.tuning import classes
+from lib.backbones.tuning.classes import ClassifierConfig, tune_classifier
+from lib.backbones.tuning.predictions import Flips, predicted_classes
 from lib.data import datasets
 from lib.data.records import Dataset, Edit, Probe
 from lib.data.training import lessons
@@ -37,7 +38,7 @@ def own_cache(tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def base() -> Backbone:
-    return backbones.load("tiny-bert", num_labels=2)
+    return loading.load("tiny-bert", num_labels=2)
 
 
 def test_a_classifier_learns_and_says_how_well(base: Backbone, monkeypatch) -> None:
@@ -58,7 +59,7 @@ def test_a_classifier_learns_and_says_how_well(base: Backbone, monkeypatch) -> N
     assert f"accuracy {hits / 8:.3f} of 8 held-out claims (commonest class 0.500)" in (
         tuned.provenance
     )
-    monkeypatch.setattr(classifier_tuning, "_train", lambda *a: pytest.fail("it learned again"))
+    monkeypatch.setattr(classes, "_train", lambda *a: pytest.fail("it learned again"))
     again = tune_classifier(base, learned, held_out, QUICK)
     assert again.content == tuned.content != base.content
     assert not any(parameter.requires_grad for parameter in again.model.parameters())
@@ -79,14 +80,14 @@ def test_what_decides_the_weights_decides_their_place(base: Backbone) -> None:
 
 def test_only_classifiers_with_claims_are_tuned(base: Backbone) -> None:
     with pytest.raises(BackboneError, match="no classifier"):
-        tune_classifier(backbones.load("tiny-gpt2"), CLAIMS, {})
+        tune_classifier(loading.load("tiny-gpt2"), CLAIMS, {})
     with pytest.raises(BackboneError, match="at least one claim"):
         tune_classifier(base, [], {})
 
 
 def test_an_epoch_has_every_row_once_and_like_lengths_together() -> None:
     lengths = [5 * (i * 7 % 40) for i in range(1000)]
-    batches = list(classifier_tuning._batches(lengths, 16, torch.Generator().manual_seed(0)))
+    batches = list(classes._batches(lengths, 16, torch.Generator().manual_seed(0)))
     assert sorted(index for batch in batches for index in batch) == list(range(1000))
     spread = [max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in batches]
     assert sum(spread) / len(spread) < 25
@@ -152,7 +153,7 @@ def test_each_text_is_classified_once(base: Backbone, monkeypatch) -> None:
         asked.extend(texts)
         return predicted_classes(backbone, texts)
 
-    monkeypatch.setattr("lib.classification.predicted_classes", counting)
+    monkeypatch.setattr("lib.backbones.tuning.predictions.predicted_classes", counting)
     flips, chosen = Flips(base), list(edits(6, classes=True))
     assert flips.of(chosen[:4]) == flips.of(chosen)[:4]
     assert len(asked) == len(set(asked)) == 12
@@ -161,7 +162,7 @@ def test_each_text_is_classified_once(base: Backbone, monkeypatch) -> None:
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt2"])
 def test_only_two_classes_can_be_flipped(name: str) -> None:
     with pytest.raises(BackboneError, match="no classifier of two classes"):
-        Flips(backbones.load(name))  # this BERT has four
+        Flips(loading.load(name))  # this BERT has four
 
 
 # -- a whole setting -------------------------------------------------------------------------

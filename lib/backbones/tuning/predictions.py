@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from lib.backbones import Backbone
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import encode_prompts
 from lib.data.records import Edit
-from lib.encoding import encode_prompts
 from lib.errors import BackboneError
 
 ROWS = 64  # texts in one pass

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from lib import backbones, stored_states
+from lib.backbones import text_states
+from lib.backbones.encoding import prompt_ids
+from lib.backbones.sources import loading
+from lib.backbones.sources.tiny import TEXT
+from lib.backbones.text_states import Sample
 from lib.data.corpus import Corpus
-from lib.encoding import prompt_ids
-from lib.statistics import Sample
-from lib.tiny import TEXT
 
 pytest_plugins = ("tests.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
@@ -17,7 +18,7 @@ CORPUS = Corpus("tiny", TEXT)
 
 @pytest.mark.parametrize("name", ["tiny-gptj", "tiny-llama"])
 def test_stored_states_are_those_of_plain_passes(name: str, monkeypatch, capsys) -> None:
-    backbone = backbones.load(name)
+    backbone = loading.load(name)
     head = len(prompt_ids(backbone, "")) if backbone.prefix else 0
     seen = []
     mlp = backbone.module("mlp", 5)
@@ -29,13 +30,13 @@ def test_stored_states_are_those_of_plain_passes(name: str, monkeypatch, capsys)
         seen[-1] = seen[-1][head:]
     handle.remove()
     expected = torch.cat(seen)
-    states = stored_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(10_000, 20))
+    states = text_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(10_000, 20))
     assert "gives only" in capsys.readouterr().err
     assert states.shape == expected.shape
     marks = ((rows @ torch.arange(1.0, 33.0)).sort().values for rows in (states, expected))
     assert torch.allclose(*marks, atol=1e-3)  # the same rows; documents go by length
-    few = stored_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
+    few = text_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
     assert torch.equal(few, states[:30])
-    monkeypatch.delattr(stored_states, "_collect")  # a second call makes no pass
-    again = stored_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
+    monkeypatch.delattr(text_states, "_collect")  # a second call makes no pass
+    again = text_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
     assert torch.equal(again, few)

@@ -13,9 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from lib.backbones import Backbone
-from lib.encoding import Encoded
-from lib.hooks import capture, detached_copy, first_tensor, select_rows, stop_before
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import Encoded
+from lib.backbones.passes.hooks import (
+    capture,
+    detached_copy,
+    first_tensor,
+    select_rows,
+    stop_before,
+)
 
 
 @dataclass(frozen=True)

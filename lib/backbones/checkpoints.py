@@ -1,15 +1,18 @@
-"""Model folders and hub repositories: safetensors in, safetensors out, nothing unpickled.
+"""Model folders, hub repositories, tuned copies: safetensors in, safetensors out, no pickle.
 
 Every cached folder carries content.json with the sha256 of its weights and tokenizer; a folder
 that no longer agrees with it is never used.
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
+import platform
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,8 +35,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from lib.backbones.backbone import MODEL_TYPES, Backbone, cast, prepare
 from lib.errors import BackboneError
-from lib.families import MODEL_TYPES
 from lib.storage import archives, atomic
 from lib.storage.atomic import digest
 
@@ -62,7 +65,7 @@ DROPOUTS = (
 )
 # What reading a foreign checkpoint may raise: files missing or damaged, shapes that do not fit.
 READING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
-CONVERSION = 1  # raise it whenever lib/conversions.py writes different files
+CONVERSION = 1  # raise it whenever lib/backbones/sources/conversions.py writes different files
 
 
 @dataclass(frozen=True)
@@ -225,3 +228,43 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, without its final stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")
+
+
+Record = dict[str, object]
+
+
+def tuned(
+    backbone: Backbone, identity: object, train: Callable[[PreTrainedModel], Record]
+) -> tuple[Backbone, Record]:
+    """A new backbone with the weights that `train` makes of a float32 copy, and the record that
+    it gives; the given backbone is untouched.
+
+    `identity` is everything beside the weights that determines the outcome, as plain values. Kept
+    under STUDY_CACHE/tuned; a second call only reads, a damaged copy is made again.
+    """
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
+    folder = archives.cache_dir() / "tuned" / key
+    with locked(folder):
+        content = verified(folder)
+        if content is None:
+            model, began = cast(copy.deepcopy(backbone.model), torch.float32), time.monotonic()
+            record = train(model) | {
+                "base": backbone.content,
+                "seconds": round(time.monotonic() - began, 2),
+                "device": str(backbone.device),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "machine": platform.machine(),
+            }
+            with quiet(), atomic.folder(folder) as scratch:
+                model.save_pretrained(scratch, max_shard_size="1TB")
+                backbone.tokenizer.save_pretrained(scratch)
+                (scratch / "tuning.json").write_text(json.dumps(record, indent=1) + "\n")
+                content = seal(scratch)
+            del model
+    # Fresh or cached, the weights are read back: both ways give the same backbone.
+    with quiet():
+        model = read_folder(folder, backbone.dtype).model
+    model = prepare(cast(model, backbone.dtype), backbone.tokenizer, backbone.device)
+    record = json.loads((folder / "tuning.json").read_text())
+    return replace(backbone, model=model, content=content["content"]), record

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib import tiny
-from lib.data import knowledge
+from lib.backbones import knowledge
+from lib.backbones.knowledge import known_facts
+from lib.backbones.sources import tiny
 from lib.data.embedded.triples import Fact
-from lib.data.knowledge import known_facts
 from lib.errors import BackboneError, UsageError
 
 FACTS = [
@@ -55,7 +55,7 @@ def one_thread():
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
 def test_answers_equal_one_plain_forward_pass_each(kind):
-    from lib.encoding import prompt_ids, target_ids
+    from lib.backbones.encoding import prompt_ids, target_ids
 
     bb = backbone(kind)
     found = known_facts(bb, FACTS, cap=None)
@@ -88,7 +88,7 @@ def test_answers_equal_one_plain_forward_pass_each(kind):
 def test_a_model_that_always_says_the_object_knows_it():
     bb = backbone("causal")
     fact = FACTS[0]
-    from lib.encoding import target_ids
+    from lib.backbones.encoding import target_ids
 
     ids = target_ids(bb, fact.object)[:-1]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lib import conversions, tiny
+from lib.backbones.sources import conversions, tiny
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lib.backbones import Backbone
-from lib.classification import predicted_classes
-from lib.encoding import encode
+from lib.backbones.backbone import Backbone
+from lib.backbones.checkpoints import tuned
+from lib.backbones.encoding import encode
+from lib.backbones.tuning.predictions import predicted_classes
 from lib.errors import BackboneError
-from lib.tuned import tuned
 
 VERSION = "1"  # raise it whenever the same input would give other weights
 WARM_UP = 0.1  # share of the steps

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.editors.prefix import FrozenPrefix, PrefixState
-from lib.editors.tracing import FactRows, fact_rows
+from lib.backbones.passes.logits import FactRows, fact_rows
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
+from lib.data.records import Edit
 
 Pair = tuple[str, str]  # prompt, answer
 BUDGET = 2 * 2**30  # bytes of kept outputs; rows beyond it run their frozen blocks each time
@@ -102,3 +103,18 @@ class MiniBatches(Sequence[MiniBatch]):
             raise IndexError(index)
         start = index * self._size
         return self._passes.batch(self._pairs[start : start + self._size])
+
+
+def edit_pairs(facts: Sequence[Edit]) -> list[Pair]:
+    """The edit prompts with their targets."""
+    return [(fact.prompt, fact.target) for fact in facts]
+
+
+def rephrase_pairs(facts: Sequence[Edit]) -> list[Pair]:
+    """The first rephrase of each fact with its target."""
+    return [(fact.rephrases[0], fact.target) for fact in facts]
+
+
+def unrelated_pairs(facts: Sequence[Edit]) -> list[Pair]:
+    """The first unrelated prompt of each fact with its own answer."""
+    return [(fact.locality[0].prompt, fact.locality[0].target) for fact in facts]

@@ -16,10 +16,10 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lib.backbones import Backbone
-from lib.encoding import IGNORED, prompt_ids, target_ids
+from lib.backbones.backbone import Backbone
+from lib.backbones.checkpoints import tuned
+from lib.backbones.encoding import IGNORED, prompt_ids, target_ids
 from lib.errors import BackboneError
-from lib.tuned import tuned
 
 VERSION = "1"  # raise it whenever the same input would give other weights
 CLIP = 1.0  # norm of the gradient

@@ -14,11 +14,19 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from lib.backbones import Backbone
-from lib.editors.prefix import FrozenPrefix, PrefixState, Start
-from lib.encoding import IGNORED, Encoded, answer_ids, class_number, encode_prompts, pad, target_ids
-from lib.hooks import map_tensors
-from lib.teacher_forcing import TargetScores, WholeRows, prepare_whole, scores_at
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import (
+    IGNORED,
+    Encoded,
+    answer_ids,
+    class_number,
+    encode_prompts,
+    pad,
+    target_ids,
+)
+from lib.backbones.passes.hooks import map_tensors
+from lib.backbones.passes.logits import TargetScores, WholeRows, prepare_whole, scores_at
+from lib.backbones.passes.prefix import FrozenPrefix, PrefixState, Start
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where each architecture keeps its parts: neutral names to module paths, all in one place.
+"""A backbone, and where each architecture keeps its parts: neutral names to module paths.
 
 Editors ask for ("mlp_out", 4, "encoder") and never spell a module path. A family is chosen by
 `config.model_type` alone; T5 comes in two shapes (gated v1.1, ReLU v1.0) that its configuration
@@ -7,7 +7,9 @@ tells apart, BERT and DistilBERT with or without a classification head.
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lib.errors import BackboneError
 
@@ -224,6 +226,92 @@ def family_of(model: PreTrainedModel) -> Family:
     if config.model_type not in known:
         raise BackboneError(
             f"no module map for the architecture {config.model_type!r}; "
-            f"known: {', '.join(MODEL_TYPES)}. Add one to lib/families.py."
+            f"known: {', '.join(MODEL_TYPES)}. Add one to lib/backbones/backbone.py."
         )
     return known[config.model_type]
+
+
+@dataclass
+class Backbone:
+    """A model in eval mode, without dropout or gradients, with its tokenizer and identity.
+
+    `content` is the sha256 identity of weights and tokenizer; `provenance` and `substitution`
+    are for the report (substitution None: it is the paper's own); `prefix` starts every prompt.
+    """
+
+    name: str
+    family: Family
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
+    device: torch.device
+    content: str
+    provenance: str
+    substitution: str | None
+    prefix: str
+    eos_id: int
+    pad_id: int
+
+    def n_blocks(self, stack: str | None = None) -> int:
+        """Number of blocks; `stack` ("decoder" by default) matters for T5 only."""
+        return len(self.model.get_submodule(self.family.stacks[self.family.stack(stack)]))
+
+    def path(self, part: str, index: int | None = None, stack: str | None = None) -> str:
+        """The module path of a neutral part, e.g. ("mlp_out", 4, "encoder") of a T5:
+        encoder.block.4.layer.1.DenseReluDense.wo. BackboneError names the valid parts and range.
+        """
+        path = self.family.path(part, index, stack)
+        if index is not None and not 0 <= index < self.n_blocks(stack):
+            raise BackboneError(
+                f"{self.name} has blocks 0 to {self.n_blocks(stack) - 1} in its "
+                f"{self.family.stack(stack)}; there is no block {index}."
+            )
+        return path
+
+    def module(self, part: str, index: int | None = None, stack: str | None = None) -> nn.Module:
+        """The module at `path(part, index, stack)`."""
+        return self.model.get_submodule(self.path(part, index, stack))
+
+
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The same model with its parameters in `dtype`, ties kept.
+
+    Buffers stay: `model.to(bfloat16)` would also round the rotary frequencies, which
+    `from_pretrained(dtype=bfloat16)` does not.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model
+
+
+def prepare(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> PreTrainedModel:
+    """The model as every backbone holds it: eval, frozen, no dropout, plain greedy decoding."""
+    model = model.to(device).eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    _check_output_matrix(model)
+    if model.can_generate():
+        config = model.config
+        start = config.decoder_start_token_id if config.is_encoder_decoder else None
+        # Checkpoints bring sampling temperatures and beam sizes; the study sets its own.
+        model.generation_config = GenerationConfig(
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=start,
+        )
+    return model
+
+
+def _check_output_matrix(model: PreTrainedModel) -> None:
+    """T5 v1.1 has an output matrix of its own; transformers 5 ties it on the slightest occasion."""
+    if model.config.model_type == "t5" and not model.config.scale_decoder_outputs:
+        own = model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
+        if not own:
+            raise BackboneError(
+                "the T5 v1.1 output matrix was tied to the embedding while loading; its checkpoint "
+                "must hold both lm_head.weight and shared.weight."
+            )

@@ -28,7 +28,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from lib.conversions import t5_config
+from lib.backbones.sources.conversions import t5_config
 
 VOCABULARY = 420  # 256 bytes, a few special tokens, and merges for the commonest letter groups
 BLOCKS = 6

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import backbones, catalogue, checkpoints, conversions
+from lib.backbones import checkpoints
+from lib.backbones.backbone import prepare
+from lib.backbones.sources import catalogue, conversions, loading
 from lib.errors import AssetError, BackboneError
 from lib.storage import archives
 
@@ -53,14 +55,14 @@ def logits(backbone, prompt):
 
 @pytest.fixture(scope="module", params=TINY)
 def tiny(request):
-    return backbones.load(request.param)
+    return loading.load(request.param)
 
 
 def test_tiny_model_loads_in_half_a_second(tiny):
     seconds = []
     for _ in range(3):  # the best of three: other processes may hold the cores
         start = time.monotonic()
-        backbones.load(tiny.name)
+        loading.load(tiny.name)
         seconds.append(time.monotonic() - start)
     assert min(seconds) < 0.5
 
@@ -104,8 +106,8 @@ def test_seed_decides_weights_and_content_and_nothing_else_moves(tiny):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    again = backbones.load(tiny.name, seed=0)
-    other = backbones.load(tiny.name, seed=1)
+    again = loading.load(tiny.name, seed=0)
+    other = loading.load(tiny.name, seed=1)
     assert torch.equal(torch.rand(3), expected)
     assert again.content == tiny.content != other.content
     assert torch.equal(logits(again, PROMPTS[0]), logits(tiny, PROMPTS[0]))
@@ -120,7 +122,7 @@ def test_generation_is_greedy_and_plain(tiny):
 
 
 def test_bfloat16_changes_parameters_and_keeps_buffers():
-    half, full = (backbones.load("tiny-llama", dtype=t) for t in (torch.bfloat16, torch.float32))
+    half, full = (loading.load("tiny-llama", dtype=t) for t in (torch.bfloat16, torch.float32))
     assert {parameter.dtype for parameter in half.model.parameters()} == {torch.bfloat16}
     assert half.dtype == torch.bfloat16
     buffers = dict(full.model.named_buffers())
@@ -131,7 +133,7 @@ def test_bfloat16_changes_parameters_and_keeps_buffers():
 def test_saved_folder_gives_the_same_model(tiny, tmp_path):
     tiny.model.save_pretrained(tmp_path)
     tiny.tokenizer.save_pretrained(tmp_path)
-    again = backbones.load(f"dir:{tmp_path}")
+    again = loading.load(f"dir:{tmp_path}")
     assert again.family.name == tiny.family.name
     assert again.content == tiny.content
     assert (again.eos_id, again.pad_id) == (tiny.eos_id, tiny.pad_id)
@@ -141,59 +143,59 @@ def test_saved_folder_gives_the_same_model(tiny, tmp_path):
 
 
 def test_local_models_folder_comes_first(tmp_path, monkeypatch):
-    tiny = backbones.load("tiny-gpt2", seed=3)
+    tiny = loading.load("tiny-gpt2", seed=3)
     tiny.model.save_pretrained(tmp_path / "gpt2-xl")
     tiny.tokenizer.save_pretrained(tmp_path / "gpt2-xl")
     monkeypatch.setenv("STUDY_MODELS", str(tmp_path))
-    local = backbones.load("gpt2-xl")
+    local = loading.load("gpt2-xl")
     assert local.content == tiny.content
     assert local.name == "gpt2-xl" and local.substitution is None
     assert str(tmp_path) not in local.provenance
 
 
 def test_gated_t5_keeps_its_own_output_matrix_and_relu_t5_shares_it(tmp_path):
-    gated, relu = backbones.load("tiny-t5"), backbones.load("tiny-t5-relu")
+    gated, relu = loading.load("tiny-t5"), loading.load("tiny-t5-relu")
     assert gated.model.lm_head.weight.data_ptr() != gated.model.shared.weight.data_ptr()
     assert relu.model.lm_head.weight.data_ptr() == relu.model.shared.weight.data_ptr()
     gated.model.tie_weights()
     with pytest.raises(BackboneError, match="output matrix was tied"):
-        backbones.prepare(gated.model, gated.tokenizer, torch.device("cpu"))
+        prepare(gated.model, gated.tokenizer, torch.device("cpu"))
 
 
 def test_incomplete_or_pickled_checkpoint_is_refused(tmp_path):
-    tiny = backbones.load("tiny-gpt2")
+    tiny = loading.load("tiny-gpt2")
     tiny.model.save_pretrained(tmp_path)
     tiny.tokenizer.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["transformer.h.2.mlp.c_fc.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BackboneError, match=r"lacks 1 tensors.*c_fc"):
-        backbones.load(f"dir:{tmp_path}")
+        loading.load(f"dir:{tmp_path}")
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(BackboneError, match="safetensors"):
-        backbones.load(f"dir:{tmp_path}")
+        loading.load(f"dir:{tmp_path}")
 
 
 def test_classifier_head_size_is_chosen_and_seeded():
-    three, other = (backbones.load("tiny-bert", num_labels=3, seed=s) for s in (0, 1))
+    three, other = (loading.load("tiny-bert", num_labels=3, seed=s) for s in (0, 1))
     assert three.module("head").weight.shape[0] == 3
     assert three.content != other.content
-    assert backbones.load("tiny-bert", num_labels=0).model.pooler is not None
+    assert loading.load("tiny-bert", num_labels=0).model.pooler is not None
 
 
 def test_hub_name_without_network_names_the_remedy():
     start = time.monotonic()
     with pytest.raises(BackboneError, match="STUDY_MODELS") as caught:
-        backbones.load("t5-small-ssm-nq")
+        loading.load("t5-small-ssm-nq")
     assert "t5-small-ssm-nq@main" in str(caught.value)
     assert time.monotonic() - start < 5
 
 
 def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
     with pytest.raises(BackboneError, match="smollm2-135m"):
-        backbones.load("smollm3")
+        loading.load("smollm3")
     with pytest.raises(BackboneError, match=r"config\.json"):
-        backbones.load(f"dir:{tmp_path}")
+        loading.load(f"dir:{tmp_path}")
 
 
 def test_every_package_entry_has_its_archive_and_a_substitution():
@@ -247,7 +249,7 @@ def real(name, asset, **options):
                 f"{name}: neither STUDY_CACHE nor STUDY_ASSETS holds "
                 f"{archives.ASSETS[asset].filename}"
             )
-    return backbones.load(name, **options)
+    return loading.load(name, **options)
 
 
 def test_real_smollm2_knows_paris():

@@ -1,7 +1,8 @@
-"""What a backbone knows before any edit: one teacher-forced pass over prompt and object.
+"""What a backbone knows before any edit: which facts it answers, how likely it finds sentences.
 
-Each answer is stored the moment its batch is done, in an append-only JSONL in the cache, so a
-killed pass goes on where it stopped and a second one costs nothing.
+One teacher-forced pass over prompts and answers. Each answer is stored the moment its batch is
+done, in an append-only JSONL in the cache, so a killed pass goes on where it stopped and a second
+one costs nothing.
 """
 
 import json
@@ -9,20 +10,20 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from filelock import FileLock
+from tqdm import tqdm
 
+from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import prompt_ids, target_ids
+from lib.backbones.passes.logits import prepare_whole, score_whole
+from lib.backbones.passes.prefix import FrozenPrefix
+from lib.data.embedded.known import Answer, Knowledge, Likelihoods
 from lib.data.embedded.triples import Fact
-from lib.data.records import content_hash
+from lib.data.records import Edit, content_hash
 from lib.errors import BackboneError, UsageError
 from lib.storage import archives
-
-if TYPE_CHECKING:
-    import torch
-
-    from lib.backbones import Backbone
-from lib.data.embedded.known import Answer, Knowledge
 
 FORMS = {"causal": ("canonical", "question"), "seq2seq": ("bare",)}
 _UNCASED = ("question", "bare")  # an answer may start a line, so case is not compared
@@ -32,7 +33,7 @@ _TOKENS = 4096  # in one forward pass
 
 
 def known_facts(
-    backbone: "Backbone",
+    backbone: Backbone,
     facts: Sequence[Fact],
     *,
     cap: int | None,
@@ -108,7 +109,7 @@ def _append(path: Path, answers: dict[str, Answer]) -> None:
 class _Pass:
     """Teacher-forced scoring of facts with one backbone; holds tokens, not answers."""
 
-    def __init__(self, backbone: "Backbone", facts: Iterable[Fact]) -> None:
+    def __init__(self, backbone: Backbone, facts: Iterable[Fact]) -> None:
         self.backbone = backbone
         objects = defaultdict(set)
         for fact in facts:
@@ -132,8 +133,6 @@ class _Pass:
         return self.backbone.prefix
 
     def _object_ids(self, value: str) -> list[int]:
-        from lib.encoding import target_ids
-
         ids = target_ids(self.backbone, value)
         return ids[:-1] if ids[-1] == self.backbone.eos_id else ids  # the end mark is not asked
 
@@ -141,10 +140,6 @@ class _Pass:
         self, units: Sequence[tuple[Fact, str]]
     ) -> Iterator[list[tuple[tuple[Fact, str], Answer]]]:
         """Answers of `units` in pieces; pieces hold prompts of like length."""
-        from tqdm import tqdm
-
-        from lib.encoding import prompt_ids
-
         if not units:
             return
         prompts = [prompt_ids(self.backbone, fact.prompt(form)) for fact, form in units]
@@ -180,7 +175,7 @@ class _Pass:
         return [Answer(firsts[i][0], full[i], *firsts[i][1:]) for i in range(len(units))]
 
     def _first(
-        self, fact: Fact, logits: "torch.Tensor", top: int, uncased: bool
+        self, fact: Fact, logits: torch.Tensor, top: int, uncased: bool
     ) -> tuple[bool, str, bool]:
         accepted = [self.first_tokens[value] for value in fact.objects]
         options = self._typed[fact.relation]
@@ -198,10 +193,8 @@ class _Pass:
         right = [decode([i]).casefold() for i in target]
         return [left[0].strip(), *left[1:]] == [right[0].strip(), *right[1:]]
 
-    def _logits(self, prompts: list[list[int]], targets: list[list[int]]) -> "torch.Tensor":
+    def _logits(self, prompts: list[list[int]], targets: list[list[int]]) -> torch.Tensor:
         """Logits [rows, target tokens, vocabulary] that predict each target token."""
-        import torch
-
         bb = self.backbone
         width = len(targets[0])
         with torch.inference_mode():
@@ -216,3 +209,49 @@ class _Pass:
             ids = torch.tensor(rows, device=bb.device)
             out = bb.model(input_ids=ids, use_cache=False, logits_to_keep=width).logits
             return out[:, -width:].float()
+
+
+_LIKELIHOOD_VERSION = 1  # of the pass; a change here reads everything again
+_ROWS = 8  # in one pass
+
+
+def likelihoods(backbone: Backbone, edits: Sequence[Edit], *, cap: int) -> Likelihoods:
+    """Read the first `cap` of `edits`: how likely each target is behind its prompt."""
+    asked = edits[:cap]
+    keys = {e.identity: content_hash([backbone.prefix, e.prompt, e.target])[:32] for e in asked}
+    dtype = str(backbone.dtype).removeprefix("torch.")
+    name = f"{backbone.content[:24]}-{dtype}-v{_LIKELIHOOD_VERSION}.jsonl"
+    path = archives.cache_dir() / "likelihood" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / f".{name}.lock"):  # another process may be reading the same
+        stored = _stored_likelihoods(path)
+        missing = [edit for edit in asked if keys[edit.identity] not in stored]
+        missing.sort(key=lambda edit: (len(edit.prompt) + len(edit.target), edit.identity))
+        for start in range(0, len(missing), _ROWS):
+            piece = missing[start : start + _ROWS]
+            read = zip((keys[e.identity] for e in piece), _read(backbone, piece), strict=True)
+            new = dict(read)
+            stored.update(new)
+            with open(path, "a", encoding="utf-8") as file:
+                # On a fresh line, even if the last process died inside one.
+                rows = (json.dumps({"key": key, "nll": nll}) for key, nll in new.items())
+                file.write("\n" + "\n".join(rows) + "\n")
+    return Likelihoods({edit.identity: stored[keys[edit.identity]] for edit in asked})
+
+
+def _stored_likelihoods(path: Path) -> dict[str, float]:
+    """Values in the file; an empty or torn line is passed over."""
+    found = {}
+    for line in path.read_text("utf-8", errors="replace").split("\n") if path.is_file() else ():
+        try:
+            row = json.loads(line)
+            found[row["key"]] = float(row["nll"])
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found
+
+
+def _read(backbone: Backbone, edits: Sequence[Edit]) -> list[float]:
+    prefix = FrozenPrefix(backbone, 0)
+    prompts, targets = [edit.prompt for edit in edits], [edit.target for edit in edits]
+    return score_whole(backbone, prefix, prepare_whole(backbone, prefix, prompts, targets)).nll

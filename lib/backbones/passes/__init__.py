@@ -1,0 +1,1 @@
+"""Forward passes: hooks, the frozen prefix, logits at labels, decoding."""

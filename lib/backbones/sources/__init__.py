@@ -1,0 +1,1 @@
+"""Where backbones come from: packages, folders, the hub, tiny random models."""
