@@ -13,7 +13,7 @@ import pandas as pd
 
 from lib import plan
 from lib.editors import build
-from lib.editors.meta_training import trained_network
+from lib.editors.hypernet.training import trained_network
 from lib.shared import Shared
 
 # (step size, learning rate): what was left of wider grids with longer training

@@ -11,8 +11,8 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.passes import decoding
 from lib.backbones.passes.hooks import map_tensors
 from lib.backbones.passes.prefix import FrozenPrefix
-from lib.editors.codes import hamming
-from lib.editors.gated_lora import GatedLora
+from lib.editors.adapters.elder_routing import hamming
+from lib.editors.adapters.gated_lora import GatedLora
 
 LAYERS, EXPERTS, CHOSEN = 6, 4, 2
 STORED = 1000

@@ -13,10 +13,10 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.passes.fact_passes import Pair, edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.backbones.passes.logits import FactRows, divergence, edit_loss, fact_rows, label_logits
 from lib.data.records import Edit, Probe
-from lib.editors import Site
-from lib.editors.malmen import Malmen, MalmenConfig
-from lib.editors.ridge import Ridge
-from lib.editors.tracing import trace
+from lib.editors.hypernet.capture import trace
+from lib.editors.hypernet.malmen import Malmen, MalmenConfig
+from lib.editors.hypernet.ridge import Ridge
+from lib.editors.parts.sites import Site
 
 SOLVE_TOLERANCE = 5e-3
 """Relative, float32: with fewer rows than columns the inverse of the large matrix, whose smallest

@@ -4,7 +4,7 @@ import torch
 from speed_timing import Line, compare, exactly, timed
 from torch import Tensor
 
-from lib.editors.vector_index import NONE, VectorIndex
+from lib.editors.adapters.vector_index import NONE, VectorIndex
 
 WIDTH = 512
 PER_CLUSTER = 4

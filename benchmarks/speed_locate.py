@@ -12,9 +12,9 @@ from lib.backbones.passes.hooks import capture, first_tensor
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.backbones.text_states import add_documents, key_width
 from lib.data import invented
-from lib.editors.closed_form import inverse_of, solve_cholesky, solve_woodbury
-from lib.editors.subjects import Request, at_subject
-from lib.editors.values import Search, ValueRows, search_values, value_rows
+from lib.editors.locate.solve import inverse_of, solve_cholesky, solve_woodbury
+from lib.editors.locate.subjects import Request, at_subject
+from lib.editors.locate.values import Search, ValueRows, search_values, value_rows
 
 CONTEXTS = ("", "The old harbour lies behind the hill. ", "Because of the wind it rained. ")
 SEARCH = Search(steps=6)

@@ -17,8 +17,9 @@ from lib.backbones.encoding import Encoded, encode_prompts
 from lib.backbones.passes import decoding
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import SUBSETS, Edit, Probe, Stream
-from lib.editors import BASE, build
-from lib.editors.melo import Melo
+from lib.editors import build
+from lib.editors.adapters.melo import Melo
+from lib.editors.base import BASE
 from lib.evaluation import Evaluator, Protocol, Record
 
 LOGIT_TOLERANCE = 1e-4

@@ -13,7 +13,8 @@ from lib.backbones.backbone import Backbone
 from lib.data.embedded.known import Knowledge
 from lib.data.records import Dataset, Stream, content_hash
 from lib.data.training import TrainingFacts
-from lib.editors import Editor, build, needs_of
+from lib.editors import build, needs_of
+from lib.editors.base import Editor
 from lib.errors import StudyError
 from lib.general_ability import GeneralTasks
 from lib.plan import Run

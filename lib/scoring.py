@@ -11,7 +11,7 @@ from lib.backbones.passes import decoding
 from lib.backbones.passes.logits import TargetScores, WholeRows, score_whole, scores_at
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.editors.base import Editor
-from lib.editors.stand_in import StandIn, tell
+from lib.editors.parts.stand_in import StandIn, tell
 
 
 @dataclass(frozen=True)

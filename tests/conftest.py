@@ -13,7 +13,8 @@ from lib.backbones.sources import loading
 from lib.data import corpus
 from lib.data.records import Edit, Probe, Stream
 from lib.data.training import TrainingFacts
-from lib.editors import Editor, build
+from lib.editors import build
+from lib.editors.base import Editor
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 

@@ -11,7 +11,7 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import answer_ids, prompt_ids
 from lib.backbones.sources import loading
 from lib.data.records import SUBSETS
-from lib.editors.ft import FineTune
+from lib.editors.finetune import FineTune
 from lib.protocol import Evaluator, Protocol
 from tests.conftest import CAUSAL, make
 from tests.data.test_streams import quick, run

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib.editors import codes
+from lib.editors.adapters import elder_routing
 from lib.papers.elder_deferral import Rule, by_chance, distances, simulations
 from lib.papers.elder_simulation import (
     Routers,
@@ -33,7 +33,9 @@ def test_distances_between_codes_are_counted(shape: tuple[int, int, int]) -> Non
     layers, experts, k = shape
     counts = code_counts(*shape)
     assert sum(counts) == math.comb(experts, k) ** layers and len(counts) == k * layers + 1
-    found = codes.hamming(random_codes(4000, *shape, seed=1), random_codes(1, *shape, seed=2))
+    found = elder_routing.hamming(
+        random_codes(4000, *shape, seed=1), random_codes(1, *shape, seed=2)
+    )
     for half, count in enumerate(counts):
         share = count / sum(counts)
         assert (found == 2 * half).float().mean() == pytest.approx(share, abs=0.03)
@@ -60,7 +62,7 @@ def test_several_different_codes_defer_as_draws_do(stored: int) -> None:
     for _ in range(1500):
         order = torch.randperm(36, generator=draw)[:stored]
         query = known[torch.randint(36, (1,), generator=draw)]
-        far += int(codes.nearest(query, known[order]) >= 4)
+        far += int(elder_routing.nearest(query, known[order]) >= 4)
     assert random_deferred(*shape, 4, stored) == pytest.approx(far / 1500, abs=0.04)
 
 

@@ -164,7 +164,7 @@ def test_a_failed_run_is_noted_and_tried_again(tmp_path: Path, monkeypatch) -> N
     import lib.execute
 
     run, store = smoke_runs()["FT"], Store(tmp_path)
-    build = lib.execute.build
+    build = lib.editors.build
 
     def broken(*arguments, **keywords):
         raise OSError(28, "No space left on device")

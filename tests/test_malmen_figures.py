@@ -15,8 +15,7 @@ from lib import (
     figures_least_squares,
     figures_scaling,
 )
-from lib.editors.malmen import rank_one_shifts, wanted_outputs
-from lib.editors.ridge import Ridge
+from lib.editors.hypernet.ridge import Ridge, rank_one_shifts, wanted_outputs
 from lib.figures_least_squares import ROWS
 from lib.papers import malmen
 from lib.render import ROOT

@@ -21,7 +21,7 @@ def says(self, stream, keys=None):
 def test_observations_come_after_the_last_batch_and_survive_the_store(
     tmp_path: Path, monkeypatch
 ) -> None:
-    from lib.editors.ft import FineTune
+    from lib.editors.finetune import FineTune
 
     run, store = smoke_runs("zsre-causal", single=True)["FT"], Store(tmp_path)
     monkeypatch.setattr(FineTune, "observe", says)
@@ -33,7 +33,7 @@ def test_observations_come_after_the_last_batch_and_survive_the_store(
 
 
 def test_a_run_killed_while_it_observes_observes_again(tmp_path: Path, monkeypatch) -> None:
-    from lib.editors.ft import FineTune
+    from lib.editors.finetune import FineTune
 
     def breaks(self, stream, keys=None):
         yield next(says(self, stream))

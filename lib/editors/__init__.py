@@ -7,42 +7,29 @@ import typing
 from typing import Any
 
 from lib.backbones.backbone import Backbone
-from lib.editors.base import BASE, Editor, EditorConfig, EditReport
-from lib.editors.sites import Site
+from lib.editors.base import Editor, EditorConfig
+from lib.editors.parts.sites import Site
 from lib.errors import EditorError
 
 # kind: (module, editor class, configuration class); imported when asked for
 REGISTRY = {
-    "melo": ("lib.editors.melo", "Melo", "MeloConfig"),
-    "comeba_hk": ("lib.editors.comeba_hk", "ComebaHk", "ComebaHkConfig"),
-    "memit": ("lib.editors.memit", "Memit", "MemitConfig"),
-    "rome": ("lib.editors.rome", "Rome", "RomeConfig"),
-    "grace": ("lib.editors.grace", "Grace", "GraceConfig"),
-    "defer": ("lib.editors.defer", "Defer", "DeferConfig"),
-    "elder": ("lib.editors.elder", "Elder", "ElderConfig"),
-    "lora": ("lib.editors.lora", "Lora", "LoraConfig"),
-    "malmen": ("lib.editors.malmen", "Malmen", "MalmenConfig"),
-    "mend": ("lib.editors.mend", "Mend", "MendConfig"),
-    "serac": ("lib.editors.serac", "Serac", "SeracConfig"),
-    "t_patcher": ("lib.editors.t_patcher", "TPatcher", "TPatcherConfig"),
-    "wilke": ("lib.editors.wilke", "Wilke", "WilkeConfig"),
-    "ft": ("lib.editors.ft", "FineTune", "FtConfig"),
-    "ft_l": ("lib.editors.ft_l", "FtL", "FtLConfig"),
-    "ft_epochs": ("lib.editors.ft", "FineTuneEpochs", "FtEpochsConfig"),
+    "melo": ("lib.editors.adapters.melo", "Melo", "MeloConfig"),
+    "comeba_hk": ("lib.editors.locate.comeba_hk", "ComebaHk", "ComebaHkConfig"),
+    "memit": ("lib.editors.locate.memit", "Memit", "MemitConfig"),
+    "rome": ("lib.editors.locate.rome", "Rome", "RomeConfig"),
+    "grace": ("lib.editors.memory.grace", "Grace", "GraceConfig"),
+    "defer": ("lib.editors.memory.defer", "Defer", "DeferConfig"),
+    "elder": ("lib.editors.adapters.elder", "Elder", "ElderConfig"),
+    "lora": ("lib.editors.adapters.lora", "Lora", "LoraConfig"),
+    "malmen": ("lib.editors.hypernet.malmen", "Malmen", "MalmenConfig"),
+    "mend": ("lib.editors.hypernet.malmen", "Mend", "MendConfig"),
+    "serac": ("lib.editors.memory.serac", "Serac", "SeracConfig"),
+    "t_patcher": ("lib.editors.memory.t_patcher", "TPatcher", "TPatcherConfig"),
+    "wilke": ("lib.editors.locate.rome", "Wilke", "WilkeConfig"),
+    "ft": ("lib.editors.finetune", "FineTune", "FtConfig"),
+    "ft_l": ("lib.editors.finetune", "FtL", "FtLConfig"),
+    "ft_epochs": ("lib.editors.finetune", "FineTuneEpochs", "FtEpochsConfig"),
 }
-
-__all__ = [
-    "BASE",
-    "REGISTRY",
-    "EditReport",
-    "Editor",
-    "EditorConfig",
-    "Site",
-    "build",
-    "class_of",
-    "module_of",
-    "needs_of",
-]
 
 
 def module_of(kind: str) -> str:

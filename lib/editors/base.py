@@ -17,7 +17,7 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import Encoded, encode
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit, Stream
-from lib.editors.stand_in import StandIn
+from lib.editors.parts.stand_in import StandIn
 from lib.errors import EditorError
 from lib.storage import atomic
 

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib.editors import codes, mixture
-from lib.editors.elder import ALLOCATION, ROUTERS
+from lib.editors.adapters import elder_routing
+from lib.editors.adapters.elder import ALLOCATION, ROUTERS
 
 UNRELATED = 200
 LIKENESS = 0.9
@@ -93,9 +93,9 @@ def simulate(run: Routers) -> pd.DataFrame:
         math.sqrt(run.alike) * common + math.sqrt(1 - run.alike) * part
         for part in (own, again, others)
     )
-    allocation = codes.Allocation(run.layers, run.experts, run.k, run.seed + ALLOCATION)
+    allocation = elder_routing.Allocation(run.layers, run.experts, run.k, run.seed + ALLOCATION)
     wanted = torch.stack([allocation.of(f"label {i}") for i in range(run.edits)])
-    drawn = mixture.initial_routers(run.layers, run.experts, run.width, run.seed + ROUTERS)
+    drawn = elder_routing.initial_routers(run.layers, run.experts, run.width, run.seed + ROUTERS)
     routers = [part.requires_grad_() for part in drawn]
     stored = torch.cat(
         [
@@ -104,7 +104,9 @@ def simulate(run: Routers) -> pd.DataFrame:
         ]
     )
     with torch.no_grad():
-        now = [mixture.route(q, *routers, run.k).chosen for q in (queries, rephrased, unrelated)]
+        now = [
+            elder_routing.route(q, *routers, run.k).chosen for q in (queries, rephrased, unrelated)
+        ]
     parts = zip(("edits", "holdout", "upstream"), now, strict=True)
     return pd.concat(
         [_rows(name, found, stored, now[0]) for name, found in parts], ignore_index=True
@@ -115,9 +117,9 @@ def _edited(routers: list[Tensor], queries: Tensor, wanted: Tensor, run: Routers
     """One batch of edits: the codes [B, L, N] at the last pass, one step before the end."""
     optimiser = torch.optim.Adam(routers, lr=run.lr, fused=True)
     for _ in range(run.steps):
-        routing = mixture.route(queries, *routers, run.k)
+        routing = elder_routing.route(queries, *routers, run.k)
         optimiser.zero_grad()
-        mixture.guided_loss(routing.log_scores, wanted).backward()
+        elder_routing.guided_loss(routing.log_scores, wanted).backward()
         optimiser.step()
     return routing.chosen
 
@@ -125,7 +127,7 @@ def _edited(routers: list[Tensor], queries: Tensor, wanted: Tensor, run: Routers
 def _rows(subset: str, found: Tensor, stored: Tensor, now: Tensor) -> pd.DataFrame:
     rows = {"subset": subset}
     for name, memory in (("stored", stored), ("refreshed", now)):
-        distances = codes.hamming(found, memory)
+        distances = elder_routing.hamming(found, memory)
         rows[name] = distances.amin(dim=1).numpy()
         own = distances.diagonal().numpy() if subset != "upstream" else np.nan
         rows[f"own_{name}"] = own

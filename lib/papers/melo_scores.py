@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.editors import BASE
+from lib.editors.base import BASE
 from lib.metrics import perplexity, scores
 from lib.papers.common import kept
 from lib.study import Study

@@ -13,10 +13,10 @@ from lib.backbones.sources import loading
 from lib.backbones.text_states import Sample, estimate, second_moments
 from lib.data import corpus
 from lib.data.corpus import Corpus
-from tests.locate_cases import CORPUS, LAYERS, gap
-from tests.reference_updates import moments
+from tests.editors.locate.locate_cases import CORPUS, LAYERS, gap
+from tests.editors.locate.reference_updates import moments
 
-pytest_plugins = ("tests.locate_fixtures",)
+pytest_plugins = ("tests.editors.locate.locate_fixtures",)
 
 INVENTED = corpus.load("invented")
 LONG = Sample(tokens=4000)

@@ -10,7 +10,7 @@ from lib.backbones.sources.tiny import TEXT
 from lib.backbones.text_states import Sample
 from lib.data.corpus import Corpus
 
-pytest_plugins = ("tests.locate_fixtures",)
+pytest_plugins = ("tests.editors.locate.locate_fixtures",)
 pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 CORPUS = Corpus("tiny", TEXT)

@@ -9,7 +9,7 @@ from lib import execute, plan
 from lib.data.records import Dataset, Edit, Probe
 from lib.data.streams import PromptStyle, record_stream
 from lib.data.training import TrainingFacts, training_facts
-from lib.editors.ft import FineTune
+from lib.editors.finetune import FineTune
 from lib.errors import RecordError, UsageError
 from lib.shared import Shared
 from lib.store import Store

@@ -45,8 +45,8 @@ def test_a_classifier_learns_and_says_how_well(base: Backbone, monkeypatch) -> N
     learned, held_out = CLAIMS[:48], {"claims": CLAIMS[48:], "edits": [CLAIMS[49]]}
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     tuned = tune_classifier(base, learned, held_out, QUICK)
-    classes = predicted_classes(tuned, [text for text, _ in CLAIMS[48:]])
-    hits = sum(str(c) == gold for c, (_, gold) in zip(classes, CLAIMS[48:], strict=True))
+    found = predicted_classes(tuned, [text for text, _ in CLAIMS[48:]])
+    hits = sum(str(c) == gold for c, (_, gold) in zip(found, CLAIMS[48:], strict=True))
     assert hits >= 7
     assert all(torch.equal(value, before[k]) for k, value in base.model.state_dict().items())
     (file,) = (archives.cache_dir() / "tuned").glob("*/tuning.json")

@@ -1,0 +1,1 @@
+"""Editors that add low-rank adapters behind a gate: MELO, ELDER, LoRA."""

@@ -1,0 +1,1 @@
+"""Editors whose shifts a trained network predicts: MALMEN, MEND."""

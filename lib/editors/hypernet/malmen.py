@@ -1,0 +1,177 @@
+"""MALMEN (Tan, Zhang, Fu; ICLR 2024): massive editing by a hyper-network and least squares.
+
+Symbols as in the paper's code: m facts edited at once; for one edited layer with weight W [d, d']
+the rows K [n, d] (keys) and G [n, d'] (gradients of the edit loss at its output), one per cached
+token; the network's (K~, G~); eta, lambda = exp(alpha); D [n, d'] wanted output changes; S [d, d']
+the shift; Gamma = dL_meta/dW.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lib.backbones.passes.fact_passes import MiniBatch, edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.backbones.passes.logits import divergence, edit_loss, label_logits
+from lib.data.records import Edit
+from lib.editors.hypernet.capture import GraphMemory, Tokens
+from lib.editors.hypernet.editor import HyperConfig, HyperEditor
+from lib.editors.hypernet.ridge import MinimumNorm, Ridge, Solve, rank_one_shifts, wanted_outputs
+from lib.editors.parts.weights import EditedWeights
+
+
+@dataclass(frozen=True)
+class MalmenConfig(HyperConfig):
+    """`ridge`: lambda "learned" from 1 on, "fixed" at 1, or "none" (minimum-norm solution)."""
+
+    ridge: Literal["learned", "fixed", "none"] = "learned"
+
+
+@dataclass(frozen=True)
+class MetaLosses:
+    """L_gen and L_loc of one meta-step: means over its mini-batches (for the record; the gradients
+    are of the sums)."""
+
+    generality: float
+    locality: float
+
+
+class Malmen(HyperEditor):
+    """One shift per layer that best gives every row the output change it wants."""
+
+    name = "MALMEN"
+    config: MalmenConfig
+
+    def wanted(self, path: str, keys: Tensor, gradients: Tensor) -> Tensor:
+        """D [n, d'] of some rows of a layer."""
+        net, module = self.network.of(path)
+        return wanted_outputs(net.eta[module], keys, *net(keys, gradients, module))
+
+    def shift(self, path: str, keys: Tensor, gradients: Tensor) -> tuple[Tensor, Solve | None]:
+        """S = (K^T K + lambda I)^-1 K^T D, and the solve for `backward`."""
+        wanted = torch.cat([self.wanted(path, k, g) for k, g in self.chunks(keys, gradients)])
+        solve = self._solve(path, keys)
+        shift = solve.shift(wanted)
+        solve.release_keys()
+        return shift, solve
+
+    def _solve(self, path: str, keys: Tensor) -> Solve:
+        net, module = self.network.of(path)
+        if self.config.ridge == "none":
+            return MinimumNorm(keys)
+        return Ridge(keys, net.alpha[module].exp().item())
+
+    def proxies(
+        self, path: str, keys: Tensor, gradients: Tensor, gamma: Tensor, solve: Solve | None
+    ) -> Iterator[Callable[[], Tensor]]:
+        """Scalars whose gradients with respect to the network are those of the meta loss.
+
+        dL/dD is constant: the proxy <dL/dD, D(theta)> carries it into the network, chunk by chunk;
+        lambda gets its own gradient in closed form (malmen 2.2).
+        """
+        net, module = self.network.of(path)
+        solve.take_keys(keys)
+        through = solve.wanted_gradient(gamma)
+        solve.release_keys()
+        if self.config.ridge == "learned":
+            yield lambda: solve.log_ridge_gradient() * net.alpha[module]
+        chunks = self.chunks(keys, gradients)
+        for (k, g), constant in zip(chunks, through.split(self.config.editor_rows), strict=True):
+            yield lambda k=k, g=g, constant=constant: (constant * self.wanted(path, k, g)).sum()
+
+    # -- one meta-step (malmen 2.4) --------------------------------------------------------------
+
+    def meta_gradients(
+        self, facts: Sequence[Edit], memory: GraphMemory | None = None
+    ) -> MetaLosses:
+        """Leave the meta-gradients of a meta-batch of m facts in the network's `.grad`.
+
+        Decoupled: the language model and the network run one after the other, mini-batch by
+        mini-batch, so that memory does not grow with m but for the rows. `memory` counts what the
+        passes keep for their backward passes.
+        """
+        memory = memory or GraphMemory.off()
+        network, weights = self.network, self.weights
+        network.zero_grad(set_to_none=True)
+        store, _ = self.cache(self._batches(edit_pairs(facts)), learn=True)
+        memory.rows = store.bytes
+        shifts, solves = self.predict(store)
+        weights.write(shifts)
+        memory.exclude(module.weight for module in weights.modules.values())
+        try:
+            with weights.collecting() as gammas:
+                generality = [
+                    self._generality(batch, gammas, memory)
+                    for batch in self._batches(rephrase_pairs(facts))
+                ]
+                locality = [
+                    self._locality(batch, gammas, memory)
+                    for batch in self._batches(unrelated_pairs(facts))
+                ]
+        finally:
+            weights.restore()
+        for path in self.paths:
+            for proxy in self.proxies(path, *store.of(path), gammas[path], solves[path]):
+                with memory.of("network"):
+                    value = proxy()
+                value.backward()
+        store.close()
+        return MetaLosses(sum(generality) / len(generality), sum(locality) / len(locality))
+
+    def _generality(
+        self, batch: MiniBatch, gammas: dict[str, Tensor], memory: GraphMemory
+    ) -> float:
+        """Cross-entropy of the rephrases, into Gamma."""
+        with memory.of("model"), self.prefix.replay(batch.state):
+            loss = edit_loss(*label_logits(self.backbone, batch.rows))
+        return _collected(loss, self.weights, gammas)
+
+    def _locality(self, batch: MiniBatch, gammas: dict[str, Tensor], memory: GraphMemory) -> float:
+        """loc_coef KL(original || edited) of the unrelated prompts, into Gamma."""
+        with self.prefix.replay(batch.state):
+            with torch.no_grad(), self.weights.originals():
+                reference, _ = label_logits(self.backbone, batch.rows)
+            with memory.of("model"):
+                logits, _ = label_logits(self.backbone, batch.rows)
+                loss = divergence(reference, logits)
+        return _collected(loss, self.weights, gammas, self.config.loc_coef)
+
+
+def _collected(
+    loss: Tensor, weights: EditedWeights, gammas: dict[str, Tensor], coefficient: float = 1.0
+) -> float:
+    (coefficient * loss).backward()
+    weights.collect(gammas)
+    return loss.item()
+
+
+@dataclass(frozen=True)
+class MendConfig(HyperConfig):
+    """As MALMEN's without a ridge; every attended token is cached."""
+
+    tokens: Tokens = "all"
+
+
+class Mend(Malmen):
+    """The sum of one rank-one shift per row."""
+
+    name = "MEND"
+    config: MendConfig
+
+    def _summed(self, path: str, keys: Tensor, gradients: Tensor) -> Tensor:
+        net, module = self.network.of(path)
+        return rank_one_shifts(net.eta[module], *net(keys, gradients, module))
+
+    def shift(self, path: str, keys: Tensor, gradients: Tensor) -> tuple[Tensor, Solve | None]:
+        """S = -eta sum_j k~_j^T g~_j."""
+        parts = [self._summed(path, k, g) for k, g in self.chunks(keys, gradients)]
+        return torch.stack(parts).sum(dim=0), None
+
+    def proxies(
+        self, path: str, keys: Tensor, gradients: Tensor, gamma: Tensor, solve: Solve | None
+    ) -> Iterator[Callable[[], Tensor]]:
+        """The proxy is <Gamma, S(theta)>, chunk by chunk."""
+        for k, g in self.chunks(keys, gradients):
+            yield lambda k=k, g=g: (gamma * self._summed(path, k, g)).sum()

@@ -1,0 +1,278 @@
+"""Training a hyper-network: one pass of meta-steps over the training facts, or its cached outcome.
+
+The outer loop of malmen 2.4: Adam on the whole network, gradients clipped together. A killed
+training goes on from its last checkpoint and ends in the same network; a finished one is reused by
+every run that asks for the same backbone, facts, configuration and number of edits at once.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lib.backbones.passes.fact_passes import edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.data.records import Edit, content_hash
+from lib.editors.hypernet.network import HyperNetworks
+from lib.errors import EditorError
+from lib.storage import atomic, fingerprints
+
+if TYPE_CHECKING:
+    from lib.editors.hypernet.malmen import Malmen
+
+from typing import TYPE_CHECKING
+
+from lib.backbones.passes.fact_passes import Pair
+from lib.backbones.passes.logits import hits, label_logits
+
+if TYPE_CHECKING:
+    from lib.editors.hypernet.malmen import Malmen
+
+
+@torch.no_grad()
+def validate(editor: "Malmen", m: int, *, edited: bool = True) -> dict[str, float]:
+    """Edit success, generality and locality (teacher-forced, against gold answers; malmen 5) on the
+    validation facts, m at a time, each chunk on the unedited backbone.
+
+    Too few facts for one chunk are edited together; `edited=False` scores the backbone itself. The
+    running statistics stay as they are: the official code lets validation rows into them. Empty
+    without validation facts.
+    """
+    facts = editor.training.valid
+    if not facts:
+        return {}
+    size = min(m, len(facts))
+    scores: dict[str, list[float]] = {"valid_ES": [], "valid_GS": [], "valid_LS": []}
+    for start in range(0, len(facts) - size + 1, size):
+        chunk = facts[start : start + size]
+        editor.weights.write(editor.shifts_of(chunk) if edited else {})
+        try:
+            parts = (edit_pairs(chunk), rephrase_pairs(chunk), unrelated_pairs(chunk))
+            for pairs, found in zip(parts, scores.values(), strict=True):
+                found += teacher_forced(editor, pairs)
+        finally:
+            editor.weights.restore()
+    return {name: sum(found) / len(found) for name, found in scores.items()}
+
+
+def teacher_forced(editor: "Malmen", pairs: Sequence[Pair]) -> list[float]:
+    """Share of answer tokens that are the argmax, row by row, under the weights in force."""
+    found = []
+    for batch in editor.passes.mini_batches(pairs, editor.config.batch_rows):
+        with editor.prefix.replay(batch.state):
+            logits, _ = label_logits(editor.backbone, batch.rows)
+        found += hits(logits, batch.rows)
+    return found
+
+
+CHECKPOINT_SECONDS = 30.0
+_UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, SafetensorError)
+
+
+@dataclass
+class Record:
+    """What is known about a training beside its network: meta-steps done, seconds spent and the
+    learning curve (one entry per meta-step)."""
+
+    m: int
+    facts: int
+    steps: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, its record, and whether it was read from the cache."""
+
+    network: HyperNetworks
+    record: Record
+    cached: bool
+
+
+def trained_network(editor: "Malmen", m: int) -> Trained:
+    """The network of an editor for m edits at once, trained now or before.
+
+    Raises EditorError if the editor has no training facts. Without a cache folder nothing is kept.
+    """
+    if editor.training is None or not editor.training.train:
+        raise EditorError(
+            f"{editor.name} learns from facts before it edits; pass training= "
+            "(lib.data.training), or give the setting a `training` entry"
+        )
+    m = min(m, len(editor.training.train))
+    if editor.networks_cache is None:
+        return Trained(*_train(editor, m, None), cached=False)
+    folder = editor.networks_cache / network_key(editor, m)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        stored = _read(folder, editor)
+        if stored is not None:
+            return Trained(*stored, cached=True)
+        network, record = _train(editor, m, folder.with_suffix(".partial"))
+        _write(folder, network, record)
+    _remove(folder.with_suffix(".partial"))
+    return Trained(network, record, cached=False)
+
+
+def network_key(editor: "Malmen", m: int) -> str:
+    """The content identity of a trained network."""
+    config = asdict(editor.config)
+    del config["train_m"]  # m stands beside it
+    backbone = editor.backbone
+    identity = {
+        "editor": editor.name,
+        "m": m,
+        "config": config,
+        "backbone": [backbone.content, str(backbone.dtype), str(backbone.device)],
+        "facts": editor.training.content,
+        "code": fingerprints.code("lib.editors.hypernet.training", "lib.editors.hypernet.malmen"),
+        "versions": fingerprints.versions(),
+    }
+    return content_hash(identity)[:32]
+
+
+def meta_batches(facts: Sequence[Edit], m: int, epochs: int, seed: int) -> Iterator[list[Edit]]:
+    """The facts of every meta-step: each epoch in a new order, m at a time, the rest left out;
+    each fact with one of its rephrases, drawn anew per epoch (malmen 2.4, 4). The order depends on
+    the seed, the draws on the epoch alone."""
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        order, drawn = (
+            torch.randperm(len(facts), generator=generator).tolist(),
+            _drawn(facts, epoch),
+        )
+        for start in range(0, len(order) - m + 1, m):
+            yield [drawn[index] for index in order[start : start + m]]
+
+
+def _drawn(facts: Sequence[Edit], epoch: int) -> list[Edit]:
+    places = torch.rand(len(facts), generator=torch.Generator().manual_seed(epoch)).tolist()
+    return [
+        replace(fact, rephrases=(fact.rephrases[int(place * len(fact.rephrases))],))
+        for fact, place in zip(facts, places, strict=True)
+    ]
+
+
+def _train(editor: "Malmen", m: int, partial: Path | None) -> tuple[HyperNetworks, Record]:
+    config, facts = editor.config, editor.training.train
+    network = editor.new_network()
+    editor.use_network(network)
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.meta_lr)
+    record = Record(m, facts=len(facts) // m * m * config.epochs)
+    if partial is not None:
+        record = _resume(partial, network, optimiser) or record
+    per_epoch = len(facts) // m
+    total = per_epoch * config.epochs
+    bar = tqdm(
+        total=total, initial=record.steps, desc=f"training {editor.name}, {m} edits at once",
+        unit="step", file=sys.stderr, mininterval=1, leave=False,
+    )  # fmt: skip
+    began = saved = time.monotonic() - record.seconds
+    if not record.steps:
+        record.curve.append({"step": 0, **validate(editor, m, edited=False)})
+    for number, batch in enumerate(meta_batches(facts, m, config.epochs, config.seed)):
+        if number % per_epoch == 0:
+            _fill(editor, number // per_epoch)  # also before a resumed step: the same calls
+        if number < record.steps:
+            continue
+        losses = editor.meta_gradients(batch)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+        optimiser.step()
+        record.steps = number + 1
+        last = record.steps == total
+        due = config.validate_every and record.steps % config.validate_every == 0
+        record.curve.append(
+            {"step": record.steps, **asdict(losses)} | (validate(editor, m) if last or due else {})
+        )
+        _check(record, editor)
+        bar.update()
+        record.seconds = time.monotonic() - began
+        if partial is not None and time.monotonic() - saved > CHECKPOINT_SECONDS and not last:
+            _write(partial, network, record, optimiser)
+            saved = time.monotonic()
+    bar.close()
+    network.zero_grad(set_to_none=True)
+    return network.requires_grad_(False), record
+
+
+def _fill(editor: "Malmen", epoch: int) -> None:
+    """Run the frozen blocks on an epoch's rows, once for every training on these facts."""
+    drawn = _drawn(editor.training.train, epoch)
+    editor.passes.fill([*edit_pairs(drawn), *rephrase_pairs(drawn), *unrelated_pairs(drawn)])
+
+
+def _check(record: Record, editor: "Malmen") -> None:
+    latest = record.curve[-1]
+    if not math.isfinite(latest["generality"] + latest["locality"]):
+        raise EditorError(
+            f"the meta-training of {editor.name} diverged at step {record.steps} (loss "
+            f"{latest['generality']}, {latest['locality']}); lower meta_lr or eta"
+        )
+
+
+def _write(
+    folder: Path,
+    network: HyperNetworks,
+    record: Record,
+    optimiser: torch.optim.Adam | None = None,
+) -> None:
+    with atomic.folder(folder) as scratch:
+        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        save_file(state, scratch / "network.safetensors")
+        if optimiser is not None:
+            save_file(_moments(optimiser), scratch / "adam.safetensors")
+        (scratch / "record.json").write_text(json.dumps(asdict(record)), "utf-8")
+
+
+def _moments(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+    return {
+        f"{number}.{name}": value.contiguous()
+        for number, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def _resume(folder: Path, network: HyperNetworks, optimiser: torch.optim.Adam) -> Record | None:
+    try:
+        record, weights = _record(folder), load_file(folder / "network.safetensors")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in load_file(folder / "adam.safetensors").items():
+            number, which = name.split(".")
+            state.setdefault(int(number), {})[which] = value
+    except _UNREADABLE:
+        return None  # absent or damaged: begin again
+    network.load_state_dict(weights)
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+    return record
+
+
+def _read(folder: Path, editor: "Malmen") -> tuple[HyperNetworks, Record] | None:
+    try:
+        network, record = editor.new_network(), _record(folder)
+        network.load_state_dict(load_file(folder / "network.safetensors"))
+    except _UNREADABLE:
+        return None  # absent or damaged: train it again
+    return network.requires_grad_(False), record
+
+
+def _record(folder: Path) -> Record:
+    return Record(**json.loads((folder / "record.json").read_text("utf-8")))
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.glob("*"):
+        file.unlink()
+    if folder.is_dir():
+        folder.rmdir()

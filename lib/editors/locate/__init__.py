@@ -1,0 +1,1 @@
+"""Editors that find keys and solve for weights: ROME, WilKE, MEMIT, COMEBA-HK."""

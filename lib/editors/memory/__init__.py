@@ -1,0 +1,1 @@
+"""Editors that keep edits beside the model: GRACE, Defer, SERAC, T-Patcher."""

@@ -1,0 +1,1 @@
+"""What editors of several families are made of."""

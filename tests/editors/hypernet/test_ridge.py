@@ -1,0 +1,120 @@
+"""MALMEN's least-squares step alone: parity checks 1 to 3 of the study's notes, in float64."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib.editors.hypernet.ridge import MinimumNorm, Ridge
+from tests.editors.hypernet.reference_hypernetwork import ridge_shift
+
+WIDE, SQUARE, TALL = (7, 20, 5), (12, 12, 9), (60, 12, 9)  # rows n, key width d, value width d'
+SHAPES = pytest.mark.parametrize("shape", [WIDE, SQUARE, TALL], ids=["n<d", "n=d", "n>d"])
+FORMS = pytest.mark.parametrize("form", ["primal", "dual", "auto"])
+RIDGES = pytest.mark.parametrize("ridge", [0.01, 1.0, 30.0])
+
+
+def problem(shape: tuple[int, int, int], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys K [n, d], wanted changes D [n, d'] and a gradient Gamma [d, d']."""
+    n, d, width = shape
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((n, d), (n, width), (d, width))
+    return tuple(torch.randn(s, generator=generator, dtype=torch.float64) for s in sizes)
+
+
+def gap(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max())
+
+
+@SHAPES
+@FORMS
+@RIDGES
+def test_01_ridge_equals_augmented_least_squares(shape, form, ridge) -> None:
+    K, D, _ = problem(shape)
+    _, d, width = shape
+    stacked = torch.cat([K, math.sqrt(ridge) * torch.eye(d, dtype=K.dtype)])
+    right = torch.cat([D, torch.zeros(d, width, dtype=K.dtype)])
+    assert gap(Ridge(K, ridge, form).shift(D), torch.linalg.lstsq(stacked, right).solution) < 1e-10
+
+
+@SHAPES
+def test_02_dual_equals_primal(shape) -> None:
+    K, D, gamma = problem(shape)
+    found = {}
+    for form in ("primal", "dual"):
+        solve = Ridge(K, 0.3, form)
+        found[form] = [solve.shift(D), solve.wanted_gradient(gamma), solve.log_ridge_gradient()]
+    for primal, dual in zip(*found.values(), strict=True):
+        assert torch.as_tensor(primal).abs().max() > 1e-3
+        assert gap(torch.as_tensor(primal), torch.as_tensor(dual)) < 1e-10
+
+
+@SHAPES
+@FORMS
+def test_04_the_gradients_of_the_solve_are_those_of_autograd(shape, form) -> None:
+    """Through a function of S that is not linear, as the edited model is none."""
+    K, D, mix = problem(shape)
+    D, alpha = D.requires_grad_(), torch.tensor(-0.7, dtype=K.dtype, requires_grad=True)
+    S = ridge_shift(K, D, alpha.exp())
+    loss = (torch.sin(S) * mix).sum()
+    gamma, to_D, to_alpha = torch.autograd.grad(loss, [S, D, alpha])
+    solve = Ridge(K, math.exp(-0.7), form)
+    assert gap(solve.shift(D.detach()), S.detach()) < 1e-10
+    assert gap(solve.wanted_gradient(gamma), to_D) < 1e-10
+    assert float(solve.log_ridge_gradient()) == pytest.approx(float(to_alpha), rel=1e-9)
+
+
+@pytest.mark.parametrize("form", ["dual", "auto"])  # d x d is singular to rounding here
+def test_03_a_vanishing_ridge_interpolates_independent_rows(form) -> None:
+    K, D, _ = problem(WIDE)
+    S = Ridge(K, 1e-10, form).shift(D)
+    assert gap(K @ S, D) < 1e-6
+    assert gap(S, torch.linalg.pinv(K) @ D) < 1e-6
+
+
+@FORMS
+def test_03_one_row_has_a_closed_form(form) -> None:
+    K, D, _ = problem((1, 20, 5))
+    u, d = K[0], D[0]
+    expected = torch.outer(u, d) / (u @ u + 1.0)
+    assert gap(Ridge(K, 1.0, form).shift(D), expected) < 1e-12
+
+
+@SHAPES
+@pytest.mark.parametrize("repeated", [False, True])
+def test_03_without_a_ridge_the_shift_is_that_of_the_pseudo_inverse(shape, repeated) -> None:
+    """Also for rows that occur twice with different wishes: the two are averaged."""
+    K, D, gamma = problem(shape)
+    if repeated:
+        K = torch.cat([K, K[:3]])
+        D = torch.cat([D, -2 * D[:3]])
+    solve = MinimumNorm(K)
+    inverse = torch.linalg.pinv(K)
+    assert gap(solve.shift(D), inverse @ D) < 1e-9
+    assert gap(solve.wanted_gradient(gamma), inverse.T @ gamma) < 1e-9
+    assert float(solve.log_ridge_gradient()) == 0.0
+
+
+@pytest.mark.parametrize("rows", [40, 4])
+def test_rows_that_differ_in_scale_by_a_million_are_solved_in_float32(rows: int) -> None:
+    """Real keys have a few huge coordinates. Judged by what the shift does to the keys."""
+    K, D, _ = problem((rows, 16, 5))
+    K = K * torch.logspace(-3, 3, 16, dtype=K.dtype)
+    exact = K @ ridge_shift(K, D, 1.0)
+    ours = Ridge(K.float(), 1.0).shift(D.float()).double()
+    assert (K @ ours - exact).norm() < 1e-3 * exact.norm()
+
+
+@FORMS
+def test_rows_that_nearly_coincide_are_solved_in_float64_where_float32_does_not_suffice(
+    form,
+) -> None:
+    """Keys of a real layer share a large part; K^T K in float32 is then off by more than lambda."""
+    generator = torch.Generator().manual_seed(0)
+    shared = 100 * torch.randn(1, 32, generator=generator)
+    K = shared + 0.01 * torch.randn(300, 32, generator=generator)
+    D = torch.randn(300, 4, generator=generator)
+    exact = ridge_shift(K.double(), D.double(), 1.0)
+    ours = Ridge(K, 1.0, form).shift(D).double()
+    assert (ours - exact).norm() < 1e-2 * exact.norm()
