@@ -24,7 +24,8 @@ from lib.data.records import SUBSETS
 from lib.data.streams import PromptStyle, stream_of
 from lib.data.training import training_facts
 from lib.editors import build
-from lib.protocol import Evaluator, Protocol, run_sequence
+from lib.evaluation.evaluator import Evaluator, Protocol
+from lib.evaluation.protocol import run_sequence
 from lib.shared import EVERY, Shared
 
 FIRST = {

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 
 from lib.backbones.sources import loading
-from lib.data import general
 from lib.data.records import Stream
 from lib.editors import build
-from lib.evaluation import Evaluator, Protocol
+from lib.evaluation.evaluator import Evaluator, Protocol
+from lib.evaluation.general import embedded
 
 
 def main() -> None:
@@ -28,12 +28,12 @@ def main() -> None:
     parser.add_argument("--measured", action="store_true")
     chosen = parser.parse_args()
     backbone = loading.load(chosen.backbone, dtype=getattr(torch, chosen.dtype))
-    found = general.probes(chosen.count, development=not chosen.measured)
+    found = embedded.probes(chosen.count, development=not chosen.measured)
     editor = build("ft", backbone, {"site": {"part": "mlp_out", "block": 0}})
     stream = Stream("general ability", (), 1, general=found)
     protocol = Protocol(evaluation_batch=20, decode=False)
     records = pd.DataFrame(Evaluator(editor, stream, protocol).records("general", "before", 0))
-    records["task"] = [general.task_of(probe) for probe in found]
+    records["task"] = [embedded.task_of(probe) for probe in found]
     records["right"] = records["answer_accuracy"] == 1
     records["tokens"] = [len(backbone.tokenizer(text)["input_ids"]) for text in records["prompt"]]
     for task, rows in records.groupby("task", sort=False):
@@ -41,7 +41,7 @@ def main() -> None:
         split = ", ".join(f"{name} {share:.2f}" for name, share in answers.items())
         print(
             f"{task:12} right {rows['right'].mean():.2f} of {len(rows)}, "
-            f"chance {general.TASKS[task].chance:.2f}, tokens {rows['tokens'].mean():.0f} "
+            f"chance {embedded.TASKS[task].chance:.2f}, tokens {rows['tokens'].mean():.0f} "
             f"(at most {rows['tokens'].max()})" + (f"; {split}" if len(answers) <= 3 else "")
         )
 

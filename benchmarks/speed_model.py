@@ -20,7 +20,7 @@ from lib.data.records import SUBSETS, Edit, Probe, Stream
 from lib.editors import build
 from lib.editors.adapters.melo import Melo
 from lib.editors.base import BASE
-from lib.evaluation import Evaluator, Protocol, Record
+from lib.evaluation.evaluator import Evaluator, Protocol, Record
 
 LOGIT_TOLERANCE = 1e-4
 """Of the largest logit. A row alone has another width and no padding, and a merged weight rounds

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib import inference, machine
+from lib import machine
 from lib.backbones.backbone import Backbone
 from lib.data.embedded.known import Knowledge
 from lib.data.records import Dataset, Stream, content_hash
@@ -16,11 +16,13 @@ from lib.data.training import TrainingFacts
 from lib.editors import build, needs_of
 from lib.editors.base import Editor
 from lib.errors import StudyError
-from lib.general_ability import GeneralTasks
+from lib.evaluation import timing
+from lib.evaluation.evaluator import Evaluator, Protocol
+from lib.evaluation.general.ability import GeneralTasks
+from lib.evaluation.protocol import Clock, run_sequence
+from lib.evaluation.scoring import Scored, needs_whole_passes
 from lib.plan import Run
 from lib.progress import Progress
-from lib.protocol import Clock, Evaluator, Protocol, Scored, run_sequence
-from lib.scoring import needs_whole_passes
 from lib.shared import Shared
 from lib.storage import archives, atomic, fingerprints
 from lib.store import Store, Work
@@ -133,7 +135,7 @@ def _inference_seconds(
     """Seconds of a pass over the first edit prompts as the model is now, if asked for."""
     if not protocol.inference_repeats:
         return None
-    return inference.forward_seconds(
+    return timing.forward_seconds(
         backbone,
         [edit.prompt for edit in stream.edits[:INFERENCE_PROMPTS]],
         repeats=protocol.inference_repeats,
@@ -263,7 +265,7 @@ def _base_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol)
             "max_length": [editor.config.max_length, editor.config.full_width],
             "whole_passes": needs_whole_passes(editor),
             "device": str(editor.backbone.device),
-            "code": fingerprints.code("lib.protocol"),
+            "code": fingerprints.code("lib.evaluation.protocol"),
             "versions": fingerprints.versions(),
         }
     )

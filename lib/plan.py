@@ -157,7 +157,7 @@ def runs(
         own = _with_own(described, setting, data_dir)
         decides = _decides(name, setting, own, texts_content, device)
         if setting["protocol"].get("lm_eval"):
-            from lib.general_ability import identity  # loads transformers, as below
+            from lib.evaluation.general.ability import identity  # loads transformers, as below
 
             decides["general"] = identity(data_dir)
         for seed in range(seeds or setting["seeds"]):
@@ -169,7 +169,7 @@ def _keep_readable_tasks(settings: dict[str, Any], data_dir: Path | None, source
     """Leave general tasks whose data are not given out of the settings' protocols."""
     for setting in settings.values():
         if named := setting["protocol"].get("lm_eval"):
-            from lib.general_ability import readable  # loads transformers, as below
+            from lib.evaluation.general.ability import readable  # loads transformers, as below
 
             setting["protocol"]["lm_eval"] = readable(named, data_dir, source)
 
@@ -247,7 +247,7 @@ def _setting_runs(
 
     more_code = ("lib.data.corpus",) if "corpus" in decides else ()
     if setting["protocol"].get("lm_eval"):
-        more_code += ("lib.general_ability",)
+        more_code += ("lib.evaluation.general.ability",)
     asked = setting["dtype"] if decides.get("dtype") != setting.get("dtype") else ""
     for label, sweep, value, chosen in _variants(setting):
         entry = chosen["editor"]
@@ -260,7 +260,7 @@ def _setting_runs(
             "protocol": chosen["protocol"],
             "device": device,
             "code": fingerprints.code(
-                "lib.protocol", "lib.shared", module_of(entry["kind"]), *more_code
+                "lib.evaluation.protocol", "lib.shared", module_of(entry["kind"]), *more_code
             ),
             "versions": fingerprints.versions(),
         }

@@ -19,7 +19,7 @@ from lib.data.records import Dataset, Edit, Stream, content_hash
 from lib.data.streams import PromptStyle
 from lib.data.training import Lessons, TrainingFacts, document_facts, lessons_of, training_facts
 from lib.errors import UsageError
-from lib.scoring import Scored
+from lib.evaluation.scoring import Scored
 
 CHECKPOINT_SECONDS = 30.0
 UNORDERED = ("batch_size", "seed")

@@ -16,9 +16,9 @@ from lib.data.records import Stream
 from lib.data.streams import document_stream
 from lib.editors import build
 from lib.errors import EditorError
+from lib.evaluation.evaluator import Protocol
 from lib.execute import execute
 from lib.progress import LineProgress
-from lib.protocol import Protocol
 from lib.shared import Shared
 from lib.storage import archives
 from lib.store import Store

@@ -14,7 +14,8 @@ import pytest
 
 from lib import plan
 from lib.errors import UsageError
-from lib.execute import Evaluator, Shared, execute
+from lib.evaluation.evaluator import Evaluator
+from lib.execute import Shared, execute
 from lib.progress import LineProgress
 from lib.store import Store
 from lib.study import Study
@@ -108,7 +109,7 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(
     import lib.execute
 
     run, store = smoke_runs(single=single)[editor], Store(tmp_path)
-    plain, calls = lib.execute.run_sequence, []
+    plain, calls = lib.evaluation.protocol.run_sequence, []
 
     def stopping(editor, *arguments, after_batch, start_batch, **keywords):
         calls.append(start_batch)

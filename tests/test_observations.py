@@ -71,10 +71,10 @@ def test_inference_is_timed_before_and_after_editing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gptj", "tiny-t5", "tiny-bert"])
 def test_every_kind_of_backbone_can_be_timed(name: str) -> None:
-    from lib import inference
     from lib.backbones.sources import loading
+    from lib.evaluation import timing
 
-    assert inference.forward_seconds(loading.load(name), ["Ash?", "Dove Point?"], repeats=1) > 0
+    assert timing.forward_seconds(loading.load(name), ["Ash?", "Dove Point?"], repeats=1) > 0
 
 
 def test_progress_counts_the_stream_in_single_rounds(tmp_path: Path) -> None:

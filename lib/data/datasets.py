@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.data import general, invented
+from lib.data import invented
 from lib.data.embedded import claims, documents, facts, passages
 from lib.data.embedded.known import Knowledge, Likelihoods
 from lib.data.published import counterfact, fever, hallucination, hub, nq, scotus, zsre
 from lib.data.records import Dataset, Edit, Probe
 from lib.errors import RecordError, UsageError
+from lib.evaluation.general import embedded
 
 # Readers of the published files, and the embedded substitutes.
 PUBLISHED = {
@@ -83,7 +84,7 @@ def general_probes(dataset: str, count: int, edits: Sequence[Edit]) -> tuple[Pro
         return ()
     if dataset in INVENTED:
         return invented.general(count)
-    return general.probes(count, edited={edit.subject.casefold() for edit in edits})
+    return embedded.probes(count, edited={edit.subject.casefold() for edit in edits})
 
 
 def _published(dataset: str, data_dir: Path, variant: str | None, strict: bool) -> Dataset:

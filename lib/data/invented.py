@@ -222,7 +222,7 @@ def documents() -> Dataset:
 
 
 def general(count: int) -> tuple[Probe, ...]:
-    """`count` invented prompts for two of the tasks of `lib.data.general`."""
+    """`count` invented prompts for two of the tasks of `lib.evaluation.general.embedded`."""
     asked = {"sentiment": ("good", "bad"), "recall": ("north", "south", "east")}
     return tuple(
         Probe(

@@ -3,8 +3,8 @@
 `FineTune` is GRACE's code, the baseline that MELO's table calls CMR's base (melo 7): Adam, new for
 each call, up to `steps` steps on the whole batch, stopping when every target token is the argmax.
 `FineTuneEpochs` is what is known of MALMEN's baseline (malmen 7): AdamW, a few epochs over the
-batch in mini-batches, no stopping rule. `FtL` is ELDER's baseline (elder 7): one MLP matrix, an edit
-at a time, inside a small box around the weights.
+batch in mini-batches, no stopping rule. `FtL` is ELDER's baseline (elder 7): one MLP
+matrix, an edit at a time, inside a small box around the weights.
 """
 
 import itertools

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from lib import tables
-from lib.data import general
-from lib.general_ability import PUBLISHED
+from lib.evaluation.general import embedded
+from lib.evaluation.general.ability import PUBLISHED
 from lib.papers import common
 from lib.papers.elder_scores import (
     BASE,
@@ -67,7 +67,7 @@ class Ability:
         records = records[records["subset"] == "general"]
         found = []
         for key in dict.fromkeys(records["task"]):
-            name = general.TASKS[key].stands_for
+            name = embedded.TASKS[key].stands_for
             found.append(Task(key, f"{name}: {key}" if name else key, name))
         return cls(study, setting, records, tuple(found), False)
 
@@ -227,7 +227,7 @@ def _about(scores: Ability) -> Iterator[str]:
     if scores.own:
         yield scores.harness()
     for task in () if scores.own else scores.tasks:
-        about = general.TASKS[task.key]
+        about = embedded.TASKS[task.key]
         yield f"{task.title}: {about.what}; by chance {100 * about.chance:.0f}."
     named = {task.reported for task in scores.tasks}
     left = [task.title for task in PUBLISHED.values() if task.title not in named]

@@ -13,7 +13,8 @@ from lib.data.published import counterfact, zsre
 from lib.data.records import Edit, Probe, Stream
 from lib.data.streams import PromptStyle, record_stream
 from lib.errors import RecordError
-from lib.protocol import Evaluator, Protocol, run_sequence
+from lib.evaluation.evaluator import Evaluator, Protocol
+from lib.evaluation.protocol import run_sequence
 from tests.conftest import make
 
 STORE = FactStore(

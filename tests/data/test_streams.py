@@ -5,12 +5,13 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from lib import rows
 from lib.backbones.sources import loading
 from lib.data.records import SUBSETS, Dataset, Edit, Probe, Stream, content_hash
 from lib.data.streams import record_stream, stream_of
 from lib.errors import RecordError, UsageError
-from lib.protocol import Evaluator, Protocol, run_sequence
+from lib.evaluation import prompts
+from lib.evaluation.evaluator import Evaluator, Protocol
+from lib.evaluation.protocol import run_sequence
 from tests.conftest import FACTS, edits, make
 
 TRUE = ("Holm", "Tavik Old Town", "Wick", "Wick", "Lantern", "Holm")
@@ -158,7 +159,7 @@ def test_rows_are_scored_with_the_batch_they_belong_to() -> None:
     bare2 = dataclasses.replace(source.edits[3], locality=(), rephrases=())
     changed = dataclasses.replace(source, edits=(*source.edits[:2], bare, bare2, *source.edits[4:]))
     chosen = record_stream(changed, n_edits=6, batch_size=2, seed=0)
-    near = rows.row_batches(chosen, "near", 3)
+    near = prompts.row_batches(chosen, "near", 3)
     assert [(batch.number, len(batch.rows)) for batch in near] == [(0, 3), (0, 1), (2, 3), (2, 1)]
     assert all(row.edit_index // 2 == batch.number for batch in near for row in batch.rows)
     backbone = loading.load("tiny-gpt2")
@@ -171,25 +172,25 @@ def test_rows_are_scored_with_the_batch_they_belong_to() -> None:
 
 def test_shared_pools_keep_their_batches() -> None:
     plain = Stream("s", edits(5), 2, holdout=edits(5))
-    assert [len(batch.rows) for batch in rows.row_batches(plain, "edits", 1)] == [2, 2, 1]
-    holdout = rows.row_batches(plain, "holdout", 4)
+    assert [len(batch.rows) for batch in prompts.row_batches(plain, "edits", 1)] == [2, 2, 1]
+    holdout = prompts.row_batches(plain, "holdout", 4)
     assert [(batch.number, len(batch.rows)) for batch in holdout] == [(0, 4), (1, 1)]
     assert {row.edit_index for batch in holdout for row in batch.rows} == {-1}
 
 
 def test_what_competes_with_the_target() -> None:
     chosen = record_stream(dataset(), n_edits=5, batch_size=5, seed=0, n_near=3)
-    edited = rows.row_batches(chosen, "edits", 9)[0].rows
+    edited = prompts.row_batches(chosen, "edits", 9)[0].rows
     assert [row.other for row in edited] == list(TRUE[:5])
-    near = rows.row_batches(chosen, "near", 99)[0].rows
+    near = prompts.row_batches(chosen, "near", 99)[0].rows
     new = {e.relation: e.target for e in chosen.edits}
     for row in near:  # a near question has no competing answer
         expected = "" if row.record.endswith(":q") else new[f"r{row.edit_index}"]
         assert row.other == expected
-    assert {row.other for row in rows.row_batches(chosen, "upstream", 99)[0].rows} == {""}
+    assert {row.other for row in prompts.row_batches(chosen, "upstream", 99)[0].rows} == {""}
     same = dataclasses.replace(chosen.edits[0], target_true=chosen.edits[0].target)
     again = dataclasses.replace(chosen, edits=(same, *chosen.edits[1:]))
-    assert rows.row_batches(again, "edits", 9)[0].rows[0].other == ""
+    assert prompts.row_batches(again, "edits", 9)[0].rows[0].other == ""
 
 
 # -- single rounds ---------------------------------------------------------------------------
@@ -262,8 +263,8 @@ def test_questions_beside_statements_may_have_a_template_of_their_own() -> None:
 
 
 def test_competing_answers_are_left_out_where_nobody_reads_them() -> None:
-    asked = rows.row_batches(quick(), "edits", 4)
-    quiet = rows.row_batches(quick(), "edits", 4, rivals=False)
+    asked = prompts.row_batches(quick(), "edits", 4)
+    quiet = prompts.row_batches(quick(), "edits", 4, rivals=False)
     assert any(row.other for batch in asked for row in batch.rows)
     assert not any(row.other for batch in quiet for row in batch.rows)
     editor = make("ft", loading.load("tiny-gpt2"))

@@ -2,8 +2,8 @@
 
 EasyEdit's form (ref 8): k* is the mean key over context texts, u = k* / ||k*|| without the key
 covariance (`moment_adjustment` brings it back: u = C^-1 k*, normalised), v* the searched output of
-the MLP, and W <- W + (v* - W k) u^T / (u^T k) for the key k of the bare prompt. `Wilke` is ROME at the
-block where an edit changes least (Hu et al., 2024; elder 7).
+the MLP, and W <- W + (v* - W k) u^T / (u^T k) for the key k of the bare prompt. `Wilke` is ROME at
+the block where an edit changes least (Hu et al., 2024; elder 7).
 """
 
 import time

@@ -11,8 +11,9 @@ from lib.backbones.encoding import IGNORED, encode
 from lib.backbones.passes import decoding
 from lib.backbones.passes.logits import target_logits
 from lib.backbones.passes.prefix import FrozenPrefix
+from lib.evaluation.evaluator import Evaluator, Protocol
+from lib.evaluation.protocol import run_sequence
 from lib.metrics.scores import f1_ids
-from lib.protocol import Evaluator, Protocol, run_sequence
 from tests.conftest import edits, generate, make, stream
 
 PROMPTS = [edit.prompt for edit in edits()]

@@ -13,8 +13,8 @@ from lib.data.records import Edit, Stream
 from lib.data.training import TrainingFacts
 from lib.editors.hypernet.malmen import Malmen
 from lib.editors.hypernet.training import validate
-from lib.evaluation import Evaluator, Protocol
-from lib.protocol import run_sequence
+from lib.evaluation.evaluator import Evaluator, Protocol
+from lib.evaluation.protocol import run_sequence
 from tests.editors.hypernet.malmen_cases import editor_of, facts_for, gap, oracle_of, paths
 from tests.editors.hypernet.reference_hypernetwork import ridge_shift, summed_shift, wanted
 

@@ -11,7 +11,8 @@ from lib.backbones.encoding import answer_ids
 from lib.backbones.sources import loading
 from lib.data.records import Edit, Probe, Stream
 from lib.editors.base import Editor
-from lib.protocol import Evaluator, Protocol, run_sequence
+from lib.evaluation.evaluator import Evaluator, Protocol
+from lib.evaluation.protocol import run_sequence
 from tests.editors.locate.locate_cases import (
     FIRST,
     LAYERS,

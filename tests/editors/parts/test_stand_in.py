@@ -14,7 +14,7 @@ from lib.editors.memory.serac import Serac
 from lib.editors.memory.serac_networks import edit_text
 from lib.editors.parts.stand_in import SPARE, tell
 from lib.errors import EditorError
-from lib.protocol import Evaluator, Protocol
+from lib.evaluation.evaluator import Evaluator, Protocol
 from tests.conftest import configuration, edits, generate, prompt_logits, stream
 from tests.editors.memory.serac_cases import (
     FACTS,

@@ -15,8 +15,8 @@ from lib.data import datasets
 from lib.data.records import SUBSETS, Stream
 from lib.data.streams import record_stream
 from lib.errors import RecordError
-from lib.protocol import Evaluator, Protocol
-from lib.rows import Row
+from lib.evaluation.evaluator import Evaluator, Protocol
+from lib.evaluation.prompts import Row
 from tests.conftest import make
 from tests.data.test_streams import quick, run
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lib import general_ability, general_tasks
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import answer_ids, encode_prompts
 from lib.backbones.sources import loading
 from lib.errors import RecordError, UsageError
-from lib.evaluation import Protocol
+from lib.evaluation.evaluator import Protocol
+from lib.evaluation.general import ability, own_tasks
+from lib.evaluation.general.ability import PUBLISHED, GeneralTasks, readable
 from lib.execute import Shared, execute
-from lib.general_ability import PUBLISHED, GeneralTasks, readable
 from lib.progress import LineProgress
 from lib.store import Store
 from tests.conftest import edits, generate, make, prompt_logits
@@ -21,7 +21,7 @@ from tests.test_execute import smoke_runs
 from tests.test_plan import planned
 
 LM_EVAL = pytest.mark.skipif(
-    not general_ability.installed(),
+    not ability.installed(),
     reason="the optional extra lm-eval is not installed (.[general])",
 )
 DIALOGUE = {"id": "v_1", "article": "m : is it far ? f : yes .", "answers": "C"}
@@ -76,7 +76,7 @@ def test_published_tasks_are_planned_where_their_data_are(tmp_path: Path, monkey
     (tmp_path / "general").mkdir()
     assert readable(names, tmp_path, "files") == names
     for there in (False, True):
-        monkeypatch.setattr(general_ability, "installed", lambda there=there: there)
+        monkeypatch.setattr(ability, "installed", lambda there=there: there)
         assert readable(names, None, "hub") == (names if there else [])
         assert readable(names, None, "embedded") == []
     with pytest.raises(UsageError, match="no general task 'gsm8'"):
@@ -96,7 +96,7 @@ def test_a_plan_knows_the_files_and_the_code_of_its_tasks(published: Path, monke
     write(published / "general", "rte/validation.jsonl", RECORDS["rte/validation.jsonl"][:1])
     again = planned(monkeypatch, published, protocol=asked)[0]
     assert again.spec["general"]["files"] != first.spec["general"]["files"]
-    monkeypatch.setattr(general_tasks, "FOLDER", published)  # other task files
+    monkeypatch.setattr(own_tasks, "FOLDER", published)  # other task files
     changed = planned(monkeypatch, published, protocol=asked)[0]
     assert changed.spec["general"]["tasks"] != again.spec["general"]["tasks"]
     without = planned(monkeypatch, None, protocol=asked)[0]
@@ -109,13 +109,13 @@ def general(editor, data_dir: Path | None, *names: str, batch: int = 2) -> Gener
 
 
 def test_a_missing_harness_names_the_remedy(monkeypatch) -> None:
-    monkeypatch.setattr(general_ability, "installed", lambda: False)
+    monkeypatch.setattr(ability, "installed", lambda: False)
     with pytest.raises(UsageError, match=r"pip install -e '\.\[general\]'"):
         general(make("ft", loading.load("tiny-gpt2")), None, "rte").rows("end")
 
 
 def test_other_backbones_are_refused(monkeypatch) -> None:
-    monkeypatch.setattr(general_ability, "installed", lambda: True)
+    monkeypatch.setattr(ability, "installed", lambda: True)
     with pytest.raises(UsageError, match="seq2seq"):
         general(make("ft", loading.load("tiny-t5")), None, "rte").rows("end")
 
@@ -128,18 +128,18 @@ def test_entities_keep_their_last_word_and_neighbours_stay_apart() -> None:
     new = [1, 2, 1, 0, 3, 4]  # B-PER I-PER B-PER O B-ORG I-ORG
     old = [2, 2, 1, 0, 4, 4]  # the same as IOB1
     expected = [("Ada Lund", "person"), ("Bram", "person"), ("Calder Bank", "organization")]
-    assert general_tasks.entities(words, new) == general_tasks.entities(words, old) == expected
-    assert general_tasks.entities(["A", "B"], [2, 6]) == [("A", "person"), ("B", "location")]
+    assert own_tasks.entities(words, new) == own_tasks.entities(words, old) == expected
+    assert own_tasks.entities(["A", "B"], [2, 6]) == [("A", "person"), ("B", "location")]
 
 
 def test_every_type_of_a_sentence_is_one_question() -> None:
     pytest.importorskip("datasets")
-    rows = list(general_tasks.entity_questions(TAGGED))
+    rows = list(own_tasks.entity_questions(TAGGED))
     assert [(row["kind"], row["entities"]) for row in rows] == [
         ("person", ["Ada Lund", "Bram"]),
         ("location", ["Onn"]),
     ]
-    found = general_tasks.entity_recall(rows[0], [" Ada Lund and others"])
+    found = own_tasks.entity_recall(rows[0], [" Ada Lund and others"])
     assert found == {"entity_recall": 0.5}
 
 
@@ -147,11 +147,11 @@ def test_rouge_of_a_hand_computed_pair() -> None:
     pytest.importorskip("rouge_score", reason="the optional extra lm-eval brings rouge_score")
     row = {"summary": "the cat mat"}
     # Unigrams 3 of 4 and 3; bigrams 1 of 3 and 2; longest common subsequence "the cat mat" 3.
-    found = general_tasks.rouge(row, ["The cat sat mat"])["rouge"]
+    found = own_tasks.rouge(row, ["The cat sat mat"])["rouge"]
     assert found == pytest.approx((2 * 3 / 7 + 2 * 1 / 5 + 2 * 3 / 7) / 3)
-    turned = general_tasks.rouge(row, ["mat the cat"])["rouge"]
+    turned = own_tasks.rouge(row, ["mat the cat"])["rouge"]
     assert turned == pytest.approx((1.0 + 2 * 1 / 4 + 2 * 2 / 6) / 3)
-    assert general_tasks.rouge(row, [""]) == {"rouge": 0.0}
+    assert own_tasks.rouge(row, [""]) == {"rouge": 0.0}
 
 
 # -- the harness -----------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_rouge_of_a_hand_computed_pair() -> None:
 
 @LM_EVAL
 def test_every_task_reads_files_of_its_own(published: Path) -> None:
-    from lib import harness
+    from lib.evaluation.general import harness
 
     made = {}
     for name, about in PUBLISHED.items():
@@ -190,7 +190,7 @@ def test_a_data_set_that_cannot_be_read_names_the_remedy(published: Path) -> Non
 @LM_EVAL
 def test_the_likeliest_candidate_is_the_answer(published: Path, monkeypatch) -> None:
     """The harness's own MuTual scorer would pick the second candidate whatever the model says."""
-    from lib import harness
+    from lib.evaluation.general import harness
 
     def favour(self, requests, **_) -> list[tuple[float, bool]]:
         likely = {" m: a long way, then.", " yes"}
@@ -214,7 +214,7 @@ def asked(editor, batch_size: int) -> tuple[list[str], list[tuple[float, bool]]]
     """What the harness's model writes behind QUESTIONS, and how it scores CHOICES there."""
     from lm_eval.api.instance import Instance
 
-    from lib.harness import EditedModel
+    from lib.evaluation.general.harness import EditedModel
 
     model = EditedModel(editor, batch_size)
     greedy = {"until": ["\n\n\n"], "max_gen_toks": 5, "do_sample": False}
@@ -233,7 +233,7 @@ def asked(editor, batch_size: int) -> tuple[list[str], list[tuple[float, bool]]]
 def test_the_harness_asks_as_the_model_and_the_harness_do(name: str) -> None:
     from lm_eval.models.huggingface import HFLM
 
-    from lib.harness import EditedModel
+    from lib.evaluation.general.harness import EditedModel
 
     editor = make("ft", loading.load(name))
     texts, scores = asked(editor, 3)
@@ -288,7 +288,7 @@ def test_left_padded_batches_are_routed_like_single_prompts(kind: str) -> None:
 
 @LM_EVAL
 def test_a_run_observes_its_tasks_before_and_at_the_end(published, tmp_path, monkeypatch) -> None:
-    from lib import harness
+    from lib.evaluation.general import harness
 
     plain = smoke_runs("zsre-causal")
     names = ["sst2", "mutual", "conll03", "samsum", "nq_open", "boolq"]
@@ -307,6 +307,6 @@ def test_a_run_observes_its_tasks_before_and_at_the_end(published, tmp_path, mon
         assert list(found["metric"]) == metrics * 2
         assert list(found["n"]) == [2, 1, 2, 1, 1, 1] * 2 and found["value"].between(0, 1).all()
         assert found["stderr"].isna().tolist() == [False, True, False, True, True, True] * 2
-        assert set(found["harness"]) == {general_ability.identity(None)["lm_eval"]}
+        assert set(found["harness"]) == {ability.identity(None)["lm_eval"]}
         assert list(found["task_version"]) == ["1.0", "2.0", "1.0", "1.0", "4.0", "2.0"] * 2
     assert len(calls) == 3  # the unedited backbone was scored once

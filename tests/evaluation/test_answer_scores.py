@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import prepared
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import answer_ids, prompt_ids
 from lib.backbones.sources import loading
 from lib.data.records import SUBSETS
 from lib.editors.finetune import FineTune
-from lib.protocol import Evaluator, Protocol
+from lib.evaluation import evaluator
+from lib.evaluation.evaluator import Evaluator, Protocol
 from tests.conftest import CAUSAL, make
 from tests.data.test_streams import quick, run
 
@@ -89,7 +89,7 @@ def test_passes_that_find_no_room_change_nothing(generator: Backbone, monkeypatc
     protocol = Protocol(max_new_tokens=3, evaluation_batch=4)
     kept = run(make("ft", generator), quick(), protocol)[0]
     other = loading.load(generator.name)
-    monkeypatch.setattr(prepared, "PASSES_BYTES", 0)
+    monkeypatch.setattr(evaluator, "PASSES_BYTES", 0)
     pd.testing.assert_frame_equal(run(make("ft", other), quick(), protocol)[0], kept)
 
 
@@ -99,7 +99,7 @@ def test_passes_of_earlier_runs_make_room(monkeypatch) -> None:
     first.score_unedited()
     held = sum(batch.bytes for batch in passes.values())
     assert held > 0
-    monkeypatch.setattr(prepared, "PASSES_BYTES", held)
+    monkeypatch.setattr(evaluator, "PASSES_BYTES", held)
     editor = make("ft", backbone, site={"part": "mlp_out", "block": 1})
     second = Evaluator(editor, quick(), Protocol(max_new_tokens=2), passes=passes)
     second.score_unedited()

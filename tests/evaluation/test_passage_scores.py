@@ -9,7 +9,7 @@ from lib.data.datasets import load
 from lib.data.streams import passage_stream
 from lib.editors import build
 from lib.errors import RecordError
-from lib.evaluation import Evaluator, Protocol
+from lib.evaluation.evaluator import Evaluator, Protocol
 from lib.metrics import perplexity
 from tests.conftest import configuration
 

@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from lib.data.records import SUBSETS, Stream
 from lib.editors.base import Editor
 from lib.errors import UsageError
-from lib.evaluation import Evaluator, Protocol, Record
-from lib.scoring import Scored
-
-__all__ = ["SUBSETS", "Clock", "Evaluator", "Protocol", "Record", "Scored", "run_sequence"]
+from lib.evaluation.evaluator import Evaluator, Protocol, Record
 
 
 @dataclass

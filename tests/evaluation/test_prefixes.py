@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib import prepared
 from lib.backbones.backbone import Backbone
 from lib.backbones.passes import decoding
 from lib.backbones.passes.hooks import map_tensors
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.backbones.sources import loading
+from lib.evaluation import evaluator
 from tests.conftest import edits
 
 PROMPTS = tuple(edit.prompt for edit in edits(3))
@@ -81,12 +81,12 @@ def test_editors_that_share_a_backbone_share_its_lower_blocks() -> None:
     backbone, passes = loading.load("tiny-llama"), {}
     rows = (PROMPTS, TARGETS, ("", "", ""))
     seen = counted(backbone.module("mlp", 0))
-    prepared.Prepared(Stub(backbone, 2), passes, whole=False).of(rows)
-    made = prepared.Prepared(Stub(backbone, 4), passes, whole=False).of(rows)
+    evaluator.Prepared(Stub(backbone, 2), passes, whole=False).of(rows)
+    made = evaluator.Prepared(Stub(backbone, 4), passes, whole=False).of(rows)
     assert len(seen) == 1
     # A module of the lower blocks that was not watched then has to be run again.
     low = (backbone.path("mlp_out", 1),)
-    watched = prepared.Prepared(Stub(backbone, 4, low), passes, whole=False).of(rows)
+    watched = evaluator.Prepared(Stub(backbone, 4, low), passes, whole=False).of(rows)
     assert len(seen) == 2
     assert torch.equal(made.state.output, rows_at(backbone, 4).state.output)
     assert set(watched.state.watched) == set(low)

@@ -1,11 +1,11 @@
-"""Tasks of general ability that lm-eval lacks, in its YAML format, and the functions they name."""
+"""Tasks of general ability that lm-eval lacks (`tasks/`), and the functions that they name."""
 
 from pathlib import Path
 from typing import Any
 
 from lib.data.records import content_hash
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).with_name("tasks")
 # The hub's order of CoNLL-2003's tags: O, then B- and I- of each of these.
 ENTITIES = ("person", "organization", "location", "miscellaneous")
 

@@ -30,8 +30,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain, cycle, zip_longest
 
-from lib.data.embedded import bigbench
-from lib.data.embedded import facts as embedded
+from lib.data.embedded import bigbench, facts
 from lib.data.embedded.triples import Fact
 from lib.data.order import is_probe, place, shuffled
 from lib.data.records import Probe
@@ -105,7 +104,7 @@ def probes(
     gives the items on which the tasks were chosen instead. Identities are "general/<task>/<n>".
     """
     found, barred = [], set(edited)
-    for task in FROM_TABLES if embedded.store().missing else TASKS:
+    for task in FROM_TABLES if facts.store().missing else TASKS:
         groups: dict[str, list[Item]] = {}
         for item in _items(task, seed):
             own = place(0, "general development", item.key) < DEVELOPMENT * 2**64
@@ -137,8 +136,8 @@ def _facts(relations: Collection[str] = (), *, read: bool | None = None) -> list
     those for "recall" (False)."""
     return [
         fact
-        for fact in shuffled(embedded.single_facts(), 0, "general")
-        if is_probe(fact, 0, embedded.QA_PROBES)
+        for fact in shuffled(facts.single_facts(), 0, "general")
+        if is_probe(fact, 0, facts.QA_PROBES)
         and (not relations or fact.relation in relations)
         and (read is None or read == (place(0, "read", fact.subject.casefold()) % 2 == 0))
     ]
@@ -148,7 +147,7 @@ def _sentiment() -> Iterator[Item]:
     """Reviews translated from Polish, cut to their opening sentences of 8 to 25 words."""
     for row in chain.from_iterable(bigbench.rows(f"multiemo_{name}") for name in _REVIEWS):
         opening: list[str] = []
-        for sentence in _SENTENCE_END.split(embedded.joined(str(row["text"]))):
+        for sentence in _SENTENCE_END.split(facts.joined(str(row["text"]))):
             if len(opening) + len(sentence.split()) > 25:
                 break
             opening += sentence.split()
@@ -183,9 +182,9 @@ def _reading() -> Iterator[Item]:
     pool: dict[str, list[Fact]] = {}
     for fact in _facts(read=True):
         pool.setdefault(fact.relation, []).append(fact)
-    for facts in pool.values():
-        for number, fact in enumerate(facts):
-            later = [*facts[number + 1 :], *facts[:number]]
+    for group in pool.values():
+        for number, fact in enumerate(group):
+            later = [*group[number + 1 :], *group[:number]]
             other = next((o for o in later if o.object != fact.object), None)
             if other is None:
                 continue
@@ -210,7 +209,7 @@ def _entities() -> Iterator[Item]:
 def _completion() -> Iterator[Item]:
     """Behind 15 to 45 words of a paragraph, the last word of a clause that stood before in it."""
     for text in chain.from_iterable(bigbench.texts(kind) for kind in ("nyt", "squad")):
-        words = embedded.joined(text).split()
+        words = facts.joined(text).split()
         for at in range(15, min(len(words), 46)):
             last = words[at][:-1]
             before = {word.strip("\"'“”‘(),.;:") for word in words[:at]}

@@ -7,17 +7,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import rows
 from lib.backbones.sources import loading
-from lib.data import general, invented
+from lib.data import invented
 from lib.data.datasets import general_probes
 from lib.data.embedded import bigbench, facts
 from lib.data.embedded.triples import Fact, FactStore
 from lib.data.order import is_probe
 from lib.data.records import Probe, Stream, content_hash
+from lib.evaluation import prompts
+from lib.evaluation.evaluator import Protocol
+from lib.evaluation.general import embedded
 from lib.execute import Shared, execute
 from lib.progress import LineProgress
-from lib.protocol import Protocol
 from lib.store import Store
 from tests.conftest import make, stream
 from tests.data.test_streams import quick, run
@@ -66,15 +67,15 @@ def data(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bigbench, "texts", paragraphs)
     monkeypatch.setattr(facts, "single_facts", lambda: list(FACTS))
     monkeypatch.setattr(facts, "store", lambda: FactStore(FACTS, ("invented",)))
-    general._items.cache_clear()
+    embedded._items.cache_clear()
     yield monkeypatch
-    general._items.cache_clear()
+    embedded._items.cache_clear()
 
 
 def by_task(found: tuple[Probe, ...]) -> dict[str, list[Probe]]:
     tasks: dict[str, list[Probe]] = {}
     for probe in found:
-        tasks.setdefault(general.task_of(probe), []).append(probe)
+        tasks.setdefault(embedded.task_of(probe), []).append(probe)
     return tasks
 
 
@@ -82,20 +83,20 @@ def by_task(found: tuple[Probe, ...]) -> dict[str, list[Probe]]:
 
 
 def test_every_task_gives_as_many_items_in_a_fixed_order(data) -> None:
-    found = general.probes(6)
+    found = embedded.probes(6)
     tasks = by_task(found)
-    assert {name: len(probes) for name, probes in tasks.items()} == dict.fromkeys(general.TASKS, 6)
+    assert {name: len(probes) for name, probes in tasks.items()} == dict.fromkeys(embedded.TASKS, 6)
     assert all(probe.kind == "general" for probe in found)
     assert [p.identity for p in tasks["sums"]] == [f"general/sums/{n}" for n in range(6)]
-    general._items.cache_clear()
-    assert general.probes(6) == found
-    assert [p.prompt for p in general.probes(3)] == [
+    embedded._items.cache_clear()
+    assert embedded.probes(6) == found
+    assert [p.prompt for p in embedded.probes(3)] == [
         probe.prompt for probes in tasks.values() for probe in probes[:3]
     ]
 
 
 def test_labels_are_balanced_and_relations_take_turns(data) -> None:
-    tasks = by_task(general.probes(8))
+    tasks = by_task(embedded.probes(8))
     assert [p.target for p in tasks["sentiment"]].count("positive") == 4
     assert sum(p.prompt.endswith("Person:") for p in tasks["entities"]) == 4
     # Three relations in turn; the fourth, work_language, can be guessed and is left out.
@@ -104,7 +105,7 @@ def test_labels_are_balanced_and_relations_take_turns(data) -> None:
 
 
 def test_answers_are_those_of_the_prompts(data) -> None:
-    tasks = by_task(general.probes(30))
+    tasks = by_task(embedded.probes(30))
     truth = {fact.subject: fact.object for fact in FACTS}
     for probe in tasks["sums"]:
         assert probe.prompt.endswith(f"= {probe.target}. In numbers, the answer is")
@@ -124,8 +125,8 @@ def test_answers_are_those_of_the_prompts(data) -> None:
 
 
 def test_development_items_are_never_measured(data) -> None:
-    measured = {probe.prompt for probe in general.probes(10_000)}
-    development = {probe.prompt for probe in general.probes(10_000, development=True)}
+    measured = {probe.prompt for probe in embedded.probes(10_000)}
+    development = {probe.prompt for probe in embedded.probes(10_000, development=True)}
     assert measured.isdisjoint(development)
     assert 0.1 < len(development) / len(measured | development) < 0.3
 
@@ -139,15 +140,15 @@ def test_no_item_names_a_subject_that_is_edited(data) -> None:
         words = [f" {p.prompt} ".replace("\n", " ").replace(". ", " . ") for p in probes]
         return {name for name in named if any(f" {name} " in text for text in words)}
 
-    found = subjects(general.probes(40))
+    found = subjects(embedded.probes(40))
     assert found and found <= free
     edited = sorted(found)[: len(found) // 2]
-    left = subjects(general.probes(40, edited={name.casefold() for name in edited}))
+    left = subjects(embedded.probes(40, edited={name.casefold() for name in edited}))
     assert left and left.isdisjoint(edited)
 
 
 def test_recall_and_reading_share_no_subject(data) -> None:
-    tasks = by_task(general.probes(10_000))
+    tasks = by_task(embedded.probes(10_000))
     told = " ".join(f"{probe.prompt} " for probe in tasks["reading"])
     names = {re.sub(r"^(Name|City): (.*)\. .*", r"\2", p.prompt) for p in tasks["recall"]}
     assert len(names) > 20 and not any(f" {name} " in told or f" {name}." in told for name in names)
@@ -156,7 +157,7 @@ def test_recall_and_reading_share_no_subject(data) -> None:
 def test_tasks_that_need_the_absent_archive_are_left_out(data) -> None:
     data.setattr(facts, "store", lambda: FactStore(FACTS, ("invented",), "no archive"))
     data.setattr(bigbench, "rows", lambda name: pytest.fail("the archive was asked"))
-    assert set(by_task(general.probes(4))) == set(general.FROM_TABLES)
+    assert set(by_task(embedded.probes(4))) == set(embedded.FROM_TABLES)
 
 
 # -- streams and rows ------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_general_rows_decide_the_content_of_a_stream_only_where_there_are_some()
 @pytest.mark.parametrize("plain", [stream(), quick()], ids=["pools", "owners"])
 def test_general_rows_belong_to_no_edit(plain: Stream) -> None:
     chosen = with_general(plain)
-    batches = rows.row_batches(chosen, "general", 4)
+    batches = prompts.row_batches(chosen, "general", 4)
     assert [len(batch.rows) for batch in batches] == [4, 2]
     found = [row for batch in batches for row in batch.rows]
     assert {row.edit_index for row in found} == {-1} and {row.other for row in found} == {""}
@@ -247,6 +248,6 @@ def test_embedded_items_avoid_the_subjects_of_the_dataset(data) -> None:
     edit = dataclasses.replace(
         stream().edits[0], prompt=f"Where is {subject}?", subject=subject, relation=free.relation
     )
-    assert general_probes("zsre", 2, (edit,)) == general.probes(2, edited={subject.casefold()})
+    assert general_probes("zsre", 2, (edit,)) == embedded.probes(2, edited={subject.casefold()})
     assert general_probes("zsre", 0, (edit,)) == ()
-    assert Path(general.__file__).name == "general.py"  # the module is not hidden by a function
+    assert Path(embedded.__file__).name == "embedded.py"  # the module is not hidden by a function

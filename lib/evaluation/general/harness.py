@@ -22,11 +22,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import DynamicCache
 
-from lib import general_tasks
 from lib.backbones.encoding import IGNORED, batch_rows, pad
 from lib.backbones.passes.logits import scores_at
 from lib.editors.base import Editor
 from lib.errors import RecordError
+from lib.evaluation.general import own_tasks
 
 
 class EditedModel(HFLM):
@@ -154,7 +154,7 @@ def _task(name: str, changes: Mapping[str, Any], folder: Path | None) -> Task:
 
 @functools.cache
 def _manager() -> TaskManager:
-    return TaskManager(include_path=general_tasks.FOLDER)
+    return TaskManager(include_path=own_tasks.FOLDER)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """General ability before and after editing on the tasks of ELDER's Tables 7 to 10 (elder 5).
 
 lm-eval, an optional extra, runs its own tasks of these names, and two of ours that it lacks
-(`lib.general_tasks`), where a setting's protocol names them. Wording and scorer are the harness's,
-so levels are not the paper's. The rows of the subset "general" measure embedded tasks instead.
+(`own_tasks`), where a setting's protocol names them. Wording and scorer are the harness's, so
+levels are not the paper's. The rows of the subset "general" measure embedded tasks instead.
 """
 
 import importlib.metadata
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib import general_tasks
 from lib.data.records import content_hash
 from lib.editors.base import Editor
 from lib.errors import UsageError
-from lib.evaluation import Protocol
+from lib.evaluation.evaluator import Protocol
+from lib.evaluation.general import own_tasks
 from lib.storage import atomic, fingerprints
 
 FOLDER = "general"
@@ -72,7 +72,7 @@ def identity(data_dir: Path | None) -> dict[str, Any]:
     """What decides the tasks' results beside our code: given files, the harness, our tasks."""
     files = None if data_dir is None else fingerprints.folder(data_dir.resolve() / FOLDER)
     version = importlib.metadata.version("lm-eval") if installed() else None
-    return {"files": files, "lm_eval": version, "tasks": general_tasks.content()}
+    return {"files": files, "lm_eval": version, "tasks": own_tasks.content()}
 
 
 @dataclass
@@ -90,8 +90,8 @@ class GeneralTasks:
     kept: Path
 
     def rows(self, moment: str) -> list[dict[str, Any]]:
-        """The rows of `lib.harness.run` with "kind" ("lm_eval") and "moment" ("before" or "end"),
-        as the model is now; none if the protocol names no task. Raises what `run` raises, and
+        """The rows of `harness.run` with "kind" ("lm_eval") and "moment" ("before" or "end"), as
+        the model is now; none if the protocol names no task. Raises what `run` raises, and
         UsageError without lm-eval and for a backbone that is no causal language model."""
         if not self.protocol.lm_eval:
             return []
@@ -117,7 +117,7 @@ class GeneralTasks:
                 f"{backbone.name} is a {backbone.family.kind} backbone; general tasks are for "
                 "causal language models"
             )
-        from lib import harness
+        from lib.evaluation.general import harness
 
         tasks = {
             name: (PUBLISHED[name].metric, PUBLISHED[name].changes) for name in protocol.lm_eval
@@ -132,6 +132,6 @@ class GeneralTasks:
         decides = [
             *(backbone.content, str(backbone.dtype), str(backbone.device), dict(self.identity)),
             *(list(protocol.lm_eval), protocol.lm_eval_limit, protocol.evaluation_batch),
-            *(fingerprints.code("lib.general_ability"), fingerprints.versions()),
+            *(fingerprints.code("lib.evaluation.general.ability"), fingerprints.versions()),
         ]
         return self.kept / f"general-{content_hash(decides)[:24]}.json"

@@ -1,0 +1,1 @@
+"""Protocols, and the scores of prompts under an editor."""

@@ -1,0 +1,1 @@
+"""General ability: embedded tasks as rows, published ones by lm-eval."""
