@@ -11,10 +11,10 @@ import argparse
 
 import pandas as pd
 
-from lib import plan
 from lib.editors import build
 from lib.editors.hypernet.training import trained_network
-from lib.shared import Shared
+from lib.runs import plan
+from lib.runs.resources import Shared
 
 # (step size, learning rate): what was left of wider grids with longer training
 GRIDS = {

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import plan
 from lib.data.records import SUBSETS
 from lib.data.streams import PromptStyle, stream_of
 from lib.data.training import training_facts
 from lib.editors import build
 from lib.evaluation.evaluator import Evaluator, Protocol
 from lib.evaluation.protocol import run_sequence
-from lib.shared import EVERY, Shared
+from lib.runs import plan
+from lib.runs.resources import EVERY, Shared
 
 FIRST = {
     "zsre-t5": 300, "zsre-causal": 300, "scotus": 1000, "cf-consecutive": 60, "counterfact": 60,

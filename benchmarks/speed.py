@@ -29,8 +29,8 @@ from speed_model import (
 from speed_setting import FULL, TINY, Size, invented_stream
 from speed_timing import Line
 
-from lib import machine
 from lib.backbones.sources import loading
+from lib.runs import machine
 
 HEADER = ("what", "plain seconds", "fast seconds", "ratio", "results equal")
 

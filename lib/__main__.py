@@ -6,10 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from lib import workers
 from lib.errors import StudyError, UsageError
-from lib.plan import PAPERS, PROFILES
-from lib.progress import clock
+from lib.runs import parallel
+from lib.runs.plan import PAPERS, PROFILES
+from lib.runs.progress import clock
 
 DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders
 one HTML report per paper and an index page into OUTPUT/PROFILE/."""
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             raise UsageError(f"{flag} {folder}: there is no such folder")
     _environment(options)
 
-    from lib.study import Study
+    from lib.runs.study import Study
 
     studies = [
         Study.open(
@@ -136,16 +136,17 @@ def _print_plan(study: "Study") -> None:  # noqa: F821 - imported late, it loads
 
 
 def _execute(studies: list["Study"], options: argparse.Namespace, arguments: list[str]) -> int:  # noqa: F821
-    from lib import machine, reports
+    from lib import reports
+    from lib.runs import machine
 
     device = machine.default_device()
     peaks = [max(run.gigabytes for run in study.runs) for study in studies]
-    count = workers.jobs(options.jobs, peaks, device, machine.available_gigabytes(device))
+    count = parallel.jobs(options.jobs, peaks, device, machine.available_gigabytes(device))
     if count > 1:
         # The longest first, so that nothing waits for it at the end.
         order = sorted(studies, key=lambda study: -sum(run.seconds for run in study.to_do()))
         print(f"{len(order)} reports, {count} at a time", file=sys.stderr)
-        fine = workers.run([study.paper for study in order], arguments, count)
+        fine = parallel.run([study.paper for study in order], arguments, count)
     else:
         fine = all([_report(study, options) for study in studies])
     index = reports.write_index(studies[0].folder)

@@ -8,8 +8,8 @@ from IPython.display import HTML, display
 
 from lib import figures
 from lib.figure_files import save_drawing
-from lib.render import ROOT
-from lib.study import Study
+from lib.runs.plan import ROOT
+from lib.runs.study import Study
 
 
 def deviations(study: Study) -> str:

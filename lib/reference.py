@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from lib.errors import StoreError
-from lib.plan import PAPERS
-from lib.render import ROOT, with_pictures
+from lib.render import with_pictures
+from lib.runs.plan import PAPERS, ROOT
 from lib.storage.atomic import write_bytes
 from lib.summaries import PaperSummary, read_summaries
 

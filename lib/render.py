@@ -16,10 +16,10 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from lib.errors import StoreError, StudyError
+from lib.runs.plan import ROOT
 from lib.storage.atomic import write_text
 
 ASSETS = Path(__file__).parent / "report_assets"
-ROOT = Path(__file__).parents[1]
 # What a page takes of an output in place of the HTML that a notebook shows.
 PAGE_MARKUP = "application/vnd.model-editing-study.page+html"
 _MARKER = "papermill-error-cell-tag"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from lib import index_page, render
 from lib.errors import StoreError
-from lib.study import Study
+from lib.runs.plan import ROOT
+from lib.runs.study import Study
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"
 
 
 def render_paper(study: Study, options: argparse.Namespace) -> bool:

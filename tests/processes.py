@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["pytest", "peft", "lib.study", "lib.editors.locate.editor"])
+_SERVER.set_forkserver_preload(["pytest", "peft", "lib.runs.study", "lib.editors.locate.editor"])
 
 
 def start(function: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:

@@ -10,7 +10,7 @@ from lib.claims import UNKNOWN
 from lib.metrics.intervals import facts
 from lib.papers import comeba_hk, common
 from lib.papers.comeba_hk_scores import with_scores
-from lib.plan import Sourced
+from lib.runs.plan import Sourced
 from tests.invented_comeba import SETTINGS, InventedStudy, records
 from tests.page_checks import (
     check_claims_and_deviations,

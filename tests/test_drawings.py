@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lib import page
-from lib.render import ROOT
+from lib.runs.plan import ROOT
 
 DRAWINGS = sorted(ROOT.glob("papers/*/drawings/*.svg"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -18,7 +18,7 @@ from lib import (
 from lib.editors.hypernet.ridge import Ridge, rank_one_shifts, wanted_outputs
 from lib.figures_least_squares import ROWS
 from lib.papers import malmen
-from lib.render import ROOT
+from lib.runs.plan import ROOT
 from tests.invented_malmen import OWN, SIZES, SUM, InventedStudy
 
 DRAWINGS = ROOT / "papers/malmen/drawings"

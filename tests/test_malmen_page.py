@@ -11,10 +11,10 @@ from lib.papers import common, malmen
 from lib.papers.malmen_scores import by_m, observed, unedited
 from lib.papers.malmen_scores import planned as sizes_of
 from lib.papers.malmen_times import times
-from lib.plan import profile_of
+from lib.runs.plan import profile_of
 from tests.invented_malmen import FIRST, OWN, SIZES, SUM, USUAL, InventedStudy, N
 from tests.page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
-from tests.test_plan import planned
+from tests.runs.test_plan import planned
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "malmen.ipynb"
 SETTINGS = ("zsre", "fever")

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from lib.claims import FAILS, UNKNOWN
 from lib.papers import common, melo, melo_costs, melo_generality
-from lib.plan import profile_of
+from lib.runs.plan import profile_of
 from tests.invented_melo import BATCH, GROUPS, InventedStudy, N, index
 from tests.page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
 
@@ -223,7 +223,7 @@ def test_claims_lead_to_sections_and_deviations_are_complete() -> None:
 
 
 def _yaml() -> dict:
-    from lib.plan import read_paper
+    from lib.runs.plan import read_paper
 
     return read_paper("melo")
 

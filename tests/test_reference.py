@@ -10,8 +10,8 @@ import pytest
 from lib.__main__ import main
 from lib.errors import StoreError
 from lib.index_page import PaperSummary, write_index, write_summary
-from lib.plan import PAPERS
 from lib.reference import make
+from lib.runs.plan import PAPERS
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 FIGURE = (

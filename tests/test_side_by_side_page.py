@@ -12,7 +12,7 @@ from lib.figures_side_by_side import apart
 from lib.papers import common, side_by_side
 from lib.papers.side_by_side import Answers
 from lib.papers.side_by_side_scores import FAMILIES, with_scores
-from lib.plan import PAPERS, profile_of
+from lib.runs.plan import PAPERS, profile_of
 from lib.tables import Cell, build_table
 from tests.invented_side_by_side import FACTS, FEWER, FIRST, NASTY, InventedStudy, N
 from tests.page_checks import markdown_of

@@ -32,7 +32,7 @@ from lib.papers.comeba_hk_scores import (
     title_of,
 )
 from lib.papers.common import examples, reason, substitutions
-from lib.study import Study
+from lib.runs.study import Study
 
 __all__ = [
     "MOMENTS", "Form", "answer_effect", "costs_of", "counterfact_table", "decoded_table",

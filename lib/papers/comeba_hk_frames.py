@@ -18,7 +18,7 @@ from lib.papers.comeba_hk_scores import (
     settings,
     title_of,
 )
-from lib.study import Study
+from lib.runs.study import Study
 
 
 def hook_effect(study: Study) -> pd.DataFrame:

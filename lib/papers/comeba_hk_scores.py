@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib.metrics.intervals import facts
-from lib.study import Study
+from lib.runs.study import Study
 
 MOMENTS = {"single": "own", "consecutive": "end"}
 OWN, INTENDED, WITHOUT = "COMEBA-HK", "COMEBA-HK intended", "COMEBA-HK without hooks"

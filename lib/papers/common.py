@@ -10,9 +10,9 @@ import pandas as pd
 
 from lib import claims, summaries
 from lib.papers.own_findings import findings
-from lib.plan import edits_of
 from lib.reported import load_reported
-from lib.study import Study
+from lib.runs.plan import edits_of
+from lib.runs.study import Study
 from lib.tables import Cell
 
 __all__ = ["examples", "findings", "kept", "reason", "reported", "substitutions", "summary"]

@@ -40,7 +40,7 @@ from lib.papers.elder_scores import (
 )
 from lib.papers.elder_words import deferral_text
 from lib.reported import reported_value
-from lib.study import Study
+from lib.runs.study import Study
 
 __all__ = [
     "SUBSETS", "ablation_table", "about", "code_points", "decoded_table",

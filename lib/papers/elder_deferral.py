@@ -17,7 +17,7 @@ from lib.metrics.intervals import Interval, facts, mean_interval
 from lib.papers.common import kept
 from lib.papers.elder_scores import OWN, REFRESHED, batch_size, scored, sweeps
 from lib.papers.elder_simulation import Routers, random_deferred, random_nearest, simulate
-from lib.study import Study
+from lib.runs.study import Study
 
 SUBSETS = {
     "edits": "edits", "holdout": "rephrases", "near": "same relation",

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from lib import tables
-from lib.execute import INFERENCE_PROMPTS
 from lib.metrics import costs
 from lib.metrics.intervals import mean_interval
 from lib.papers import common
@@ -24,7 +23,8 @@ from lib.papers.elder_scores import (
     why,
 )
 from lib.reported import reported_value
-from lib.study import Study
+from lib.runs.execute import INFERENCE_PROMPTS
+from lib.runs.study import Study
 
 MILLION = 1e6
 LONGER = "edits"  # the sweep over the number of edits

@@ -26,7 +26,7 @@ from lib.papers.elder_scores import (
     title_of,
 )
 from lib.reported import reported_value
-from lib.study import Study
+from lib.runs.study import Study
 
 Z = 1.96
 MEAN = "mean of tasks"

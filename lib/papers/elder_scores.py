@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lib.papers.common import reason
-from lib.plan import edits_of, merged
-from lib.study import Study
+from lib.runs.plan import edits_of, merged
+from lib.runs.study import Study
 
 OWN, REFRESHED, BASE = "ELDER", "ELDER refreshed", "Base"
 NEEDED = (

@@ -16,7 +16,7 @@ from lib.papers.elder_deferral import (
 )
 from lib.papers.elder_scores import OWN, REFRESHED, scored
 from lib.papers.elder_simulation import code_counts
-from lib.study import Study
+from lib.runs.study import Study
 
 MOST = 0.5
 

@@ -34,7 +34,7 @@ from lib.papers.malmen_scores import (
     usual,
 )
 from lib.papers.malmen_times import time_notes, times, total_times
-from lib.study import Study
+from lib.runs.study import Study
 
 __all__ = [
     "METRIC", "NAMES", "OWN", "RIVAL", "SUM", "ablation_rows", "ablations", "by_m", "counts",

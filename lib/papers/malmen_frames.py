@@ -13,7 +13,7 @@ from lib.findings import paired
 from lib.metrics.intervals import Difference
 from lib.papers.common import kept
 from lib.papers.malmen_scores import OWN, RIVAL, observed
-from lib.study import Study
+from lib.runs.study import Study
 
 
 def examples(study: Study, setting: str, each: int = 3) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lib.claim_scaling import METRIC, SWEEP
-from lib.study import Study
+from lib.runs.study import Study
 
 OWN, RIVAL, SUM = "MALMEN", "MEND", "MALMEN with a plain sum"
 NEEDED = ("m", "moment", "subset", "record", "prompt", METRIC)

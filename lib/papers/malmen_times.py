@@ -9,7 +9,7 @@ from lib import page, tables
 from lib.papers import common
 from lib.papers.malmen_scores import OWN, by_m, observed, title_of
 from lib.reported import reported_value
-from lib.study import Study
+from lib.runs.study import Study
 
 READ = 1.0  # seconds: a preparation below it was read from a cache or is none
 

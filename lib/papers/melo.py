@@ -37,7 +37,7 @@ from lib.papers.melo_tables import (
     reported_settings,
     table2,
 )
-from lib.study import Study
+from lib.runs.study import Study
 
 __all__ = [
     "all_of_table2", "conclusion", "decoded_table", "efficiency", "examples", "generality",

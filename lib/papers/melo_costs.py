@@ -6,7 +6,7 @@ from lib.metrics import costs
 from lib.metrics.intervals import mean_interval
 from lib.papers.common import kept, reason
 from lib.papers.melo_scores import planned, settings, title_of
-from lib.study import Study
+from lib.runs.study import Study
 
 BYTES = 4  # of a stored number: keys and values are kept in float32
 REPORTED = (

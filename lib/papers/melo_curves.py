@@ -9,7 +9,7 @@ from lib import figures, figures_keys, figures_reported
 from lib.figure_style import Plot
 from lib.papers import common
 from lib.papers.melo_scores import group_of, planned, scored
-from lib.study import Study
+from lib.runs.study import Study
 
 # Sweep -> item of the reported CSV, pattern of its methods, and how a value is called.
 REPORTED = {

@@ -6,7 +6,7 @@ from lib.findings import chance, paired
 from lib.papers.common import kept, reported
 from lib.papers.melo_scores import group_of, planned, scored, settings, title_of
 from lib.reported import reported_value
-from lib.study import Study
+from lib.runs.study import Study
 
 METRIC, RELEASED, INTENDED = "f1_released", "released_holdout", "holdout"
 

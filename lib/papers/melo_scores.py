@@ -8,7 +8,7 @@ import pandas as pd
 from lib.editors.base import BASE
 from lib.metrics import perplexity, scores
 from lib.papers.common import kept
-from lib.study import Study
+from lib.runs.study import Study
 
 # How a perplexity is averaged (melo 5), and which loss it is of.
 PERPLEXITIES = {

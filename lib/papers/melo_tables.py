@@ -12,7 +12,7 @@ from lib.papers import common
 from lib.papers.common import reason, substitutions
 from lib.papers.melo_scores import group_of, perplexities, planned, scored, settings, title_of
 from lib.reported import reported_value
-from lib.study import Study
+from lib.runs.study import Study
 
 HALF_A_DIGIT = 0.005  # of the shares, as printed
 NOT_RUN = "not run in this profile"

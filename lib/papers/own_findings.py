@@ -9,7 +9,7 @@ import pandas as pd
 
 from lib import claims
 from lib.metrics import costs
-from lib.study import Study
+from lib.runs.study import Study
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from lib.papers.side_by_side_tables import (
     overview,
     readings_table,
 )
-from lib.study import Study
+from lib.runs.study import Study
 
 __all__ = [
     "FAMILY_NAMES", "Answers", "advice_table", "advice_text", "cost_table", "difference_table",

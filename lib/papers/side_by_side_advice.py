@@ -28,7 +28,7 @@ from lib.papers.side_by_side_scores import (
     scored,
     sizes,
 )
-from lib.study import Study
+from lib.runs.study import Study
 
 WANTED = (10, 100, 1000)  # the sizes that the page must answer for
 LARGER = "gpu"  # the profile that measures the largest of them

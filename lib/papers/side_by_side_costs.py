@@ -16,7 +16,7 @@ from scipy import stats
 from lib.metrics import costs
 from lib.metrics.intervals import Interval, mean_interval
 from lib.papers.side_by_side_scores import editors_of, needs_networks, size_of
-from lib.study import Study
+from lib.runs.study import Study
 
 RISE = 1.2  # seconds per edit must grow at least so many times to be called growing
 FEWEST = 4  # batches below which no trend is read

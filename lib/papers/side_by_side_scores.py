@@ -14,8 +14,8 @@ import pandas as pd
 from lib.metrics.costs import saved_bytes
 from lib.metrics.ranking import Sample
 from lib.papers.common import reason
-from lib.plan import edits_of, merged
-from lib.study import Study
+from lib.runs.plan import edits_of, merged
+from lib.runs.study import Study
 
 BASE = "Unedited model"
 FAMILIES = {  # editor kinds by what an edit leaves behind (the taxonomy of Yao et al., 2023)

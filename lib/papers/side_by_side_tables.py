@@ -30,7 +30,7 @@ from lib.papers.side_by_side_scores import (
     unedited,
     why,
 )
-from lib.study import Study
+from lib.runs.study import Study
 
 ITEM = "side by side"
 SCORE_GROUP = "Editing score"

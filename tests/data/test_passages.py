@@ -16,7 +16,7 @@ from lib.data.embedded.known import Likelihoods
 from lib.data.published.hallucination import OPENING, continuation, sentences
 from lib.data.streams import stream_of
 from lib.errors import RecordError, UsageError
-from lib.shared import Shared
+from lib.runs.resources import Shared
 
 PASSAGE = {
     "concept": "mara tolvane",
@@ -245,7 +245,7 @@ def test_both_published_forms_give_the_same_prompts_and_nearly_the_same_targets(
 
 
 def test_the_smoke_setting_trains_on_other_passages_than_it_edits() -> None:
-    from lib import plan
+    from lib.runs import plan
 
     runs = plan.runs("melo", "smoke", seeds=1, device="cpu")
     run = next(run for run in runs if run.setting == "hallucination" and run.editor == "MEND")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from lib import execute, plan
 from lib.data.records import Dataset, Edit, Probe
 from lib.data.streams import PromptStyle, record_stream
 from lib.data.training import TrainingFacts, training_facts
 from lib.editors.finetune import FineTune
 from lib.errors import RecordError, UsageError
-from lib.shared import Shared
-from lib.store import Store
+from lib.runs import execute, plan
+from lib.runs.resources import Shared
+from lib.runs.store import Store
 
 STYLE = PromptStyle(template="Q: {}\nA:", question_mark=True)
 

@@ -1,8 +1,8 @@
 """MELO: what is edited and held out. Checks are numbered as in the study's notes, section 11."""
 
-from lib import plan
 from lib.data import streams
 from lib.data.records import Dataset, Edit
+from lib.runs import plan
 
 
 def test_16_the_intended_holdout_shares_no_prompt_with_the_edits() -> None:
@@ -36,10 +36,11 @@ def test_16_a_rephrase_that_repeats_an_edit_is_not_held_out() -> None:
 
 
 def test_16_the_released_holdout_is_the_edited_prompts(tmp_path) -> None:
-    from lib.execute import Shared, execute
     from lib.papers import melo
-    from lib.progress import LineProgress
-    from lib.study import Study
+    from lib.runs.execute import execute
+    from lib.runs.progress import LineProgress
+    from lib.runs.resources import Shared
+    from lib.runs.study import Study
 
     study = Study.open("melo", "smoke", output=tmp_path)
     run = next(r for r in study.runs if (r.setting, r.editor) == ("zsre-t5", "MELO"))

@@ -15,12 +15,12 @@ from lib.data import datasets
 from lib.data.records import Dataset, Edit, Probe
 from lib.data.training import lessons
 from lib.errors import BackboneError, RecordError, UsageError
-from lib.execute import execute
-from lib.plan import Run
-from lib.progress import LineProgress
-from lib.shared import Shared
+from lib.runs.execute import execute
+from lib.runs.plan import Run
+from lib.runs.progress import LineProgress
+from lib.runs.resources import Shared
+from lib.runs.store import Store
 from lib.storage import archives
-from lib.store import Store
 from tests.conftest import edits, prompt_logits
 
 WORDS = ("bell", "tide", "moor", "keel", "lamp", "rope", "gull", "reef")

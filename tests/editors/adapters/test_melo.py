@@ -7,7 +7,6 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
-from lib import plan
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import encode, encode_prompts
 from lib.backbones.passes.logits import batch_loss
@@ -15,6 +14,7 @@ from lib.backbones.sources import loading
 from lib.data import streams
 from lib.data.records import Dataset
 from lib.errors import EditorError
+from lib.runs import plan
 from tests.conftest import configuration, edits, generate, make, prompt_logits, stream
 
 PROMPTS = [edit.prompt for edit in edits(4)]

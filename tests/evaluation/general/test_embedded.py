@@ -17,12 +17,13 @@ from lib.data.records import Probe, Stream, content_hash
 from lib.evaluation import prompts
 from lib.evaluation.evaluator import Protocol
 from lib.evaluation.general import embedded
-from lib.execute import Shared, execute
-from lib.progress import LineProgress
-from lib.store import Store
+from lib.runs.execute import execute
+from lib.runs.progress import LineProgress
+from lib.runs.resources import Shared
+from lib.runs.store import Store
 from tests.conftest import make, stream
 from tests.data.test_streams import quick, run
-from tests.test_execute import smoke_runs
+from tests.runs.test_execute import smoke_runs
 
 LANDS, TONGUES = ("Norland", "Sorland", "Westmark"), ("Brask", "Fenn")
 FACTS = tuple(

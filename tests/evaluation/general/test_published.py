@@ -13,12 +13,13 @@ from lib.errors import RecordError, UsageError
 from lib.evaluation.evaluator import Protocol
 from lib.evaluation.general import ability, own_tasks
 from lib.evaluation.general.ability import PUBLISHED, GeneralTasks, readable
-from lib.execute import Shared, execute
-from lib.progress import LineProgress
-from lib.store import Store
+from lib.runs.execute import execute
+from lib.runs.progress import LineProgress
+from lib.runs.resources import Shared
+from lib.runs.store import Store
 from tests.conftest import edits, generate, make, prompt_logits
-from tests.test_execute import smoke_runs
-from tests.test_plan import planned
+from tests.runs.test_execute import smoke_runs
+from tests.runs.test_plan import planned
 
 LM_EVAL = pytest.mark.skipif(
     not ability.installed(),

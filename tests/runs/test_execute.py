@@ -12,13 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import plan
 from lib.errors import UsageError
 from lib.evaluation.evaluator import Evaluator
-from lib.execute import Shared, execute
-from lib.progress import LineProgress
-from lib.store import Store
-from lib.study import Study
+from lib.runs import plan
+from lib.runs.execute import execute
+from lib.runs.progress import LineProgress
+from lib.runs.resources import Shared
+from lib.runs.store import Store
+from lib.runs.study import Study
 from tests.processes import start
 
 SCORES = [
@@ -106,7 +107,7 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(
 ) -> None:
     """Deterministic counterpart of the kill: stop after the first batch, then go on. The scores of
     the unedited backbone are lost in between, as if they had never reached the disk."""
-    import lib.execute
+    import lib.runs.execute
 
     run, store = smoke_runs(single=single)[editor], Store(tmp_path)
     plain, calls = lib.evaluation.protocol.run_sequence, []
@@ -121,7 +122,7 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(
 
         return plain(editor, *arguments, after_batch=stop, start_batch=start_batch, **keywords)
 
-    monkeypatch.setattr(lib.execute, "run_sequence", stopping)
+    monkeypatch.setattr(lib.runs.execute, "run_sequence", stopping)
     with pytest.raises(KeyboardInterrupt):
         execute(run, store, Shared(checkpoint_seconds=0.0), LineProgress())
     assert store.state(run.identity) == "started"
@@ -137,9 +138,9 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(
 def test_finished_runs_are_reused(tmp_path: Path, monkeypatch) -> None:
     run, store = smoke_runs()["FT"], Store(tmp_path)
     assert execute(run, store, Shared(), LineProgress())
-    import lib.execute
+    import lib.runs.execute
 
-    monkeypatch.setattr(lib.execute, "_execute", lambda *a: pytest.fail("it ran again"))
+    monkeypatch.setattr(lib.runs.execute, "_execute", lambda *a: pytest.fail("it ran again"))
     assert execute(run, store, Shared(), LineProgress())
 
 
@@ -162,7 +163,7 @@ def test_a_damaged_run_is_computed_again(damage: str, tmp_path: Path) -> None:
 
 
 def test_a_failed_run_is_noted_and_tried_again(tmp_path: Path, monkeypatch) -> None:
-    import lib.execute
+    import lib.runs.execute
 
     run, store = smoke_runs()["FT"], Store(tmp_path)
     build = lib.editors.build
@@ -170,11 +171,11 @@ def test_a_failed_run_is_noted_and_tried_again(tmp_path: Path, monkeypatch) -> N
     def broken(*arguments, **keywords):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(lib.execute, "build", broken)
+    monkeypatch.setattr(lib.runs.execute, "build", broken)
     assert not execute(run, store, Shared(), LineProgress())
     assert store.state(run.identity) == "failed"
     assert "No space left" in store.failure(run.identity)["error"]
-    monkeypatch.setattr(lib.execute, "build", build)
+    monkeypatch.setattr(lib.runs.execute, "build", build)
     assert execute(run, store, Shared(), LineProgress())
     assert store.failure(run.identity) is None
 
@@ -225,7 +226,7 @@ def test_every_profile_plans(profile: str, tmp_path: Path) -> None:
 
 
 def test_a_plan_that_cannot_fit_is_refused(tmp_path: Path, monkeypatch) -> None:
-    from lib import machine
+    from lib.runs import machine
 
     study = Study.open("melo", "laptop", output=tmp_path)
     monkeypatch.setattr(machine, "available_gigabytes", lambda device: 0.25)

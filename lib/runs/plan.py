@@ -15,6 +15,8 @@ from lib.data.records import content_hash
 from lib.errors import UsageError
 from lib.storage import fingerprints
 
+# Where papers/, notebooks/ and outputs/ lie.
+ROOT = Path(__file__).parents[2]
 PROFILES = ("smoke", "laptop", "gpu", "paper")
 PAPERS = ("melo", "malmen", "elder", "comeba_hk", "side_by_side")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -195,7 +197,7 @@ def _decides(
 
 def _computed_in(asked: str, device: str) -> str:
     """The dtype that runs take: float32 on a processor that cannot compute in the asked one."""
-    from lib import machine  # loads torch, which wrong usage should not wait for
+    from lib.runs import machine  # loads torch, which wrong usage should not wait for
 
     return DTYPES[0] if device == "cpu" and not machine.cpu_computes_in(asked) else asked
 
@@ -260,7 +262,10 @@ def _setting_runs(
             "protocol": chosen["protocol"],
             "device": device,
             "code": fingerprints.code(
-                "lib.evaluation.protocol", "lib.shared", module_of(entry["kind"]), *more_code
+                "lib.evaluation.protocol",
+                "lib.runs.resources",
+                module_of(entry["kind"]),
+                *more_code,
             ),
             "versions": fingerprints.versions(),
         }

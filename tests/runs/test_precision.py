@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lib import __main__ as command_line
-from lib import machine, plan, reports
+from lib import reports
 from lib.papers import common
-from lib.study import Study
+from lib.runs import machine, plan
+from lib.runs.study import Study
 
 SETTING, EDITOR = "zsre-causal", "FT"
 WHY = "the processor has no bfloat16 arithmetic that PyTorch can use"
@@ -68,10 +69,10 @@ def test_the_processor_is_asked_and_its_limits_count(
 
 
 def test_an_imitated_avx2_machine_counts_as_one_without() -> None:
-    asked = "from lib import machine; print(machine.cpu_computes_in('bfloat16'))"
+    asked = "from lib.runs import machine; print(machine.cpu_computes_in('bfloat16'))"
     limits = {"DNNL_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     done = subprocess.run(
-        [sys.executable, "-c", asked], env={**os.environ, **limits}, cwd=Path(__file__).parents[1],
+        [sys.executable, "-c", asked], env={**os.environ, **limits}, cwd=Path(__file__).parents[2],
         capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "False"

@@ -9,9 +9,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from lib.errors import UsageError
+from lib.runs.plan import ROOT
 
 # What libraries read when they start their threads.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -44,7 +44,7 @@ def run(papers: Sequence[str], arguments: Sequence[str], count: int) -> bool:
     order; whether all ended well. What they print appears as it comes."""
     environment = threads_of(os.environ, max(cores() // count, 1))
     # Wherever this process found the library, the others find it too.
-    paths = (str(Path(__file__).parent.parent), environment.get("PYTHONPATH", ""))
+    paths = (str(ROOT), environment.get("PYTHONPATH", ""))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
     def one(paper: str) -> int:

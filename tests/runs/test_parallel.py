@@ -4,13 +4,13 @@ import subprocess
 
 import pytest
 
-from lib import workers
 from lib.errors import UsageError
+from lib.runs import parallel
 
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(parallel, "cores", lambda: 4)
 
 
 @pytest.mark.parametrize(
@@ -26,19 +26,19 @@ def four_cores(monkeypatch):
     ],
 )
 def test_how_many_papers_run_at_a_time(four_cores, asked, peaks, device, room, count):
-    assert workers.jobs(asked, peaks, device, room) == count
+    assert parallel.jobs(asked, peaks, device, room) == count
 
 
 def test_less_than_one_at_a_time_is_refused():
     with pytest.raises(UsageError, match="--jobs 0"):
-        workers.jobs(0, [1.0], "cpu", 9.0)
+        parallel.jobs(0, [1.0], "cpu", 9.0)
 
 
 def test_threads_never_exceed_the_share_nor_what_the_user_set():
-    limited = workers.threads_of({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "8", "HOME": "/x"}, 2)
+    limited = parallel.threads_of({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "8", "HOME": "/x"}, 2)
     assert limited["OMP_NUM_THREADS"] == "1" and limited["MKL_NUM_THREADS"] == "2"
     assert limited["OPENBLAS_NUM_THREADS"] == "2" and limited["HOME"] == "/x"
-    assert workers.threads_of({"OMP_NUM_THREADS": "many"}, 2)["OMP_NUM_THREADS"] == "2"
+    assert parallel.threads_of({"OMP_NUM_THREADS": "many"}, 2)["OMP_NUM_THREADS"] == "2"
 
 
 @pytest.mark.parametrize("failing", [None, "malmen"])
@@ -52,9 +52,9 @@ def test_each_paper_is_a_call_of_its_own_and_one_failure_stops_no_other(
         calls[paper] = command, env
         return subprocess.CompletedProcess(command, int(paper == failing))
 
-    monkeypatch.setattr(workers.subprocess, "run", run)
+    monkeypatch.setattr(parallel.subprocess, "run", run)
     papers = ["melo", "malmen", "elder"]
-    fine = workers.run(papers, ["--profile", "smoke", "--only", "melo,malmen,elder"], 2)
+    fine = parallel.run(papers, ["--profile", "smoke", "--only", "melo,malmen,elder"], 2)
     assert fine is (failing is None) and list(calls) == papers
     for command, env in calls.values():
         assert command[1:3] == ["-m", "lib"] and "smoke" in command

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import machine, plan
 from lib.errors import UsageError
+from lib.runs import machine, plan
 
 
 def document(**changes: object) -> dict:

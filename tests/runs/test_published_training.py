@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lib import plan
-from lib.shared import Shared
-from tests.test_study import published_data
+from lib.runs import plan
+from lib.runs.resources import Shared
+from tests.runs.test_study import published_data
 
 needs_files = pytest.mark.skipif(
     published_data() is None or not (published_data() / "fever").is_dir(),

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lib import plan
-from lib.plan import PAPERS
+from lib.runs import plan
+from lib.runs.plan import PAPERS
 from tests import browser_checks
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -173,7 +173,7 @@ def published_data() -> Path | None:
 )
 def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
     from lib.data.streams import stream_of
-    from lib.shared import Shared
+    from lib.runs.resources import Shared
 
     run = plan.runs("melo", "laptop", seeds=1, data_dir=published_data(), device="cpu")[0]
     stream = stream_of(run.spec, Shared(data_dir=published_data()).edits_of(run.spec))
@@ -186,7 +186,7 @@ def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
 @pytest.mark.parametrize("setting", ["cf-consecutive", "zsre-consecutive"])
 def test_a_comeba_hk_stream_can_be_built_from_the_published_files(setting: str) -> None:
     from lib.data.streams import stream_of
-    from lib.shared import Shared
+    from lib.runs.resources import Shared
 
     folder = published_data()
     runs = plan.runs("comeba_hk", "paper", seeds=1, data_dir=folder, device="cpu")

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from lib import machine, plan
 from lib.errors import UsageError
-from lib.execute import Shared, execute
-from lib.plan import Run
-from lib.progress import BarProgress, LineProgress, Progress
-from lib.store import Finished, Store
+from lib.runs import machine, plan
+from lib.runs.execute import execute
+from lib.runs.plan import ROOT, Run
+from lib.runs.progress import BarProgress, LineProgress, Progress
+from lib.runs.resources import Shared
+from lib.runs.store import Finished, Store
 
 RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "value", "seed")
 
@@ -21,7 +22,7 @@ RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "valu
 def output_root(output: str | Path | None = None) -> Path:
     """The outputs folder: the argument, else STUDY_OUTPUT, else `outputs/` of the project."""
     chosen = output or os.environ.get("STUDY_OUTPUT")
-    return Path(chosen) if chosen else Path(__file__).parent.parent / "outputs"
+    return Path(chosen) if chosen else ROOT / "outputs"
 
 
 @dataclass

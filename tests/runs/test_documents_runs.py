@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib import plan
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import encode, encode_prompts
 from lib.backbones.sources import loading
@@ -17,11 +16,12 @@ from lib.data.streams import document_stream
 from lib.editors import build
 from lib.errors import EditorError
 from lib.evaluation.evaluator import Protocol
-from lib.execute import execute
-from lib.progress import LineProgress
-from lib.shared import Shared
+from lib.runs import plan
+from lib.runs.execute import execute
+from lib.runs.progress import LineProgress
+from lib.runs.resources import Shared
+from lib.runs.store import Store
 from lib.storage import archives
-from lib.store import Store
 from tests.conftest import configuration, make
 from tests.data.test_streams import run
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib import machine
 from lib.backbones.backbone import Backbone
 from lib.data.embedded.known import Knowledge
 from lib.data.records import Dataset, Stream, content_hash
@@ -21,11 +20,12 @@ from lib.evaluation.evaluator import Evaluator, Protocol
 from lib.evaluation.general.ability import GeneralTasks
 from lib.evaluation.protocol import Clock, run_sequence
 from lib.evaluation.scoring import Scored, needs_whole_passes
-from lib.plan import Run
-from lib.progress import Progress
-from lib.shared import Shared
+from lib.runs import machine
+from lib.runs.plan import Run
+from lib.runs.progress import Progress
+from lib.runs.resources import Shared
+from lib.runs.store import Store, Work
 from lib.storage import archives, atomic, fingerprints
-from lib.store import Store, Work
 
 INFERENCE_PROMPTS = 8
 TRAINING_EXAMPLES = 2  # facts of the training that the manifest shows

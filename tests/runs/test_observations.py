@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from lib.execute import Shared, execute
-from lib.progress import LineProgress
-from lib.store import Store
-from lib.study import Study
-from tests.test_execute import SINGLE, smoke_runs
+from lib.runs.execute import execute
+from lib.runs.progress import LineProgress
+from lib.runs.resources import Shared
+from lib.runs.store import Store
+from lib.runs.study import Study
+from tests.runs.test_execute import SINGLE, smoke_runs
 
 
 def says(self, stream, keys=None):

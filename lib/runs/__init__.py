@@ -1,0 +1,1 @@
+"""Runs: planned, done, resumed, stored, read back."""
