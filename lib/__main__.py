@@ -68,10 +68,10 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             f"unknown profile {options.profile!r}; the profiles are {', '.join(PROFILES)}"
         )
     if options.reference:
-        from lib import reference
+        from lib.report.pages import publish
 
         source = options.output.resolve() / options.profile
-        made = reference.make(source, source.with_name("reference"))
+        made = publish.make(source, source.with_name("reference"))
         print(f"open {made / 'index.html'}", file=sys.stderr)
         return 0
     if options.seeds is not None and options.seeds < 1:
@@ -136,7 +136,7 @@ def _print_plan(study: "Study") -> None:  # noqa: F821 - imported late, it loads
 
 
 def _execute(studies: list["Study"], options: argparse.Namespace, arguments: list[str]) -> int:  # noqa: F821
-    from lib import reports
+    from lib.report.pages import reports
     from lib.runs import machine
 
     device = machine.default_device()
@@ -159,7 +159,7 @@ def _execute(studies: list["Study"], options: argparse.Namespace, arguments: lis
 
 def _report(study: "Study", options: argparse.Namespace) -> bool:  # noqa: F821
     """Do a paper's missing runs and write its page; whether everything went well."""
-    from lib import reports
+    from lib.report.pages import reports
 
     began, to_do = time.monotonic(), study.to_do()
     print(

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lib.figure_parts import counted, having, stacked
-from lib.figure_style import INK, MUTED, Look, Plot, legend, looks, panels, say, use_style
+from lib.report.figures.parts import counted, having, stacked
+from lib.report.figures.style import INK, MUTED, Look, Plot, legend, looks, panels, say, use_style
 
 CODES = {"stored": "codes as stored", "refreshed": "codes recomputed at the end"}
 CHANCE, RULE = "random codes", "epsilon: deferred from here on"

@@ -6,8 +6,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from lib.figure_parts import having
-from lib.figure_style import COLOURS, HATCHES, INK, MUTED, Plot, legend, panels, say, use_style
+from lib.report.figures.parts import having
+from lib.report.figures.style import (
+    COLOURS,
+    HATCHES,
+    INK,
+    MUTED,
+    Plot,
+    legend,
+    panels,
+    say,
+    use_style,
+)
 
 
 def differences(

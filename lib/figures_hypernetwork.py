@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lib.figure_parts import counted, having
-from lib.figure_style import MUTED, Look, Plot, legend, looks, panels, say, use_style
+from lib.report.figures.parts import counted, having
+from lib.report.figures.style import MUTED, Look, Plot, legend, looks, panels, say, use_style
 
 CURVES = {
     "generality": "Loss on rephrases", "locality": "Divergence on unrelated prompts",

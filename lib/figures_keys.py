@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lib.figure_parts import counted, stacked
-from lib.figure_style import Look, Plot, legend, looks, panels, say, use_style
+from lib.report.figures.parts import counted, stacked
+from lib.report.figures.style import Look, Plot, legend, looks, panels, say, use_style
 
 OTHERS = "#c3c8cf"
 FEW = 3  # points of a cluster that gets no colour of its own, as in MELO's picture (melo 6)

@@ -5,9 +5,9 @@ import re
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lib.figure_parts import counted, having
-from lib.figure_style import MUTED, Look, Plot, legend, looks, panels, say, use_style
 from lib.figures_scaling import logarithmic, over_m
+from lib.report.figures.parts import counted, having
+from lib.report.figures.style import MUTED, Look, Plot, legend, looks, panels, say, use_style
 
 ROWS = {
     "solved": "least squares", "summed": "plain sum of the same rows",

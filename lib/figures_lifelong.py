@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from lib.figure_parts import about_rows, curves, having, means, stacked
-from lib.figure_style import Plot, legend, looks, panels, use_style
+from lib.report.figures.parts import about_rows, curves, having, means, stacked
+from lib.report.figures.style import Plot, legend, looks, panels, use_style
 
 SCORES = {"edits": "Reliability", "holdout": "Generalization"}
 

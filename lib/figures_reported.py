@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lib.figure_parts import about_rows, having, means, score_axis, series, stacked
-from lib.figure_style import INK, Look, Plot, legend, looks, panels, say, use_style
+from lib.report.figures.parts import about_rows, having, means, score_axis, series, stacked
+from lib.report.figures.style import INK, Look, Plot, legend, looks, panels, say, use_style
 
 SCORES = {
     "edits": "Edit success", "released_holdout": "Generality as released",

@@ -5,9 +5,19 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from lib.figure_parts import about_rows, counted, curves, having, means, score_axis, stacked
-from lib.figure_style import LINES, MARKERS, Look, Plot, legend, looks, panels, say, use_style
 from lib.metrics.costs import SIZES
+from lib.report.figures.parts import about_rows, counted, curves, having, means, score_axis, stacked
+from lib.report.figures.style import (
+    LINES,
+    MARKERS,
+    Look,
+    Plot,
+    legend,
+    looks,
+    panels,
+    say,
+    use_style,
+)
 
 TRUE, PRINTED = "model after n edits", "as the official loop prints it"
 TITLES = {

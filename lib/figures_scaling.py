@@ -6,9 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from lib.figure_parts import about_rows, counted, curves, having, means, stacked
-from lib.figure_style import INK, MUTED, Plot, legend, looks, panels, say, use_style
-from lib.findings import paired
+from lib.report.claims.verdict import paired
+from lib.report.figures.parts import about_rows, counted, curves, having, means, stacked
+from lib.report.figures.style import INK, MUTED, Plot, legend, looks, panels, say, use_style
 
 TITLES = {
     "edits": "ES: edit success", "holdout": "GS: generality", "upstream": "LS: locality",

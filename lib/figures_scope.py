@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lib.figure_parts import counted, having, stacked
-from lib.figure_style import INK, MUTED, Plot, legend, looks, panels, say, use_style
 from lib.metrics.intervals import facts, mean_interval
+from lib.report.figures.parts import counted, having, stacked
+from lib.report.figures.style import INK, MUTED, Plot, legend, looks, panels, say, use_style
 
 SUBSETS = ("edits", "holdout", "near", "upstream")
 TITLES = {

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lib.figure_parts import about_rows, having, means
-from lib.figure_style import (
+from lib.report.figures.parts import about_rows, having, means
+from lib.report.figures.style import (
     COLOURS,
     INK,
     LINES,

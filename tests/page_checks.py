@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.claims import TESTS, UNKNOWN, Judgement
-from lib.summaries import PaperSummary
+from lib.report.claims.claims import TESTS, Judgement
+from lib.report.claims.verdict import UNKNOWN
+from lib.report.summaries import PaperSummary
 
 
 def markdown_of(notebook: Path) -> str:

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import figures, figures_rounds, figures_scope
+from lib import figures_rounds, figures_scope
 from lib.figures_rounds import PRINTED, TRUE, both_readings
 from lib.papers.comeba_hk_scores import with_scores
+from lib.report.figures import curves
 from tests.invented_comeba import observations, records, steps
 
 SCORED = with_scores(records("cf-consecutive"), "near")
@@ -23,7 +24,7 @@ PLOTS = {
 }
 
 
-def words(plot: figures.Plot) -> str:
+def words(plot: curves.Plot) -> str:
     return " ".join(text.get_text() for panel in plot.figure.axes for text in panel.texts)
 
 
@@ -33,7 +34,7 @@ def test_no_rows_become_a_sentence(name: str, columns: bool, tmp_path: Path) -> 
     frames = [frame.iloc[:0] if columns else pd.DataFrame() for frame in (SCORED, STEPS, SEEN)]
     plot = PLOTS[name](*frames)
     assert words(plot).strip()
-    figures.save(plot, tmp_path, name, "Nothing to see.")
+    curves.save(plot, tmp_path, name, "Nothing to see.")
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -41,12 +42,12 @@ def test_few_rows_are_enough(name: str, tmp_path: Path) -> None:
     few = SCORED[(SCORED["moment"] == "end") & (SCORED["edit_index"] == 0)].groupby("run").head(1)
     run = SEEN[SEEN["run"] == SEEN["run"].iloc[0]]
     seen = run[run["record"] == run["record"].iloc[0]]
-    figures.save(PLOTS[name](few, STEPS.iloc[:1], seen), tmp_path, name, "A few.")
+    curves.save(PLOTS[name](few, STEPS.iloc[:1], seen), tmp_path, name, "A few.")
 
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_all_rows_can_be_drawn(name: str, tmp_path: Path) -> None:
-    saved = figures.save(PLOTS[name](SCORED, STEPS, SEEN), tmp_path, name, "All.")
+    saved = curves.save(PLOTS[name](SCORED, STEPS, SEEN), tmp_path, name, "All.")
     assert len(pd.read_csv(saved.csv))
 
 

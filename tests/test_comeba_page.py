@@ -5,11 +5,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import page
-from lib.claims import UNKNOWN
 from lib.metrics.intervals import facts
 from lib.papers import comeba_hk, common
 from lib.papers.comeba_hk_scores import with_scores
+from lib.report.claims.verdict import UNKNOWN
+from lib.report.pages import elements
 from lib.runs.plan import Sourced
 from tests.invented_comeba import SETTINGS, InventedStudy, records
 from tests.page_checks import (
@@ -182,10 +182,10 @@ def test_departures_of_equal_value_share_a_row(study: InventedStudy) -> None:
         ("editors.A.config.steps", 20, 8), ("editors.B.config.steps", 20, 8),
         ("editors.C.config.steps", 20, 9), ("stream.n_edits", 10, 2),
     ]  # fmt: skip
-    shown = page.departures(study, "cf-single", together=True)
+    shown = elements.departures(study, "cf-single", together=True)
     assert "A, B › config › steps" in shown and "C › config › steps" in shown
     assert "<td>stream › n_edits</td>" in shown and shown.count("<tr>") == 4
-    assert "editors › A › config › steps" in page.departures(study, "cf-single")
+    assert "editors › A › config › steps" in elements.departures(study, "cf-single")
 
 
 def test_equal_values_from_one_source_share_a_row(study: InventedStudy) -> None:
@@ -197,10 +197,10 @@ def test_equal_values_from_one_source_share_a_row(study: InventedStudy) -> None:
         Sourced("settings.cf-single.stream.n_edits", 10, "paper"),
         Sourced("title", "x", "nowhere"),
     ]
-    shown = page.sources(study, together=True)
+    shown = elements.sources(study, together=True)
     assert "<td>cf-single, zsre-single</td><td>A, B › config › steps</td>" in shown
     assert "<td>stream › n_edits</td>" in shown and shown.count("<tr>") == 4
-    assert page.sources(study).count("<tr>") == 6
+    assert elements.sources(study).count("<tr>") == 6
 
 
 def test_the_one_reported_number_is_the_readmes() -> None:

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from lib import figures_deferral, figures_lifelong
-from lib.claims import FAILS, HOLDS, UNKNOWN
 from lib.papers import common, elder
+from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN
 from lib.runs.plan import PAPERS, profile_of
 from tests.invented_elder import FEWER, PLACES, InventedStudy, N
 from tests.page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary

@@ -4,8 +4,6 @@ claims that are new."""
 import pandas as pd
 import pytest
 
-from lib.claim_lifelong import ahead_at_equal_edits, better_at_largest, better_variant, defers
-from lib.findings import FAILS, HOLDS, UNKNOWN, Material
 from lib.papers.elder_scores import (
     BASE,
     Line,
@@ -17,7 +15,14 @@ from lib.papers.elder_scores import (
     unedited,
     with_scores,
 )
-from lib.tables import measure
+from lib.report.claims.comparisons import (
+    ahead_at_equal_edits,
+    better_at_largest,
+    better_variant,
+    defers,
+)
+from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
+from lib.report.tables import measure
 from tests.invented_elder import EVERY, FEWER, InventedStudy, N, records
 
 METRIC = "right_answers"

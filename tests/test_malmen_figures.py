@@ -8,16 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import (
-    figures,
-    figures_effects,
-    figures_hypernetwork,
-    figures_least_squares,
-    figures_scaling,
-)
+from lib import figures_effects, figures_hypernetwork, figures_least_squares, figures_scaling
 from lib.editors.hypernet.ridge import Ridge, rank_one_shifts, wanted_outputs
 from lib.figures_least_squares import ROWS
 from lib.papers import malmen
+from lib.report.figures import curves
 from lib.runs.plan import ROOT
 from tests.invented_malmen import OWN, SIZES, SUM, InventedStudy
 
@@ -45,7 +40,7 @@ FEW = (
 )
 
 
-def words(plot: figures.Plot) -> str:
+def words(plot: curves.Plot) -> str:
     return " ".join(text.get_text() for panel in plot.figure.axes for text in panel.texts)
 
 
@@ -59,7 +54,7 @@ def test_no_rows_become_a_sentence(name: str, rows: tuple) -> None:
 @pytest.mark.parametrize("name", PLOTS)
 def test_few_rows_and_all_rows_can_be_drawn(name: str, tmp_path: Path) -> None:
     PLOTS[name](*FEW).figure.draw_without_rendering()
-    saved = figures.save(PLOTS[name](OWN_ROWS, SEEN, TIMES), tmp_path, name, "All.")
+    saved = curves.save(PLOTS[name](OWN_ROWS, SEEN, TIMES), tmp_path, name, "All.")
     assert len(pd.read_csv(saved.csv)) > 3
 
 

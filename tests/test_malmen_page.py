@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import page
-from lib.claims import FAILS, HOLDS, UNKNOWN
 from lib.papers import common, malmen
 from lib.papers.malmen_scores import by_m, observed, unedited
 from lib.papers.malmen_scores import planned as sizes_of
 from lib.papers.malmen_times import times
+from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN
+from lib.report.pages import elements
 from lib.runs.plan import profile_of
 from tests.invented_malmen import FIRST, OWN, SIZES, SUM, USUAL, InventedStudy, N
 from tests.page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary
@@ -219,5 +219,5 @@ def test_what_a_profile_leaves_out_has_one_row(study: InventedStudy) -> None:
             ("sweeps.m.values", [1], "–"),
         ],
     })()  # fmt: skip
-    shown = page.departures(fake, "x", together=True)
+    shown = elements.departures(fake, "x", together=True)
     assert shown.count("<tr>") == 1 + 4 and shown.count("left out") == 2 and "added" in shown

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from lib.claims import FAILS, UNKNOWN
 from lib.papers import common, melo, melo_costs, melo_generality
+from lib.report.claims.verdict import FAILS, UNKNOWN
 from lib.runs.plan import profile_of
 from tests.invented_melo import BATCH, GROUPS, InventedStudy, N, index
 from tests.page_checks import check_claims_and_deviations, check_findings_of_nothing, check_summary

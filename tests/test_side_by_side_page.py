@@ -7,13 +7,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib import figures, figures_side_by_side, record_pages
+from lib import figures_side_by_side
 from lib.figures_side_by_side import apart
 from lib.papers import common, side_by_side
 from lib.papers.side_by_side import Answers
 from lib.papers.side_by_side_scores import FAMILIES, with_scores
+from lib.report.figures import curves
+from lib.report.pages import record_pages
+from lib.report.tables import Cell, build_table
 from lib.runs.plan import PAPERS, profile_of
-from lib.tables import Cell, build_table
 from tests.invented_side_by_side import FACTS, FEWER, FIRST, NASTY, InventedStudy, N
 from tests.page_checks import markdown_of
 
@@ -200,7 +202,7 @@ def test_every_figure_is_drawn_or_says_why_not(tmp_path: Path, nothing: bool) ->
         assert nothing or "SERAC" in words + ticks
         assert bool(words.strip()) and plot.caption
     if not nothing:
-        figures.save(plots[-1], tmp_path, "plot", "Score against cost.")
+        curves.save(plots[-1], tmp_path, "plot", "Score against cost.")
 
 
 def test_labels_are_moved_apart_and_no_further() -> None:

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.claim_editors import family_ahead, none_keeps, read_higher_by_all
-from lib.claims import FAILS, HOLDS, UNKNOWN, Claim, Material
 from lib.papers import side_by_side_compare as compare
 from lib.papers import side_by_side_costs as costs
 from lib.papers import side_by_side_scores as scores
 from lib.papers.side_by_side_advice import asked_sizes
+from lib.report.claims.claims import Claim
+from lib.report.claims.comparisons import family_ahead, none_keeps, read_higher_by_all
+from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
 from tests.invented_side_by_side import FACTS, FEWER, FIRST, InventedStudy, N, records
 
 ROWS = scores.with_scores(records())

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, display
 
-from lib import claims, figures, figures_rounds, index_page, page, tables
+from lib import figures_rounds
 from lib.metrics import costs
 from lib.papers import common
 from lib.papers.comeba_hk_frames import (
@@ -32,6 +32,10 @@ from lib.papers.comeba_hk_scores import (
     title_of,
 )
 from lib.papers.common import examples, reason, substitutions
+from lib.report import summaries, tables
+from lib.report.claims import claims, verdict
+from lib.report.figures import curves, style
+from lib.report.pages import elements
 from lib.runs.study import Study
 
 __all__ = [
@@ -125,7 +129,7 @@ def judged(study: Study, form: Form, editor: str = OWN) -> claims.Judgement:
         swept = study.document["settings"][name].get("sweeps", {})
         frames += [scored(study, name, sweep) for sweep in ("", *swept)]
         timed.append(costs.inference(study.records(name), study.manifests(name)))
-    material = claims.Material(
+    material = verdict.Material(
         _joined(frames), _joined([study.steps(name) for name in names]), _joined(timed)
     )
     return claims.judge(found, material)
@@ -138,7 +142,7 @@ def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def sweep_plot(
     records: pd.DataFrame, axis: str, moment: str, layout: Mapping[str, Any]
-) -> figures.Plot:
+) -> style.Plot:
     """Scores against a swept value. `layout`: `log` (axis), `efficacy` (CounterFact's scores in
     place of reliability and generality)."""
     rows = records.assign(swept=records["value"].astype(float))
@@ -151,7 +155,7 @@ def sweep_plot(
         rows = pd.concat([asked, rows], ignore_index=True)
         subsets = ("efficacy", "paraphrase", "locality", "average")
         titles = {**titles, "efficacy": "Efficacy", "paraphrase": "Paraphrase"}
-    return figures.sweep(
+    return curves.sweep(
         rows, "swept", "score", subsets=subsets, moment=moment, xlabel=axis, ylabel="score",
         titles=titles, log_x=layout.get("log", False),
     )  # fmt: skip
@@ -171,7 +175,7 @@ def draw_sweeps(study: Study, names: Sequence[str]) -> None:
                 continue
             axis = study.document["settings"][setting]["sweeps"][name]["title"]
             plot = sweep_plot(records, axis, MOMENTS[place(study, setting)[1]], layout)
-            page.draw(study, setting, name, plot, f"Scores by {axis}")
+            elements.draw(study, setting, name, plot, f"Scores by {axis}")
             drawn = True
         if not drawn:
             display(HTML("<p><em>No finished run of this profile varies it.</em></p>"))
@@ -179,7 +183,7 @@ def draw_sweeps(study: Study, names: Sequence[str]) -> None:
 
 def summary(
     study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
-) -> index_page.PaperSummary:
+) -> summaries.PaperSummary:
     """What the front page says: averages of both protocols on the first form of the data."""
     headline = []
     for protocol, words in (("single", "single round"), ("consecutive", "consecutive")):

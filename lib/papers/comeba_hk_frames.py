@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from lib import figures_scope, index_page, page, tables
-from lib.findings import amount, paired
+from lib import figures_scope
 from lib.metrics import costs
 from lib.metrics.intervals import facts, paired_difference
 from lib.papers import common
@@ -18,6 +17,9 @@ from lib.papers.comeba_hk_scores import (
     settings,
     title_of,
 )
+from lib.report import tables
+from lib.report.claims.verdict import amount, paired
+from lib.report.pages import elements, index
 from lib.runs.study import Study
 
 
@@ -99,14 +101,14 @@ def preparation(study: Study) -> str:
         longest[name] = max(longest.get(name, 0.0), seconds)
     told = f"{known['value']:g} {known['unit']} ({known['source']})"
     here = "; ".join(
-        f"{index_page.duration(s)} on {name}"
+        f"{index.duration(s)} on {name}"
         if s >= READ
         else f"{s:.1f} s on {name}: little text, or statistics found in the cache"
         for name, s in longest.items()
     )
     rows = [(known["title"], f"{known['model']}: {told}", here or "no finished run")]
     heads = ("what", "reported", "longest preparation of a run here")
-    return page.html_table(heads, rows, "The one number that could be seen")
+    return elements.html_table(heads, rows, "The one number that could be seen")
 
 
 def costs_of(study: Study, setting: str) -> pd.DataFrame:

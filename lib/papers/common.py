@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from lib import claims, summaries
 from lib.papers.own_findings import findings
-from lib.reported import load_reported
+from lib.report import summaries
+from lib.report.claims import claims
+from lib.report.reported import load_reported
+from lib.report.tables import Cell
 from lib.runs.plan import edits_of
 from lib.runs.study import Study
-from lib.tables import Cell
 
 __all__ = ["examples", "findings", "kept", "reason", "reported", "substitutions", "summary"]
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from lib import claims, index_page, tables
 from lib.metrics import costs
 from lib.papers import common
 from lib.papers.common import examples, substitutions
@@ -39,7 +38,9 @@ from lib.papers.elder_scores import (
     why,
 )
 from lib.papers.elder_words import deferral_text
-from lib.reported import reported_value
+from lib.report import summaries, tables
+from lib.report.claims import claims, verdict
+from lib.report.reported import reported_value
 from lib.runs.study import Study
 
 __all__ = [
@@ -178,19 +179,19 @@ def _rivals(study: Study, setting: str, others: Sequence[str]) -> dict[str, Any]
     return {"others": [name for name in others if name in here], "missing": missing}
 
 
-def _material(study: Study, setting: str) -> claims.Material:
+def _material(study: Study, setting: str) -> verdict.Material:
     names = ("", *sweeps(study, setting))
     frames = [frame for name in names if len(frame := scored(study, setting, name))]
     records = pd.concat(frames, ignore_index=True) if frames else scored(study, setting)
     timed = costs.inference(study.records(setting), study.manifests(setting))
-    return claims.Material(
+    return verdict.Material(
         records, study.steps(setting), timed, observations=distances(study, setting)
     )
 
 
 def summary(
     study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
-) -> index_page.PaperSummary:
+) -> summaries.PaperSummary:
     """What the front page says: Table 1 for ELDER and GRACE, the pair of the paper's Figure 2."""
     return common.summary(study, verdicts, listed, _headline(study), order=3)
 

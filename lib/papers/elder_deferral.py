@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lib.figure_parts import counted
 from lib.metrics.intervals import Interval, facts, mean_interval
 from lib.papers.common import kept
 from lib.papers.elder_scores import OWN, REFRESHED, batch_size, scored, sweeps
 from lib.papers.elder_simulation import Routers, random_deferred, random_nearest, simulate
+from lib.report.figures.parts import counted
 from lib.runs.study import Study
 
 SUBSETS = {

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lib import tables
 from lib.metrics import costs
 from lib.metrics.intervals import mean_interval
 from lib.papers import common
@@ -22,7 +21,8 @@ from lib.papers.elder_scores import (
     title_of,
     why,
 )
-from lib.reported import reported_value
+from lib.report import tables
+from lib.report.reported import reported_value
 from lib.runs.execute import INFERENCE_PROMPTS
 from lib.runs.study import Study
 

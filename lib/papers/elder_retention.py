@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from lib import tables
 from lib.evaluation.general import embedded
 from lib.evaluation.general.ability import PUBLISHED
 from lib.papers import common
@@ -25,7 +24,8 @@ from lib.papers.elder_scores import (
     settings,
     title_of,
 )
-from lib.reported import reported_value
+from lib.report import tables
+from lib.report.reported import reported_value
 from lib.runs.study import Study
 
 Z = 1.96

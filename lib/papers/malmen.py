@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lib import claims, index_page, tables
-from lib.claim_scaling import METRIC, NAMES
 from lib.papers import common
 from lib.papers.common import reason, substitutions
 from lib.papers.malmen_frames import (
@@ -34,6 +32,9 @@ from lib.papers.malmen_scores import (
     usual,
 )
 from lib.papers.malmen_times import time_notes, times, total_times
+from lib.report import summaries, tables
+from lib.report.claims import claims, verdict
+from lib.report.claims.comparisons import METRIC, NAMES
 from lib.runs.study import Study
 
 __all__ = [
@@ -146,7 +147,7 @@ def judged(study: Study, setting: str) -> claims.Judgement:
             continue
         wanted = spec.pop("given", ())
         found.append(claims.Claim.from_spec(spec | {name: stated[name] for name in wanted}))
-    material = claims.Material(
+    material = verdict.Material(
         by_m(study, setting),
         by_m(study, setting, "steps"),
         observations=observed(study, setting, "memory"),
@@ -157,7 +158,7 @@ def judged(study: Study, setting: str) -> claims.Judgement:
 
 def summary(
     study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
-) -> index_page.PaperSummary:
+) -> summaries.PaperSummary:
     """What the front page says: generality at the largest m of every setting."""
     headline = []
     for setting in settings(study):

@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from lib import tables
-from lib.claim_scaling import METRIC, NAMES
 from lib.figures_scaling import MEMORY, MIB
-from lib.findings import paired
 from lib.metrics.intervals import Difference
 from lib.papers.common import kept
 from lib.papers.malmen_scores import OWN, RIVAL, observed
+from lib.report import tables
+from lib.report.claims.comparisons import METRIC, NAMES
+from lib.report.claims.verdict import paired
 from lib.runs.study import Study
 
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lib.claim_scaling import METRIC, SWEEP
+from lib.report.claims.comparisons import METRIC, SWEEP
 from lib.runs.study import Study
 
 OWN, RIVAL, SUM = "MALMEN", "MEND", "MALMEN with a plain sum"

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lib import page, tables
 from lib.papers import common
 from lib.papers.malmen_scores import OWN, by_m, observed, title_of
-from lib.reported import reported_value
+from lib.report import tables
+from lib.report.pages import elements
+from lib.report.reported import reported_value
 from lib.runs.study import Study
 
 READ = 1.0  # seconds: a preparation below it was read from a cache or is none
@@ -71,7 +72,7 @@ def total_times(study: Study) -> str:
         )
     )  # fmt: skip
     heads = ("what", "MALMEN", "MEMIT", "MALMEN / MEMIT", "source")
-    return page.html_table(heads, rows, "Total time, training included")
+    return elements.html_table(heads, rows, "Total time, training included")
 
 
 def _ours(study: Study, setting: str) -> Iterator[tuple[str, ...]]:

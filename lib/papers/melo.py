@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib import claims, summaries
 from lib.metrics import costs
 from lib.papers import common
 from lib.papers.common import examples, substitutions
@@ -37,6 +36,8 @@ from lib.papers.melo_tables import (
     reported_settings,
     table2,
 )
+from lib.report import summaries
+from lib.report.claims import claims, verdict
 from lib.runs.study import Study
 
 __all__ = [
@@ -60,7 +61,7 @@ def judged(study: Study, setting: str, editor: str = "MELO") -> claims.Judgement
         found.append(claims.Claim.from_spec(spec | {"editor": editor}))
     records = scored(study, setting)
     timed = costs.inference(study.records(setting), study.manifests(setting))
-    return claims.judge(found, claims.Material(records, study.steps(setting), timed))
+    return claims.judge(found, verdict.Material(records, study.steps(setting), timed))
 
 
 def verdicts(study: Study) -> dict[str, claims.Judgement]:

@@ -5,10 +5,11 @@ import re
 import pandas as pd
 from safetensors.numpy import load_file
 
-from lib import figures, figures_keys, figures_reported
-from lib.figure_style import Plot
+from lib import figures_keys, figures_reported
 from lib.papers import common
 from lib.papers.melo_scores import group_of, planned, scored
+from lib.report.figures import curves
+from lib.report.figures.style import Plot
 from lib.runs.study import Study
 
 # Sweep -> item of the reported CSV, pattern of its methods, and how a value is called.
@@ -72,14 +73,14 @@ def sweep_ends(study: Study, setting: str, sweep: str) -> Plot:
     """Decoded edits and rephrases, and unchanged near answers, against a swept setting."""
     records = scored(study, setting, sweep)
     if records.empty:
-        return figures.sweep(records, "value", "share", xlabel=sweeps(study, setting)[sweep])
+        return curves.sweep(records, "value", "share", xlabel=sweeps(study, setting)[sweep])
     # Near questions are right if they stay as they were, edits if they become what was asked.
     kept = records["subset"].isin(["near", "upstream"])
     share = records["exact_match"].where(~kept, records["agreement"])
     rows = records.assign(swept=records["value"].astype(float), share=share)
     title = sweeps(study, setting)[sweep]
     subsets = ("edits", "holdout", "near")
-    return figures.sweep(rows, "swept", "share", subsets=subsets, xlabel=title, ylabel="share")
+    return curves.sweep(rows, "swept", "share", subsets=subsets, xlabel=title, ylabel="share")
 
 
 def index_curves(study: Study, setting: str, editor: str = "MELO") -> Plot:

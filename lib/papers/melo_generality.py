@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from lib.findings import chance, paired
 from lib.papers.common import kept, reported
 from lib.papers.melo_scores import group_of, planned, scored, settings, title_of
-from lib.reported import reported_value
+from lib.report.claims.verdict import chance, paired
+from lib.report.reported import reported_value
 from lib.runs.study import Study
 
 METRIC, RELEASED, INTENDED = "f1_released", "released_holdout", "holdout"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from lib import tables
 from lib.papers import common
 from lib.papers.common import reason, substitutions
 from lib.papers.melo_scores import group_of, perplexities, planned, scored, settings, title_of
-from lib.reported import reported_value
+from lib.report import tables
+from lib.report.reported import reported_value
 from lib.runs.study import Study
 
 HALF_A_DIGIT = 0.005  # of the shares, as printed

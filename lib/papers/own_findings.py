@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib import claims
 from lib.metrics import costs
+from lib.report.claims import claims, verdict
 from lib.runs.study import Study
 
 
@@ -66,9 +66,9 @@ def _judged(study: Study, setting: str) -> claims.Judgement:
         return claims.Judgement(())
     records = study.records(setting, None)
     if records.empty:
-        nothing = claims.Finding(claims.UNKNOWN, "No run of this setting is finished.")
+        nothing = verdict.Finding(verdict.UNKNOWN, "No run of this setting is finished.")
         return claims.Judgement(tuple((finding, nothing) for finding in stated))
-    material = claims.Material(
+    material = verdict.Material(
         records,
         study.steps(setting, None),
         costs.inference(study.records(setting), study.manifests(setting)),

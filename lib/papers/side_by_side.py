@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lib import claims, record_pages, summaries, tables
 from lib.papers import common
 from lib.papers.common import examples, findings, substitutions
 from lib.papers.side_by_side_advice import Answers, advice_table, advice_text, verdict
@@ -32,6 +31,9 @@ from lib.papers.side_by_side_tables import (
     overview,
     readings_table,
 )
+from lib.report import summaries, tables
+from lib.report.claims import claims
+from lib.report.pages import record_pages
 from lib.runs.study import Study
 
 __all__ = [

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib.findings import chance
-from lib.index_page import duration
 from lib.metrics.intervals import mean_interval
 from lib.papers import common
 from lib.papers.side_by_side_compare import LEVEL, lost, tied
@@ -28,6 +26,8 @@ from lib.papers.side_by_side_scores import (
     scored,
     sizes,
 )
+from lib.report.claims.verdict import chance
+from lib.report.pages.index import duration
 from lib.runs.study import Study
 
 WANTED = (10, 100, 1000)  # the sizes that the page must answer for

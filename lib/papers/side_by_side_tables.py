@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lib import tables
-from lib.findings import chance
 from lib.metrics import ranking
 from lib.metrics.ranking import SWAPS
 from lib.papers import common
@@ -30,6 +28,8 @@ from lib.papers.side_by_side_scores import (
     unedited,
     why,
 )
+from lib.report import tables
+from lib.report.claims.verdict import chance
 from lib.runs.study import Study
 
 ITEM = "side by side"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lib import __main__ as command_line
-from lib import reports
 from lib.papers import common
+from lib.report.pages import reports
 from lib.runs import machine, plan
 from lib.runs.study import Study
 

@@ -12,7 +12,7 @@ import pytest
 
 from lib.runs import plan
 from lib.runs.plan import PAPERS
-from tests import browser_checks
+from tests.report.pages import browser_checks
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

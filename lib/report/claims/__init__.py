@@ -1,0 +1,1 @@
+"""Claims: sentences with a test on reproduced numbers, and their verdicts."""

@@ -1,0 +1,1 @@
+"""Figures: one look, shared parts, files."""

@@ -1,0 +1,182 @@
+"""Pieces that several figures share: means with intervals, lines with bands, reported curves."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from lib.metrics.intervals import facts, mean_interval
+from lib.report.figures.style import INK, MARKERS, MUTED, REPORTED, Look, say
+
+RESAMPLES = 1000
+
+
+def having(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Rows in which all `columns` are defined; no rows (but the columns) where one is missing."""
+    if any(column not in frame for column in columns):
+        return pd.DataFrame(columns=list(dict.fromkeys([*frame.columns, *columns])))
+    return frame.dropna(subset=list(columns))
+
+
+def means(rows: pd.DataFrame, column: str, keys: Sequence[str]) -> pd.DataFrame:
+    """`keys`, mean, low, high, n per group of rows; rows about one fact are one unit."""
+    found = []
+    for values, group in rows.groupby(list(keys), sort=True):
+        units = facts(group["record"]) if "record" in group else None
+        estimate = mean_interval(group[column], groups=units, resamples=RESAMPLES)
+        found.append((*values, estimate.mean, estimate.low, estimate.high, estimate.n))
+    frame = pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "n"])
+    return frame.astype({name: float for name in ("mean", "low", "high")} | {"n": int})
+
+
+def series(
+    panel: Axes, part: pd.DataFrame, x: str, look: Look, label: str, *, hollow: bool = False,
+    whiskers: bool = False,
+) -> None:  # fmt: skip
+    """One line of means with its 95 % band (or whiskers); a single point stays a point."""
+    if part.empty:
+        return
+    part = part.sort_values(x)
+    places, middle = part[x].to_numpy(float), part["mean"].to_numpy()
+    face = "white" if hollow else look.colour
+    panel.plot(
+        places, middle, color=look.colour, marker=look.marker, linestyle=look.line, label=label,
+        markerfacecolor=face, zorder=3,
+    )  # fmt: skip
+    low, high = part["low"].to_numpy(), part["high"].to_numpy()
+    if whiskers or len(part) == 1:
+        panel.vlines(places, low, high, color=look.colour, linewidth=1.1, zorder=2)
+    else:
+        panel.fill_between(places, low, high, color=look.colour, alpha=0.13, linewidth=0)
+
+
+def curves(
+    panel: Axes,
+    part: pd.DataFrame,
+    by: str,
+    x: str,
+    style: Mapping[str, Look],
+    reported: pd.DataFrame | None = None,
+    why: str = "no scores in these runs",
+    *,
+    whiskers: bool = False,
+) -> None:
+    """One line per value of `by`, the paper's curves behind; or the sentence `why`."""
+    if reported is not None and len(reported):
+        paper(panel, reported, x)
+    for name, look in style.items():
+        mine = part[part[by].astype(str) == name]
+        series(panel, mine, x, look, name, whiskers=whiskers)
+    if not panel.lines:
+        say(panel, f"Empty: {why}.")
+
+
+def score_axis(panel: Axes, label: str) -> None:
+    """Label the score axis; scores between 0 and 1 get the whole scale, so noise looks small."""
+    panel.set_ylabel(label)
+    low, high = panel.dataLim.intervaly
+    if low >= 0 and high <= 1:
+        panel.set_ylim(-0.02, 1.04)
+
+
+def paper(panel: Axes, reported: pd.DataFrame, x: str) -> None:
+    """Curves read off the paper's picture: dashed grey, one open marker per method."""
+    grouped = reported.groupby("method", sort=False) if "method" in reported else [("", reported)]
+    for place, (method, rows) in enumerate(grouped):
+        rows = rows.sort_values(x)
+        label = f"reported (digitised): {method}" if method else "reported (digitised)"
+        panel.plot(
+            rows[x].to_numpy(float), rows["value"].to_numpy(float), color=REPORTED, label=label,
+            linestyle=(0, (4, 2.5)), linewidth=1.2, marker=MARKERS[place % len(MARKERS)],
+            markerfacecolor="white", markersize=4.5, zorder=1,
+        )  # fmt: skip
+
+
+def time_panel(
+    panel: Axes,
+    steps: pd.DataFrame,
+    records: pd.DataFrame,
+    by: str,
+    style: Mapping[str, Look],
+    reported: pd.DataFrame | None,
+) -> None:
+    """Cumulative editing time of every run in minutes against the edits applied."""
+    panel.set_title("Cumulative editing time")
+    rows = having(steps, "n_edits", "seconds_edit", "run").sort_values(["run", "n_edits"])
+    if by not in rows and len(records):
+        rows = rows.assign(
+            **{by: rows["run"].map(records.drop_duplicates("run").set_index("run")[by])}
+        )
+    rows = having(rows, by)
+    seconds = rows["seconds_edit"].astype(float)
+    rows = rows.assign(minutes=seconds.groupby(rows["run"]).cumsum() / 60)
+    curves(panel, means(rows, "minutes", [by, "n_edits"]), by, "n_edits", style, reported,
+           "no editing time recorded")  # fmt: skip
+    if panel.lines:
+        panel.set(xlabel="edits applied", ylabel="minutes")
+        panel.set_ylim(bottom=0)
+
+
+def bars(
+    panel: Axes, part: pd.DataFrame, by: str, names: Sequence[str], style: Mapping[str, Look]
+) -> None:
+    """Horizontal bars with hatches and printed values; the axis is logarithmic if it must be."""
+    values = part.set_index(by)["mean"]
+    positive = values[values > 0]
+    log = len(positive) == len(values) and positive.max() / positive.min() > 50
+    left = positive.min() / 3 if log else 0.0
+    for place, name in enumerate(names):
+        if name not in values.index:
+            panel.text(left, place, " not measured", va="center", color=MUTED, style="italic")
+            continue
+        look, row = style[str(name)], part[part[by] == name].iloc[0]
+        panel.barh(
+            place, row["mean"] - left, left=left, height=0.62, facecolor="white", linewidth=1.2,
+            edgecolor=look.colour, hatch=look.hatch,
+        )  # fmt: skip
+        end = row["mean"]
+        if np.isfinite(row["high"]) and row["high"] > row["low"]:
+            panel.plot([max(row["low"], left), row["high"]], [place] * 2, color=INK, linewidth=1.2)
+            end = max(end, row["high"])
+        text = f"{row['mean']:,.0f}" if row["mean"] >= 100 else f"{row['mean']:.3g}"
+        panel.annotate(text, (end, place), (4, 0), textcoords="offset points", va="center")
+    if log:
+        panel.set_xscale("log")
+        panel.set_xlim(left, values.max() * (values.max() / left) ** 0.35)
+        panel.set_xlabel("logarithmic scale")
+    else:
+        panel.set_xlim(0, max(float(values.max()), 1e-12) * 1.3)
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        plain = "{x:,.0f}" if values.max() >= 10 else "{x:g}"
+        # Ticks of seven digits would run into each other; the bars carry their exact numbers.
+        large = EngFormatter(sep="") if values.max() >= 1e5 else plain
+        panel.xaxis.set_major_formatter(large)
+    panel.set_yticks(range(len(names)), [str(name) for name in names])
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.grid(False)
+
+
+def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Frames one below the other; empty ones leave no trace."""
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 run", "3 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def about_rows(rows: pd.DataFrame, data: pd.DataFrame, more: str) -> str:
+    """The caption's facts: n per point, seeds, intervals, model and data."""
+    if rows.empty or data.empty:
+        return "No rows."
+    least, most = int(data["n"].min()), int(data["n"].max())
+    n = f"n = {least:,}" if least == most else f"n = {least:,} to {most:,}"
+    parts = [f"{n} scored prompts per point", counted(rows["seed"].nunique(), "seed")]
+    for name in ("backbone", "dataset"):
+        if name in rows:
+            parts.append(" + ".join(dict.fromkeys(str(value) for value in rows[name])))
+    return f"{'; '.join(parts)}. {more}"

@@ -1,0 +1,1 @@
+"""Static pages: reports, records, the front page, published copies."""

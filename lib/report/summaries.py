@@ -1,0 +1,188 @@
+"""What a report leaves for the front page: `<key>.summary.json`, checked when it is read back."""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib.errors import StoreError
+from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN
+from lib.report.tables import Cell
+from lib.storage.atomic import write_text
+
+SCHEMA = 2  # 1 counted claims and did not tell them
+STATUSES = ("done", "partial", "failed")
+DIFFERS = "differs by setting"
+VERDICTS = (HOLDS, FAILS, DIFFERS, UNKNOWN)
+
+
+def overall(verdicts: Iterable[str]) -> str:
+    """The verdict on a sentence that was judged in several settings.
+
+    As strict as the verdict on several differences (`findings.decide`): it holds only if it holds
+    in every setting. It fails if it fails somewhere and holds nowhere; where one setting says so
+    and another the opposite, it "differs by setting".
+    """
+    found = set(verdicts)
+    if FAILS in found:
+        return DIFFERS if HOLDS in found else FAILS
+    return HOLDS if found == {HOLDS} else UNKNOWN
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One number worth a place on the front page; numbers are None where there is none."""
+
+    label: str
+    reported: float | None = None
+    reproduced: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int = 0
+    verdict: str = "not comparable"
+    digits: int = 2
+
+    @classmethod
+    def of(cls, cell: Cell, label: str = "", digits: int = 2) -> "Headline":
+        """The headline of a table cell, labelled "editor, metric, setting" unless `label`."""
+        numbers = {
+            name: _plain(getattr(cell, name))
+            for name in ("reported", "reproduced", "ci_low", "ci_high")
+        }
+        label = label or ", ".join(p for p in (cell.editor, cell.metric, cell.setting) if p)
+        return cls(label, **numbers, n=cell.n, verdict=cell.verdict, digits=digits)
+
+
+@dataclass(frozen=True)
+class Told:
+    """One sentence as one setting judges it: a claim of the paper, or a finding of our own.
+
+    `setting` is the setting's title, `editor` whom the sentence is judged on, `section` the id of
+    the report's section that shows the numbers ("" for none).
+    """
+
+    key: str
+    sentence: str
+    source: str
+    setting: str
+    verdict: str
+    evidence: str
+    editor: str = ""
+    section: str = ""
+
+    def __post_init__(self) -> None:
+        if self.verdict not in (HOLDS, FAILS, UNKNOWN):
+            raise ValueError(f"{self.key}: unknown verdict {self.verdict!r}")
+
+
+@dataclass(frozen=True)
+class PaperSummary:
+    """What a report tells the front page. `report` is its file name relative to the index.
+
+    `status`: "done", "partial" (some runs failed) or "failed" (no usable report). `made` says what
+    the runs were made with: lists under "machines", "commits", "dates" and "versions". `order`
+    sorts the page.
+    """
+
+    key: str
+    title: str
+    venue: str = ""
+    summary: str = ""
+    status: str = "done"
+    report: str = ""
+    headline: tuple[Headline, ...] = ()
+    claims: tuple[Told, ...] = ()
+    findings: tuple[Told, ...] = ()
+    substitutions: tuple[str, ...] = ()
+    runtime_seconds: float | None = None
+    errors: tuple[str, ...] = ()
+    profile: str = ""
+    order: int = 100
+    short: str = ""
+    made: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"{self.key}: status {self.status!r} is none of {STATUSES}")
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, object]) -> "PaperSummary":
+        """A summary from plain data; another schema and unknown keys are errors that say so."""
+        written = content.get("schema", SCHEMA)
+        if written != SCHEMA:
+            raise ValueError(f"a summary of schema {written}, and this version reads {SCHEMA}")
+        values = {key: value for key, value in content.items() if key != "schema"}
+        unknown = set(values) - {item.name for item in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown entries: {', '.join(sorted(unknown))}")
+        for name, kind in (("headline", Headline), ("claims", Told), ("findings", Told)):
+            rows = values.get(name, ())
+            values[name] = tuple(row if isinstance(row, kind) else kind(**row) for row in rows)
+        for name in ("substitutions", "errors"):
+            values[name] = tuple(values.get(name, ()))
+        return cls(**values)
+
+    @property
+    def name(self) -> str:
+        """The short name of the paper."""
+        return self.short or self.title
+
+    @property
+    def safe_report(self) -> str:
+        """`report` if it is a plain relative file name, else "": data never makes a script link."""
+        plain = self.report and ":" not in self.report and not self.report.startswith(("/", "\\"))
+        return self.report if plain else ""
+
+
+def by_sentence(told: Iterable[Told]) -> list[tuple[Told, ...]]:
+    """The judgements of each sentence together, in the order of their first appearance."""
+    found: dict[str, list[Told]] = {}
+    for one in told:
+        found.setdefault(one.key, []).append(one)
+    return [tuple(group) for group in found.values()]
+
+
+def tally(told: Iterable[Told]) -> dict[str, int]:
+    """How many sentences hold, fail, differ by setting, cannot be told; each counts once, in
+    however many settings it was judged."""
+    counts = Counter(overall(one.verdict for one in group) for group in by_sentence(told))
+    return {verdict: counts[verdict] for verdict in VERDICTS}
+
+
+def write_summary(folder: Path, summary: PaperSummary) -> None:
+    """Write `<key>.summary.json` into `folder`, where the index looks for it."""
+    content = {"schema": SCHEMA, **dataclasses.asdict(summary)}
+    path = Path(folder) / f"{summary.key}.summary.json"
+    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def read_summaries(folder: Path) -> list[PaperSummary]:
+    """All summaries in `folder` in page order; one that cannot be read is an error that names the
+    file and the way out."""
+    found = []
+    for path in sorted(Path(folder).glob("*.summary.json")):
+        try:
+            found.append(PaperSummary.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            key = path.name.removesuffix(".summary.json")
+            raise StoreError(
+                f"{path}: {error}. Render that report again (./run_all.sh --only {key}; finished "
+                "runs are reused), or delete the file."
+            ) from error
+    return sorted(found, key=lambda paper: (paper.order, paper.key))
+
+
+def _plain(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN: a missing number is null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

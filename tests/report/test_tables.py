@@ -1,0 +1,162 @@
+"""Tables print reported beside reproduced, escape everything and hide no failure."""
+
+import math
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lib.errors import RecordError
+from lib.report.reported import REPORTED_COLUMNS, load_reported, reported_value
+from lib.report.tables import TIDY_COLUMNS, Cell, build_table, measure
+from tests.report.invented import records
+
+PAPERS = Path(__file__).parents[2] / "lib" / "papers"
+REPORTED = PAPERS / "melo_reported.csv"
+
+
+def cell(**changes: object) -> Cell:
+    values = {"item": "Table 2", "setting": "T5", "backbone": "tiny", "dataset": "invented",
+              "editor": "MELO", "metric": "ES"}  # fmt: skip
+    return Cell(**values | changes)
+
+
+def test_a_measured_cell_carries_number_interval_n_and_verdict() -> None:
+    found = measure(
+        records(seeds=2), "f1_ids", item="Table 2", metric="ES (F1)", editor="MELO",
+        subset="edits", reported=0.98, n_reported=1000,
+    )  # fmt: skip
+    assert found.ci_low < found.reproduced < found.ci_high
+    assert (found.n, found.seeds, found.n_edits) == (96, 2, 48)
+    assert found.verdict == "consistent"
+    assert (found.setting, found.backbone, found.dataset) == ("tiny", "tiny-t5", "invented")
+
+
+def test_two_phrasings_of_a_fact_widen_the_interval() -> None:
+    rows = records()
+    options = {"item": "t", "metric": "m", "editor": "MELO", "subset": "holdout"}
+    by_fact = measure(rows, "f1_ids", **options)
+    by_row = measure(rows, "f1_ids", **options, groups=lambda frame: frame["record"])
+    assert by_fact.n == by_row.n == 48
+    assert (by_fact.ci_low, by_fact.ci_high) != (by_row.ci_low, by_row.ci_high)
+
+
+def test_perplexity_is_the_exponential_of_the_mean() -> None:
+    rows = records()
+    found = measure(rows, "nll", item="t", metric="PPL", editor="MELO", subset="edits",
+                    exponentiate=True, reported=1.2, n_reported=100)  # fmt: skip
+    chosen = rows[(rows["editor"] == "MELO") & (rows["subset"] == "edits")]
+    mean = chosen[chosen["moment"] == "end"]["nll"].mean()
+    assert found.reproduced == pytest.approx(math.exp(mean))
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame(), records().iloc[:0], records()])
+def test_a_cell_without_rows_says_so(frame: pd.DataFrame) -> None:
+    found = measure(frame, "f1_ids", item="t", metric="m", editor="Nobody", setting="tiny")
+    assert math.isnan(found.reproduced) and "Nobody" in found.error
+
+
+def test_tidy_table_has_one_row_per_cell(tmp_path: Path) -> None:
+    cells = [cell(reported=0.9, reproduced=0.8, n=3, substitutions=("a", "b")), cell(editor="FT")]
+    build_table(cells, csv_path=tmp_path / "t.csv")
+    frame = pd.read_csv(tmp_path / "t.csv")
+    assert tuple(frame.columns) == TIDY_COLUMNS and len(frame) == 2
+    assert frame["substitutions"][0] == "a; b"
+
+
+def test_page_shows_reported_verdict_word_symbol_and_n() -> None:
+    shown = build_table(
+        [cell(reported=0.98, reproduced=0.97, ci_low=0.93, ci_high=0.99, n=96,
+              verdict="consistent")]
+    ).to_html()  # fmt: skip
+    assert '<td class="reported">0.98</td>' in shown
+    assert "<strong>0.97</strong>" in shown and "[0.93, 0.99] (n=96)" in shown
+    assert '<span aria-hidden="true">=</span> consistent' in shown
+
+
+def test_missing_reported_and_failed_runs_are_words() -> None:
+    shown = build_table([cell(error="EditorError: out of room")]).to_html()
+    assert "not available" in shown and "EditorError: out of room" in shown
+
+
+def test_every_string_is_escaped() -> None:
+    nasty = '<script>alert("x")</script>'
+    names = ("item", "setting", "backbone", "dataset", "editor", "metric")
+    shown = build_table(
+        [cell(**dict.fromkeys(names, nasty), error=nasty, substitutions=(nasty,))],
+        caption=nasty, row_heading=nasty, notes=[nasty],
+    ).to_html()  # fmt: skip
+    assert "<script" not in shown and "&lt;script" in shown
+
+
+def test_columns_of_one_setting_stay_together() -> None:
+    cells = [cell(setting=s, metric=m) for m in ("ES", "Locality") for s in ("T5", "BERT")]
+    shown = build_table(cells).to_html()
+    assert shown.count('class="setting"') == 2 and shown.count('colspan="2"') == 2
+
+
+def test_a_setting_without_reported_numbers_says_so_in_one_column() -> None:
+    cells = [
+        cell(editor=e, metric=m, setting=s, reproduced=0.5, n=3)
+        for e in ("FT", "MEMIT")
+        for s in ("CF", "zsRE")
+        for m in ("ES", "Locality")
+    ]
+    shown = build_table(cells, unreported="no table could be seen.").to_html()
+    assert shown.count('<td class="reported" rowspan="2">not available</td>') == 2
+    assert shown.count('<th rowspan="2" scope="col" class="reported">reported</th>') == 2
+    assert shown.count('colspan="3"') == 2
+    assert shown.count("no table could be seen.") == 1
+    # A row of body cells is as wide as the head: one reported and two metrics per setting.
+    first, second = (row for row in shown.split("<tr>") if row.startswith('<th scope="row">'))
+    assert (first.count("<td"), second.count("<td")) == (6, 4)
+    mixed = [cell(setting="CF", reproduced=0.5, n=3, reported=0.6), cell(setting="zsRE")]
+    shown = build_table(mixed, unreported="no table could be seen.").to_html()
+    assert shown.count('rowspan="1"') == 1 and '<td class="reported">0.60</td>' in shown
+
+
+def test_an_empty_table_says_so_and_twins_are_an_error() -> None:
+    assert "No cell was planned" in build_table([]).to_html()
+    with pytest.raises(ValueError, match="two cells"):
+        build_table([cell(), cell()])
+
+
+@pytest.mark.parametrize("path", sorted(PAPERS.glob("*_reported.csv")), ids=lambda p: p.stem)
+def test_every_reported_number_is_a_number_with_a_source(path: Path) -> None:
+    frame = load_reported(path)
+    assert tuple(frame.columns) == REPORTED_COLUMNS and len(frame)
+    assert frame["value"].notna().all()
+    assert frame["source"].str.strip().ne("").all()
+    assert frame["better"].isin(["higher", "lower"]).all()
+
+
+def test_melo_table_2_is_found() -> None:
+    frame = load_reported(REPORTED)
+    where = {"item": "Table 2", "model": "T5-Small", "dataset": "zsRE", "method": "MELO"}
+    assert reported_value(frame, **where, metric="ES (F1)") == 0.98
+    assert reported_value(frame, **where, metric="ES (F1)", n_edits=7) is None
+    assert reported_value(frame, **where, metric="Nothing") is None
+    with pytest.raises(ValueError, match="different reported numbers"):
+        reported_value(frame, **where)
+
+
+@pytest.mark.parametrize("path", sorted(PAPERS.glob("*_reported.csv")), ids=lambda p: p.stem)
+def test_reported_rows_are_those_of_the_shared_file(path: Path) -> None:
+    shared = Path(
+        os.environ.get("STUDY_PUBLISHED_DATA", Path(__file__).parents[3] / "shared" / "data")
+    ).parent
+    original = shared / "papers" / path.name
+    if not original.exists():
+        pytest.skip(f"{original} is not here")
+    pd.testing.assert_frame_equal(load_reported(path), load_reported(original))
+
+
+def test_a_foreign_csv_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(RecordError, match="expected the columns"):
+        load_reported(path)
+    path.write_text(",".join(REPORTED_COLUMNS) + "\nT,t,m,d,e,,ES,high,F1,higher,s\n")
+    with pytest.raises(RecordError, match="column value"):
+        load_reported(path)
