@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from lib.errors import StudyError, UsageError
-from lib.runs import parallel
-from lib.runs.plan import PAPERS, PROFILES
+from lib.runs import parallel, plan
+from lib.runs.plan import PROFILES
 from lib.runs.progress import clock
 
 DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = build.add_argument
-    add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(PAPERS)}")
+    add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(plan.papers())}")
     add("--profile", default="laptop", metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
     add("--plan", action="store_true", help="show what would run, with cost; start nothing")
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
@@ -104,11 +104,12 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _papers(only: str | None) -> list[str]:
-    chosen = [name.strip() for name in (only or ",".join(PAPERS)).split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in PAPERS]
+    chosen = [name.strip() for name in (only or ",".join(plan.papers())).split(",") if name.strip()]
+    known = plan.papers()
+    unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
         raise UsageError(
-            f"unknown paper {', '.join(unknown) or '(none)'}; the papers are {', '.join(PAPERS)}"
+            f"unknown paper {', '.join(unknown) or '(none)'}; the papers are {', '.join(known)}"
         )
     return chosen
 

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import importlib.resources
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from lib.storage import fingerprints
 
 # Where papers/, notebooks/ and outputs/ lie.
 ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "papers"
 PROFILES = ("smoke", "laptop", "gpu", "paper")
-PAPERS = ("melo", "malmen", "elder", "comeba_hk", "side_by_side")
 DTYPES = ("float32", "float16", "bfloat16")
 # How many times longer a run takes in float32 than in a dtype that the processor computes in.
 FLOAT32_SECONDS = 2
@@ -74,16 +73,23 @@ class Sourced:
     source: str
 
 
+@functools.cache
+def papers() -> tuple[str, ...]:
+    """The papers of the study in their order: folders that hold a settings.yaml."""
+    found = {path.parent.name for path in FOLDER.glob("*/settings.yaml")}
+    return tuple(sorted(found, key=lambda paper: _parsed(paper)["order"]))
+
+
 def read_paper(paper: str) -> dict[str, Any]:
     """The paper's YAML file as it stands; the caller's own to change."""
-    if paper not in PAPERS:
-        raise UsageError(f"unknown paper {paper!r}; the papers are {', '.join(PAPERS)}")
+    if paper not in papers():
+        raise UsageError(f"unknown paper {paper!r}; the papers are {', '.join(papers())}")
     return copy.deepcopy(_parsed(paper))
 
 
 @functools.cache
 def _parsed(paper: str) -> dict[str, Any]:
-    text = importlib.resources.files("lib.papers").joinpath(f"{paper}.yaml").read_text("utf-8")
+    text = (FOLDER / paper / "settings.yaml").read_text("utf-8")
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 

@@ -3,6 +3,7 @@
 from lib.data import streams
 from lib.data.records import Dataset, Edit
 from lib.runs import plan
+from papers.melo import scores
 
 
 def test_16_the_intended_holdout_shares_no_prompt_with_the_edits() -> None:
@@ -36,7 +37,6 @@ def test_16_a_rephrase_that_repeats_an_edit_is_not_held_out() -> None:
 
 
 def test_16_the_released_holdout_is_the_edited_prompts(tmp_path) -> None:
-    from lib.papers import melo
     from lib.runs.execute import execute
     from lib.runs.progress import LineProgress
     from lib.runs.resources import Shared
@@ -45,14 +45,14 @@ def test_16_the_released_holdout_is_the_edited_prompts(tmp_path) -> None:
     study = Study.open("melo", "smoke", output=tmp_path)
     run = next(r for r in study.runs if (r.setting, r.editor) == ("zsre-t5", "MELO"))
     assert execute(run, study.store, Shared(), LineProgress())
-    end = melo.scored(study, "zsre-t5").query("moment == 'end'")
+    end = scores.scored(study, "zsre-t5").query("moment == 'end'")
     released = end[end["subset"] == "released_holdout"]
     assert set(released["prompt"]) == set(end[end["subset"] == "edits"]["prompt"])
     assert set(released["prompt"]).isdisjoint(end[end["subset"] == "holdout"]["prompt"])
 
 
 def test_every_row_of_table_2_names_a_method_that_the_paper_reports() -> None:
-    from lib.papers import common
+    from papers import common
 
     known = set(common.reported("melo").query("item == 'Table 2'")["method"])
     rows = plan.read_paper("melo")["tables"]["table2"]["rows"]

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lib.report.pages import elements
+from lib.report import page
 from lib.runs.plan import ROOT
 
 DRAWINGS = sorted(ROOT.glob("papers/*/drawings/*.svg"))
@@ -59,10 +59,10 @@ def test_every_drawing_is_shown_and_every_one_shown_is_there(notebook: Path) -> 
 
 def test_drawings_are_copied_beside_the_page_and_shown_like_figures(tmp_path: Path, monkeypatch):
     seen = []
-    monkeypatch.setattr(elements, "display", seen.append)
+    monkeypatch.setattr(page, "display", seen.append)
     study = SimpleNamespace(paper="malmen", folder=tmp_path)
-    elements.drawing(study, "two-facts", "Two & more", "Arithmetic.")
-    elements.drawing(study, "stages", "Stages")
+    page.drawing(study, "two-facts", "Two & more", "Arithmetic.")
+    page.drawing(study, "stages", "Stages")
     copies = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
     originals = (ROOT / "papers/malmen/drawings").iterdir()
     assert copies == {f"malmen-{path.name}": path.read_bytes() for path in originals}

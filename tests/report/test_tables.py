@@ -12,8 +12,8 @@ from lib.report.reported import REPORTED_COLUMNS, load_reported, reported_value
 from lib.report.tables import TIDY_COLUMNS, Cell, build_table, measure
 from tests.report.invented import records
 
-PAPERS = Path(__file__).parents[2] / "lib" / "papers"
-REPORTED = PAPERS / "melo_reported.csv"
+PAPERS = Path(__file__).parents[2] / "papers"
+REPORTED = PAPERS / "melo" / "reported.csv"
 
 
 def cell(**changes: object) -> Cell:
@@ -122,7 +122,7 @@ def test_an_empty_table_says_so_and_twins_are_an_error() -> None:
         build_table([cell(), cell()])
 
 
-@pytest.mark.parametrize("path", sorted(PAPERS.glob("*_reported.csv")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(PAPERS.glob("*/reported.csv")), ids=lambda p: p.parent.name)
 def test_every_reported_number_is_a_number_with_a_source(path: Path) -> None:
     frame = load_reported(path)
     assert tuple(frame.columns) == REPORTED_COLUMNS and len(frame)
@@ -141,7 +141,7 @@ def test_melo_table_2_is_found() -> None:
         reported_value(frame, **where)
 
 
-@pytest.mark.parametrize("path", sorted(PAPERS.glob("*_reported.csv")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(PAPERS.glob("*/reported.csv")), ids=lambda p: p.parent.name)
 def test_reported_rows_are_those_of_the_shared_file(path: Path) -> None:
     shared = Path(
         os.environ.get("STUDY_PUBLISHED_DATA", Path(__file__).parents[3] / "shared" / "data")

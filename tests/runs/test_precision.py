@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lib import __main__ as command_line
-from lib.papers import common
 from lib.report.pages import reports
 from lib.runs import machine, plan
 from lib.runs.study import Study
+from papers import common
 
 SETTING, EDITOR = "zsre-causal", "FT"
 WHY = "the processor has no bfloat16 arithmetic that PyTorch can use"
@@ -155,7 +155,7 @@ def test_plan_and_start_of_a_run_say_it(tmp_path: Path, monkeypatch, capsys, abl
 
 
 def test_laptop_settings_take_the_same_runs_but_for_the_dtype(monkeypatch) -> None:
-    for paper in plan.PAPERS:
+    for paper in plan.papers():
         found = {}
         for able in (True, False):
             monkeypatch.setattr(machine, "cpu_computes_in", lambda dtype, able=able: able)

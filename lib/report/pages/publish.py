@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from lib.errors import StoreError
 from lib.report.pages.notebook import with_pictures
 from lib.report.summaries import PaperSummary, read_summaries
-from lib.runs.plan import PAPERS, ROOT
+from lib.runs.plan import ROOT, papers
 from lib.storage.atomic import write_bytes
 
 MANIFEST = "manifest.json"
@@ -34,15 +34,15 @@ _ROOTS = r"(?<![\w./:<-])/(?:home|root|Users|tmp|var|opt|mnt|srv|private)/[^\s\"
 _PLACES = re.compile(rf"{_ROOTS}|\b[A-Z]:\\[^\s\"'<&]+")
 
 
-def make(source: Path, target: Path, papers: Iterable[str] = PAPERS) -> Path:
+def make(source: Path, target: Path, chosen: Iterable[str] | None = None) -> Path:
     """Copy the finished output folder of a profile (`source`) to `target`; returns `target`.
 
-    An earlier copy there is replaced whole. Raises `StoreError` if a report of `papers` is
-    missing, failed, or of another profile, if a link leads nowhere, if a file names a folder of
-    this machine, or if `target` holds anything but a copy.
+    An earlier copy there is replaced whole. Raises `StoreError` if a report of `chosen` (None: of
+    the study) is missing, failed, or of another profile, if a link leads nowhere, if a file names
+    a folder of this machine, or if `target` holds anything but a copy.
     """
     source, target = Path(source), Path(target)
-    summaries = _finished(source, tuple(papers))
+    summaries = _finished(source, tuple(chosen or papers()))
     if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise StoreError(f"{target} is no copy made by this command; empty it or choose --output")
     files = _linked(source)

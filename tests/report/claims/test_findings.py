@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib.papers import common
 from lib.report.claims.claims import TESTS
 from lib.report.claims.comparisons import (
     ahead_on_subset,
@@ -17,7 +16,8 @@ from lib.report.claims.comparisons import (
     sum_overshoots,
 )
 from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
-from tests.invented_elder import InventedStudy
+from papers import common
+from tests.papers.elder.invented_elder import InventedStudy
 
 N = 40
 

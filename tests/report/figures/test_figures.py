@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.figures_keys import key_maps
-from lib.figures_reported import counts_over_edits, scores_over_edits
 from lib.metrics.costs import costs_by_editor
 from lib.report.figures import curves as figures
+from lib.report.figures import style
 from lib.report.figures.files import save
 from lib.report.figures.style import looks
 from lib.report.pages.notebook import PAGE_MARKUP
+from papers.melo.figures import counts_over_edits, key_maps, scores_over_edits
 from tests.report.invented import records, steps
 
 RECORDS, STEPS = records(), steps()
@@ -26,15 +26,15 @@ KEYS = np.random.default_rng(0).normal(size=(30, 12))
 REPORTED = pd.DataFrame({"method": ["R=50", "R=50"], "n_edits": [10, 40], "value": [0.9, 0.8]})
 
 
-def words(plot: figures.Plot) -> str:
+def words(plot: style.Plot) -> str:
     return " ".join(text.get_text() for panel in plot.figure.axes for text in panel.texts)
 
 
-def lines(plot: figures.Plot) -> int:
+def lines(plot: style.Plot) -> int:
     return sum(len(panel.lines) for panel in plot.figure.axes)
 
 
-def curves(rows: pd.DataFrame, **options: object) -> figures.Plot:
+def curves(rows: pd.DataFrame, **options: object) -> style.Plot:
     return figures.score_curves(rows, "f1_ids", **options)
 
 
@@ -204,6 +204,6 @@ def test_figures_need_words_and_plain_names(tmp_path: Path) -> None:
 
 def test_style_ends_with_its_block() -> None:
     before = dict(mpl.rcParams)
-    with figures.use_style():
+    with style.use_style():
         assert mpl.rcParams["svg.fonttype"] == "none"
     assert dict(mpl.rcParams) == before

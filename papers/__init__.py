@@ -1,0 +1,1 @@
+"""What knows a paper: settings, reported numbers, tables, figures, words. Nobody imports it."""

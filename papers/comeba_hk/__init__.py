@@ -1,0 +1,1 @@
+"""COMEBA-HK, published as CoachHooK (EMNLP 2024)."""

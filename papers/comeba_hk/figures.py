@@ -1,0 +1,371 @@
+"""Figures of consecutive editing: scores by step in two readings, thresholds, size of the state."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from lib.metrics.costs import SIZES
+from lib.metrics.intervals import facts, mean_interval
+from lib.report.figures.parts import about_rows, counted, curves, having, means, score_axis, stacked
+from lib.report.figures.style import (
+    INK,
+    LINES,
+    MARKERS,
+    MUTED,
+    Look,
+    Plot,
+    legend,
+    looks,
+    panels,
+    say,
+    use_style,
+)
+
+TRUE, PRINTED = "model after n edits", "as the official loop prints it"
+TITLES = {
+    "edits": "Reliability", "holdout": "Generality", "locality": "Locality", "average": "Average",
+    "parameters": "Numbers added to the backbone", "stored_floats": "Numbers kept for later",
+}  # fmt: skip
+
+
+def both_readings(records: pd.DataFrame) -> pd.DataFrame:
+    """Rows of edits applied so far, with `reading`: what "the score after n edits" can mean.
+
+    `TRUE`: the model after n edits on its first n edits (checkpoint and end rows). `PRINTED`: the
+    final model on the first n edits, which is what the official consecutive loop prints, because
+    its snapshots share their result lists. Rows need `edit_index`, `moment` and `n_edits`.
+    """
+    rows = having(records, "edit_index", "moment", "n_edits", "run", "editor")
+    rows = rows[rows["moment"].isin(["checkpoint", "end"]) & (rows["edit_index"] >= 0)]
+    true = rows[rows["edit_index"] < rows["n_edits"]].assign(reading=TRUE)
+    parts = [true]
+    for _, run in true.groupby("run", sort=False):
+        end = run[run["moment"] == "end"]
+        for n in sorted(run["n_edits"].unique()):
+            early = end[end["edit_index"] < n]
+            parts.append(early.assign(n_edits=n, reading=PRINTED))
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else true
+
+
+def by_step(
+    records: pd.DataFrame,
+    metric: str,
+    *,
+    subsets: Sequence[str] = ("edits", "holdout", "locality"),
+    by: str = "editor",
+    titles: Mapping[str, str] | None = None,
+    ylabel: str | None = None,
+    printed: bool = True,
+) -> Plot:
+    """Score of all edits so far against edits applied, a line per `by`.
+
+    A row of panels per subset: left the model after n edits, right (`printed`) what the official
+    loop prints for n.
+    """
+    rows = having(both_readings(records), metric, by, "subset")
+    rows = rows[rows["subset"].isin(subsets)]
+    readings = (TRUE, PRINTED) if printed else (TRUE,)
+    data = means(rows, metric, ["subset", "reading", by, "n_edits"])
+    data = data[data["reading"].isin(readings)]
+    style = looks(dict.fromkeys(rows[by]))
+    places = [(subset, reading) for subset in subsets for reading in readings]
+    drawn = _side_by_side(data, by, list(style))
+    with use_style():
+        figure, axes = panels(len(places), height=2.6 if len(places) > 1 else 3.4)
+        for panel, (subset, reading) in zip(axes, places, strict=True):
+            name = {**TITLES, **(titles or {})}.get(subset, subset)
+            panel.set_title(f"{name}: {reading}" if printed else name)
+            part = drawn[(drawn["subset"] == subset) & (drawn["reading"] == reading)]
+            curves(panel, part, by, "_x", style, whiskers=True)
+            if panel.lines:
+                panel.set_xlabel("edits applied")
+                panel.set_xticks(sorted(data["n_edits"].unique())[:12])
+                score_axis(panel, ylabel or metric)
+        legend(figure, axes)
+    facts = "Whiskers: 95 % interval; editors stand side by side at each number of edits."
+    return Plot(figure, data, about_rows(rows, data, facts))
+
+
+def _side_by_side(data: pd.DataFrame, by: str, names: Sequence[str]) -> pd.DataFrame:
+    """`_x`: the number of edits, a little shifted per name: whiskers do not cover each other."""
+    steps = sorted(data["n_edits"].unique())
+    gap = min((b - a for a, b in itertools.pairwise(steps)), default=1.0)
+    shift = {name: (i - (len(names) - 1) / 2) * 0.035 * gap for i, name in enumerate(names)}
+    return data.assign(
+        _x=data["n_edits"].astype(float) + data[by].astype(str).map(shift).astype(float)
+    )
+
+
+def thresholds(steps: pd.DataFrame, *, by: str = "editor", initial: float | None = None) -> Plot:
+    """The threshold alpha of each edited layer (columns `alpha_<block>`) after every batch.
+
+    One panel per `by`; `initial` is drawn dotted. Seeds are averaged.
+    """
+    columns = [name for name in steps if str(name).startswith("alpha_")]
+    rows = having(steps, "n_edits", by, "run")
+    long = rows.melt(
+        id_vars=["run", by, "n_edits"], value_vars=columns, var_name="layer", value_name="alpha"
+    ).dropna(subset=["alpha"])
+    long["layer"] = long["layer"].str.removeprefix("alpha_").astype(int)
+    data = means(long, "alpha", [by, "layer", "n_edits"])
+    names = [name for name in dict.fromkeys(rows[by]) if name in set(data[by])]
+    layers = sorted(data["layer"].unique())
+    style = {f"layer {block}": look for block, look in zip(layers, _ladder(layers), strict=True)}
+    with use_style():
+        figure, axes = panels(len(names), height=2.7)
+        if not names:
+            say(axes[0], "No thresholds recorded.")
+        for panel, name in zip(axes, names, strict=False):
+            panel.set_title(str(name))
+            part = data[data[by] == name].assign(which=lambda d: "layer " + d["layer"].astype(str))
+            curves(panel, part, "which", "n_edits", style)
+            if initial is not None:
+                panel.axhline(initial, color="#5b6470", linestyle=":", label="initial alpha")
+            panel.set(xlabel="edits applied", ylabel="alpha")
+        legend(figure, axes)
+    runs = counted(long["run"].nunique(), "run") if names else "no run"
+    return Plot(figure, data, f"Read off the editor after each batch; {runs}.")
+
+
+def state_size(steps: pd.DataFrame, *, columns: Sequence[str] = SIZES, by: str = "editor") -> Plot:
+    """Numbers that an editor adds and keeps, against edits applied: flat if memory is constant."""
+    style = looks(dict.fromkeys(having(steps, by)[by]))
+    parts = []
+    with use_style():
+        figure, axes = panels(len(columns))
+        for panel, column in zip(axes, columns, strict=True):
+            panel.set_title(TITLES.get(column, column))
+            part = means(having(steps, column, by, "n_edits"), column, [by, "n_edits"])
+            parts.append(part.assign(quantity=column))
+            curves(panel, part, by, "n_edits", style, why=f"no {column} counted")
+            if not panel.lines:
+                continue
+            panel.set(xlabel="edits applied", ylabel="count")
+            low, high = part["mean"].min(), part["mean"].max()
+            if high > 0 and low < high / 50:
+                panel.set_yscale("symlog", linthresh=max(1.0, _smallest(part["mean"])))
+                panel.set_ylabel("count (logarithmic above zero)")
+            panel.set_ylim(bottom=0)
+        legend(figure, axes)
+    runs = steps["run"].nunique() if "run" in steps else 0
+    facts = f"Counted after each batch; {counted(runs, 'run')}. A number is 4 bytes in float32."
+    return Plot(figure, stacked(parts), facts)
+
+
+def _smallest(values: pd.Series) -> float:
+    positive = values[values > 0]
+    return float(positive.min()) if len(positive) else 1.0
+
+
+def _ladder(layers: Sequence[int]) -> list[Look]:
+    """Looks for ordered layers: one hue from pale to dark, each with its own marker and line."""
+    shades = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
+    count = len(layers)
+    picked = [shades[-1 - (count - 1 - i) % len(shades)] for i in range(count)]
+    return [
+        Look(shade, MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], "")
+        for i, shade in enumerate(picked)
+    ]
+
+
+SUBSETS = ("edits", "holdout", "near", "upstream")
+SCOPE_TITLES = {
+    "edits": "Edited prompts", "holdout": "Rephrases", "near": "Near prompts",
+    "upstream": "Upstream questions",
+}  # fmt: skip
+SUBJECT, OTHER = "subject's last token", "all other tokens"
+PROMPT = ["run", "editor", "subset", "record"]
+
+
+def bound(tokens: np.ndarray | pd.Series | float) -> np.ndarray | pd.Series | float:
+    """The largest z score that n tokens can have: (n - 1) / sqrt(n), one outlier, all others equal.
+
+    The standard deviation is the sample's (n - 1).
+    """
+    return (tokens - 1) / np.sqrt(tokens)
+
+
+def per_prompt(observations: pd.DataFrame) -> pd.DataFrame:
+    """One row per prompt: tokens, alpha, largest z, whether the bound lies below alpha, whether
+    anything, the subject's last token, or another token was swapped (0/1)."""
+    needed = (*PROMPT, "edit_index", "tokens", "alpha", "swapped", "is_subject")
+    rows = having(observations, *needed)
+    rows = rows if "z" in rows else rows.assign(z=np.nan)
+    swapped = rows["swapped"].astype(bool)
+    subject = rows["is_subject"].astype(bool)
+    rows = rows.assign(
+        z=pd.to_numeric(rows["z"], errors="coerce"),
+        subject_swapped=swapped & subject, other_swapped=swapped & ~subject, any_swapped=swapped,
+        has_subject=subject,
+    )  # fmt: skip
+    found = rows.groupby(PROMPT, sort=False, as_index=False).agg(
+        edit_index=("edit_index", "first"), tokens=("tokens", "first"), alpha=("alpha", "first"),
+        z=("z", "max"), any_swapped=("any_swapped", "max"),
+        subject_swapped=("subject_swapped", "max"), other_swapped=("other_swapped", "max"),
+        has_subject=("has_subject", "max"),
+    )  # fmt: skip
+    flags = ["any_swapped", "subject_swapped", "other_swapped", "has_subject"]
+    found[flags] = found[flags].astype(float)
+    found["unreachable"] = (bound(found["tokens"].astype(float)) < found["alpha"]).astype(float)
+    return found
+
+
+def shares(observations: pd.DataFrame, by: str = "editor") -> pd.DataFrame:
+    """Per editor and subset: prompts, tokens, and shares of prompts with their 95 % intervals."""
+    prompts = per_prompt(observations)
+    rows = []
+    for (editor, subset), part in prompts.groupby([by, "subset"], sort=False):
+        units = [
+            f"{run}/{index}" for run, index in zip(part["run"], part["edit_index"], strict=True)
+        ]
+        share = {
+            name: mean_interval(part[column], groups=units)
+            for name, column in (
+                ("can never reach alpha", "unreachable"), ("something swapped", "any_swapped"),
+                ("subject's last token swapped", "subject_swapped"),
+                ("another token swapped", "other_swapped"),
+            )
+        }  # fmt: skip
+        if not part["has_subject"].any():
+            share["subject's last token swapped"] = None
+        rows.append(
+            {
+                by: editor, "prompts": SCOPE_TITLES.get(subset, subset), "n": len(part),
+                "tokens (median)": f"{part['tokens'].median():g}",
+                "alpha": f"{part['alpha'].mean():.2f}",
+            }
+            | {name: _share(interval) for name, interval in share.items()}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _share(interval: object) -> str:
+    if interval is None:
+        return "holds no subject"
+    text = f"{interval.mean:.2f}"
+    return f"{text} [{interval.low:.2f}, {interval.high:.2f}]" if interval.known else text
+
+
+def z_distributions(observations: pd.DataFrame, *, bins: int = 28) -> Plot:
+    """Distribution of z of the subject's last token and of all other tokens.
+
+    A panel per editor and kind of prompt. Each outline has area one; the dashed line is alpha
+    after the last batch.
+    """
+    rows = having(observations, "z", "subset", "is_subject", "alpha", "editor")
+    rows = rows.assign(z=pd.to_numeric(rows["z"], errors="coerce")).dropna(subset=["z"])
+    kinds = np.where(rows["is_subject"].astype(bool), SUBJECT, OTHER)
+    rows = rows.assign(kind=kinds)
+    places = [
+        (editor, subset)
+        for editor in dict.fromkeys(rows["editor"])
+        for subset in SUBSETS
+        if ((rows["editor"] == editor) & (rows["subset"] == subset)).any()
+    ]
+    several, edges, parts = rows["editor"].nunique() > 1, _edges(rows["z"], bins), []
+    with use_style():
+        figure, axes = panels(len(places), height=2.6)
+        if not places:
+            say(axes[0], "Empty: no z scores were kept.")
+        for panel, (editor, subset) in zip(axes, places, strict=False):
+            panel.set_title(
+                f"{editor}: {SCOPE_TITLES[subset].lower()}" if several else SCOPE_TITLES[subset]
+            )
+            part = rows[(rows["editor"] == editor) & (rows["subset"] == subset)]
+            parts.append(_outlines(panel, part, edges).assign(editor=editor, subset=subset))
+            _alpha_line(panel, part["alpha"], vertical=True)
+            panel.set(xlabel="z score", ylabel="density")
+            panel.set_ylim(bottom=0)
+        legend(figure, axes)
+    return Plot(figure, stacked(parts), _about(rows))
+
+
+def _edges(values: pd.Series, bins: int) -> np.ndarray:
+    if values.empty:
+        return np.linspace(-3, 3, bins + 1)
+    low, high = float(values.min()), float(values.max())
+    return np.linspace(low - 0.1, max(high, low + 1) + 0.1, bins + 1)
+
+
+def _outlines(panel: Axes, part: pd.DataFrame, edges: np.ndarray) -> pd.DataFrame:
+    found = []
+    for kind, colour, line, hatch in (
+        (OTHER, MUTED, "--", "///"), (SUBJECT, "#0072B2", "-", ""),
+    ):  # fmt: skip
+        values = part.loc[part["kind"] == kind, "z"].to_numpy(float)
+        if not len(values):
+            continue
+        heights, _ = np.histogram(values, bins=edges, density=True)
+        panel.stairs(
+            heights, edges, color=colour, linestyle=line, linewidth=1.6, label=kind, zorder=3
+        )
+        panel.stairs(heights, edges, fill=True, facecolor=colour, alpha=0.14, hatch=hatch)
+        found.append(
+            pd.DataFrame({
+                "tokens": kind, "z_from": edges[:-1], "z_to": edges[1:],
+                "density": heights, "n": len(values),
+            })
+        )  # fmt: skip
+    return pd.concat(found, ignore_index=True)
+
+
+def z_bound(observations: pd.DataFrame, *, initial: float | None = None) -> Plot:
+    """Largest z of each prompt against its number of tokens, a panel per editor.
+
+    No point lies above the bound (n - 1) / sqrt(n); prompts left of where the bound crosses alpha
+    can never be edited.
+    """
+    prompts = per_prompt(observations).dropna(subset=["z"])
+    names = list(dict.fromkeys(prompts["editor"]))
+    longest = float(max([12, *prompts["tokens"]])) + 1
+    with use_style():
+        figure, axes = panels(len(names), height=3.4)
+        if not names:
+            say(axes[0], "Empty: no z scores were kept.")
+        for panel, name in zip(axes, names, strict=False):
+            panel.set_title(str(name))
+            _under_the_bound(panel, prompts[prompts["editor"] == name], longest)
+            if initial is not None:
+                panel.axhline(
+                    initial, color=MUTED, linestyle=":", label=f"initial alpha {initial:g}"
+                )
+        legend(figure, axes)
+    return Plot(figure, prompts, _about(prompts))
+
+
+def _under_the_bound(panel: Axes, prompts: pd.DataFrame, longest: float) -> None:
+    for place, (subset, look) in enumerate(looks(SUBSETS).items()):
+        part = prompts[prompts["subset"] == subset]
+        if len(part):
+            shift = (place - 1.5) * 0.16  # kinds of prompts side by side
+            panel.scatter(
+                part["tokens"] + shift, part["z"], s=18, color=look.colour, alpha=0.75,
+                marker=look.marker, linewidth=0, label=SCOPE_TITLES[subset], zorder=3,
+            )  # fmt: skip
+    tokens = np.linspace(1, longest, 200)
+    panel.plot(tokens, bound(tokens), color=INK, linewidth=1.4, label="bound (n − 1)/√n")
+    _alpha_line(panel, prompts["alpha"], vertical=False)
+    panel.set(xlabel="tokens n in the scope statistic", ylabel="largest z of the prompt")
+    panel.set_xlim(0.5, longest)
+
+
+def _alpha_line(panel: Axes, alphas: pd.Series, *, vertical: bool) -> None:
+    draw = panel.axvline if vertical else panel.axhline
+    for i, alpha in enumerate(sorted(alphas.dropna().unique())):
+        label = "alpha after the last batch" if i == 0 else None
+        draw(float(alpha), color="#D55E00", linestyle=(0, (5, 2)), linewidth=1.4, label=label)
+
+
+def _about(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return "No rows."
+    prompts = rows.drop_duplicates([name for name in PROMPT if name in rows])
+    layers = rows["layer"].unique() if "layer" in rows else ()
+    where = f", layer {', '.join(f'{x:g}' for x in layers)}" if len(layers) else ""
+    backbones = " + ".join(dict.fromkeys(rows["backbone"])) if "backbone" in rows else ""
+    about = counted(len(facts(prompts["record"])), "prompt")
+    return f"{about}, {counted(rows['run'].nunique(), 'run')}{where}; {backbones}".strip("; ") + "."

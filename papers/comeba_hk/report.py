@@ -1,0 +1,179 @@
+"""COMEBA-HK's report (published as CoachHooK): tables, claims and notes from a `Study`'s runs."""
+
+import dataclasses
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from IPython.display import HTML, display
+
+from lib.metrics import costs
+from lib.report import page, summaries, tables
+from lib.report.claims import claims, verdict
+from lib.report.figures import curves, style
+from lib.runs.study import Study
+from papers import common
+from papers.comeba_hk import figures
+from papers.comeba_hk.scores import (
+    MOMENTS,
+    OWN,
+    PROTOCOLS,
+    Form,
+    editors_of,
+    forms,
+    place,
+    scored,
+    settings,
+    title_of,
+)
+from papers.common import reason, substitutions
+
+BOTH_NAMES = "COMEBA-HK is CoachHooK in the published version."
+
+
+def _why(study: Study, setting: str, editor: str, entry: Mapping[str, str]) -> str:
+    lines = reason(study, setting, editor, entry).strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _cells(
+    study: Study, setting: str, columns: Sequence[Mapping[str, str]], item: str,
+    not_run: Mapping[str, str],
+) -> Iterator[tables.Cell]:  # fmt: skip
+    """One cell per editor and column; editors that do not run here say why."""
+    _, protocol = place(study, setting)
+    records, swaps = scored(study, setting), substitutions(study, setting)
+    for editor, absent in {**editors_of(study, setting), **not_run}.items():
+        entry = {"not_run": absent} if absent else {}
+        for column in columns:
+            yield tables.measure(
+                records,
+                column["column"],
+                item=item,
+                metric=column["metric"],
+                editor=editor,
+                setting=setting,
+                subset=column["subset"],
+                moment=MOMENTS[protocol],
+                shown_setting=title_of(study, setting),
+                substitutions=swaps,
+                error=_why(study, setting, editor, entry),
+            )
+
+
+def main_table(study: Study, setting: str) -> tables.Table:
+    """Reliability, generality, locality and average in one setting (E1 or E2)."""
+    layout = study.document["tables"]["main"]
+    form, protocol = place(study, setting)
+    item = layout["items"][protocol]
+    return tables.build_table(
+        _cells(study, setting, layout["columns"], item, layout["not_run"]),
+        caption=f"{item}, {PROTOCOLS[protocol]}: {form.title}.",
+        notes=[BOTH_NAMES],
+        unreported=layout["unreported"],
+        csv_path=study.folder / "tables" / f"comeba_hk-main-{setting}.csv",
+    )
+
+
+def counterfact_table(study: Study, setting: str) -> tables.Table:
+    """CounterFact's scores in one setting: the asked answer likelier than its competitor."""
+    layout = study.document["tables"]["counterfact"]
+    return tables.build_table(
+        _cells(study, setting, layout["columns"], layout["item"], {}),
+        caption=f"CounterFact's scores, {PROTOCOLS[place(study, setting)[1]]}.",
+        notes=[BOTH_NAMES],
+        unreported=layout["unreported"],
+        csv_path=study.folder / "tables" / f"comeba_hk-counterfact-{setting}.csv",
+    )
+
+
+def decoded_table(study: Study, setting: str) -> tables.Table:
+    """What the edited models really answer, beside teacher-forced scores, in one setting."""
+    layout = study.document["tables"]["decoded"]
+    return tables.build_table(
+        _cells(study, setting, layout["columns"], layout["item"], {}),
+        caption=f"Decoded answers beside teacher-forced scores: {title_of(study, setting)}.",
+        notes=[BOTH_NAMES],
+        csv_path=study.folder / "tables" / f"comeba_hk-decoded-{setting}.csv",
+    )
+
+
+def judged(study: Study, form: Form, editor: str = OWN) -> claims.Judgement:
+    """The abstract's sentences tested on one form of the data."""
+    found = []
+    for given in study.document["claims"]:
+        spec: dict[str, Any] = {**given, "editor": editor}
+        setting = form.setting(spec.pop("protocol"))
+        if form.key in spec.pop("forms", [form.key]) and setting:
+            found.append(claims.Claim.from_spec(spec | {"setting": setting}))
+    names = [form.setting(protocol) for protocol in PROTOCOLS if form.setting(protocol)]
+    frames, timed = [], []
+    for name in names:
+        swept = study.document["settings"][name].get("sweeps", {})
+        frames += [scored(study, name, sweep) for sweep in ("", *swept)]
+        timed.append(costs.inference(study.records(name), study.manifests(name)))
+    material = verdict.Material(
+        _joined(frames), _joined([study.steps(name) for name in names]), _joined(timed)
+    )
+    return claims.judge(found, material)
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else frames[0]
+
+
+def sweep_plot(
+    records: pd.DataFrame, axis: str, moment: str, layout: Mapping[str, Any]
+) -> style.Plot:
+    """Scores against a swept value. `layout`: `log` (axis), `efficacy` (CounterFact's scores in
+    place of reliability and generality)."""
+    rows = records.assign(swept=records["value"].astype(float))
+    subsets = ("edits", "holdout", "locality", "average")
+    titles = figures.TITLES
+    if layout.get("efficacy"):
+        named = {"edits": "efficacy", "holdout": "paraphrase"}
+        asked = rows[rows["subset"].isin(named)]
+        asked = asked.assign(subset=asked["subset"].map(named), score=asked["prefers_target"])
+        rows = pd.concat([asked, rows], ignore_index=True)
+        subsets = ("efficacy", "paraphrase", "locality", "average")
+        titles = {**titles, "efficacy": "Efficacy", "paraphrase": "Paraphrase"}
+    return curves.sweep(
+        rows, "swept", "score", subsets=subsets, moment=moment, xlabel=axis, ylabel="score",
+        titles=titles, log_x=layout.get("log", False),
+    )  # fmt: skip
+
+
+def draw_sweeps(study: Study, names: Sequence[str]) -> None:
+    """Headed figures of the named sweeps in every setting that has them, or a sentence."""
+    for name in names:
+        layout = study.document["tables"]["sweeps"][name]
+        display(HTML(f"<h3>{html.escape(layout['heading'])}</h3>"))
+        drawn = False
+        for setting in settings(study):
+            if name not in study.document["settings"][setting].get("sweeps", {}):
+                continue
+            records = scored(study, setting, name)
+            if records.empty:
+                continue
+            axis = study.document["settings"][setting]["sweeps"][name]["title"]
+            plot = sweep_plot(records, axis, MOMENTS[place(study, setting)[1]], layout)
+            page.draw(study, setting, name, plot, f"Scores by {axis}")
+            drawn = True
+        if not drawn:
+            display(HTML("<p><em>No finished run of this profile varies it.</em></p>"))
+
+
+def summary(
+    study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
+) -> summaries.PaperSummary:
+    """What the front page says: averages of both protocols on the first form of the data."""
+    headline = []
+    for protocol, words in (("single", "single round"), ("consecutive", "consecutive")):
+        setting = forms(study)[0].setting(protocol)
+        for cell in main_table(study, setting).cells if setting else ():
+            if cell.metric == "Average" and cell.editor in (OWN, "MEMIT", "FT") and cell.n:
+                headline.append(dataclasses.replace(cell, metric=f"average, {words}"))
+    titles = {form.key: form.title for form in forms(study)}
+    return common.summary(study, verdicts, listed, headline, titles=titles)

@@ -1,0 +1,229 @@
+"""What every paper's report says in the same way: reported numbers, examples, substitutions, failed
+runs, the summary for the front page."""
+
+import html
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lib.metrics import costs
+from lib.report import summaries
+from lib.report.claims import claims, verdict
+from lib.report.reported import load_reported
+from lib.report.tables import Cell
+from lib.runs.plan import FOLDER, edits_of
+from lib.runs.study import Study
+
+
+@dataclass(frozen=True)
+class OwnFindings:
+    """The findings of a paper's page, judged per setting; shows itself in notebooks."""
+
+    by_setting: Mapping[str, claims.Judgement]
+    titles: Mapping[str, str]
+
+    @property
+    def tidy(self) -> pd.DataFrame:
+        """One row per finding and setting: setting, key, sentence, source, verdict, evidence."""
+        parts = [judged.tidy.assign(setting=name) for name, judged in self.by_setting.items()]
+        names = ["setting", *claims.Judgement(()).tidy.columns]
+        return pd.concat(parts, ignore_index=True)[names] if parts else pd.DataFrame(columns=names)
+
+    def _repr_html_(self) -> str:
+        shown = [
+            f"<h3>Findings: {html.escape(self.titles[name])}</h3>{judged.to_html()}"
+            for name, judged in self.by_setting.items()
+        ]
+        return "".join(shown) or "<p><em>No setting of this profile can test a finding.</em></p>"
+
+
+def findings(study: Study) -> OwnFindings:
+    """Every finding in every setting that plans its editors, also written as CSV.
+
+    An entry of `findings:` is one of `claims:` (`Claim.from_spec`). Its `editor`, if it has one,
+    and further editors (`needs`) must be planned; `settings` names the only ones that can tell.
+    """
+    planned = {
+        name: setting
+        for name, setting in study.document["settings"].items()
+        if setting.get("enabled", True)
+    }
+    judged = {name: _judged(study, name) for name in planned}
+    judged = {name: found for name, found in judged.items() if found.rows}
+    found = OwnFindings(judged, {name: planned[name]["title"] for name in judged})
+    path = study.folder / "tables" / f"{study.paper}-findings.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.tidy.to_csv(path, index=False)
+    return found
+
+
+def _judged(study: Study, setting: str) -> claims.Judgement:
+    here = {name for name, entry in study.document["settings"][setting]["editors"].items() if entry}
+    stated = []
+    for given in study.document.get("findings", ()):
+        spec = dict(given)
+        needed = {*filter(None, [spec.get("editor")]), *spec.pop("needs", ())}
+        if setting in spec.pop("settings", [setting]) and needed <= here:
+            stated.append(claims.Claim.from_spec(spec))
+    if not stated:
+        return claims.Judgement(())
+    records = study.records(setting, None)
+    if records.empty:
+        nothing = verdict.Finding(verdict.UNKNOWN, "No run of this setting is finished.")
+        return claims.Judgement(tuple((finding, nothing) for finding in stated))
+    material = verdict.Material(
+        records,
+        study.steps(setting, None),
+        costs.inference(study.records(setting), study.manifests(setting)),
+        study.observations(setting, None),
+    )
+    return claims.judge(stated, material)
+
+
+LONGEST = 240  # characters of an example
+
+
+def reported(paper: str) -> pd.DataFrame:
+    """The reported numbers of a paper, each with its source."""
+    return load_reported(FOLDER / paper / "reported.csv")
+
+
+def examples(study: Study, setting: str, each: int = 3) -> pd.DataFrame:
+    """A few rows of every subset before any edit: what is asked and what the backbone answers."""
+    records = study.records(setting)
+    if records.empty:
+        return pd.DataFrame()
+    first = records[records["run"] == records["run"].iloc[0]]
+    shown = first[first["moment"] == "before"].sort_values("subset", kind="stable", key=_order)
+    shown = shown.groupby("subset", sort=False).head(each)
+    names = {
+        "subset": "subset", "prompt": "prompt", "subject": "subject", "target": "answer to score",
+        "other": "competing answer", "prediction": "decoded before the edits",
+    }  # fmt: skip
+    for text in ("prompt", "target"):
+        shown[text] = shown[text].map(_shortened)
+    shown = shown[[name for name in names if name in shown]].rename(columns=names)
+    return shown.fillna("–").replace("", "–")
+
+
+def _shortened(text: str) -> str:
+    """A long text's beginning, whole words."""
+    return textwrap.shorten(text, LONGEST, placeholder=" …") if len(text) > LONGEST else text
+
+
+def _order(subsets: pd.Series) -> pd.Series:
+    return subsets.map(
+        {"edits": 0, "holdout": 1, "near": 2, "upstream": 3, "portability": 4, "general": 5}
+    )
+
+
+def kept(study: Study, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame, also written as CSV beside the tables."""
+    path = study.folder / "tables" / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, index=False)
+    return frame
+
+
+def substitutions(study: Study, setting: str) -> list[str]:
+    """What differs from the paper in a setting: backbone, data, precision, size."""
+    found: list[str] = []
+    for manifest in study.manifests(setting).values():
+        counts = manifest["dataset"]["counts"]
+        found += [
+            text
+            for text in (manifest["backbone"]["substitution"], manifest["dataset"]["substitution"])
+            if text
+        ]
+        used = manifest["backbone"]["dtype"].removeprefix("torch.")
+        published = study.original["settings"][setting].get("dtype", "float32")
+        if used != published:
+            found.append(f"Computed in {used} instead of {published}.")
+        if "asked" in manifest["backbone"]:
+            asked, why = manifest["backbone"]["asked"], manifest["backbone"]["why"]
+            found.append(f"Computed in {used}, not in {asked} as this profile asks: {why}.")
+        stream, paper = manifest["spec"]["stream"], study.original["settings"][setting]["stream"]
+        sizes = [(edits_of(s), s["batch_size"]) for s in (stream, paper)]
+        if sizes[0] != sizes[1]:
+            found.append(
+                f"{sizes[0][0]} edits of {counts['facts']} facts in batches of {sizes[0][1]} "
+                f"instead of {sizes[1][0]:,} in batches of {sizes[1][1]}."
+            )
+    return list(dict.fromkeys(found))
+
+
+def reason(study: Study, setting: str, editor: str, entry: Mapping[str, str]) -> str:
+    """Why an editor has no number in a setting: the table's `not_run`, or its run's error."""
+    if "not_run" in entry:
+        return entry["not_run"]
+    for title, error in study.errors().items():
+        if title.startswith(f"{editor} on {setting},"):
+            return error
+    return ""
+
+
+def summary(
+    study: Study,
+    verdicts: Mapping[str, claims.Judgement],
+    listed: Mapping[str, list[str]],
+    headline: Iterable[Cell],
+    *,
+    titles: Mapping[str, str] | None = None,
+) -> summaries.PaperSummary:
+    """What the front page says about a report, our own findings included.
+
+    `verdicts`: the claims as every setting judges them. `headline`: table cells worth a place
+    there. `titles`: how keys of `verdicts` that are no settings are called.
+    """
+    errors = [f"{title}: {text.strip().splitlines()[-1]}" for title, text in study.errors().items()]
+    named = {name: setting["title"] for name, setting in study.document["settings"].items()}
+    named |= titles or {}
+    manifests = list(study.manifests(sweep=None).values())
+    return summaries.PaperSummary(
+        key=study.paper,
+        title=study.document["title"],
+        venue=study.document["venue"],
+        summary=study.document["summary"],
+        status="partial" if errors else "done",
+        report=f"{study.paper}.html",
+        headline=tuple(
+            summaries.Headline.of(cell, label=f"{cell.editor}: {cell.metric}") for cell in headline
+        ),
+        claims=_told(verdicts, named),
+        findings=_told(findings(study).by_setting, named),
+        substitutions=tuple(dict.fromkeys(text for texts in listed.values() for text in texts)),
+        runtime_seconds=sum(sum(manifest["seconds"].values()) for manifest in manifests),
+        errors=tuple(errors),
+        profile=study.profile,
+        order=study.document["order"],
+        short=study.document["short"],
+        made=_made(manifests),
+    )
+
+
+def _told(
+    verdicts: Mapping[str, claims.Judgement], titles: Mapping[str, str]
+) -> tuple[summaries.Told, ...]:
+    return tuple(
+        summaries.Told(
+            claim.key, claim.sentence, claim.source, titles[place], found.verdict, found.evidence,
+            editor=claim.editor, section=claim.shown,
+        )
+        for place, judged in verdicts.items()
+        for claim, found in judged.rows
+    )  # fmt: skip
+
+
+def _made(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Machines, commits, days and versions of the runs, each once and in order."""
+    found: dict[str, set[str]] = {"machines": set(), "commits": set(), "dates": set()}
+    versions: set[str] = set()
+    for manifest in manifests:
+        found["machines"].add(manifest["device"])
+        found["commits"].add(manifest["git_commit"])
+        found["dates"].add(manifest.get("date", ""))
+        versions |= {f"{name} {version}" for name, version in manifest["versions"].items()}
+    return {name: sorted(found[name] - {""}) for name in found} | {"versions": sorted(versions)}

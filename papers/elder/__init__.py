@@ -1,0 +1,1 @@
+"""ELDER (Li et al., AAAI 2025)."""

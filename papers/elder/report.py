@@ -1,0 +1,180 @@
+"""ELDER's report: its tables, claims and notes, built from the runs of a `Study`."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lib.metrics import costs
+from lib.report import summaries, tables
+from lib.report.claims import claims, verdict
+from lib.report.reported import reported_value
+from lib.runs.study import Study
+from papers import common
+from papers.common import substitutions
+from papers.elder.deferral import (
+    distances,
+)
+from papers.elder.scores import (
+    OWN,
+    lines,
+    planned_edits,
+    scored,
+    settings,
+    sweeps,
+    title_of,
+    why,
+)
+
+HALF_A_DIGIT = 0.00005  # of the last digit printed, as a share
+
+
+def table1(study: Study, setting: str) -> tables.Table:
+    """Reliability and generalization after all edits, reported beside reproduced, in percent."""
+    layout, place = study.document["tables"]["main"], _place(study, setting)
+    records, swaps = scored(study, setting), substitutions(study, setting)
+    known, cells = common.reported("elder"), []
+    for line in lines(study, setting):
+        for column in layout["columns"]:
+            told = reported_value(
+                known, item=layout["item"], **place, method=line.reported, metric=column["metric"]
+            )
+            n_reported = layout["n_reported"][column["metric"]][place["dataset"]]
+            cells.append(
+                tables.measure(
+                    line.of(records), "right_answers", item=layout["item"], metric=column["metric"],
+                    editor=line.label, setting=setting, subset=column["subset"], moment=None,
+                    reported=told, n_reported=n_reported if line.comparable else None,
+                    resolution=HALF_A_DIGIT, percent=True, substitutions=swaps,
+                    shown_setting=title_of(study, setting), error=line.why(study, setting),
+                )
+            )  # fmt: skip
+    told_at = int(known.loc[known["item"] == layout["item"], "n_edits"].max())
+    size = f"Reported after {told_at:,} edits, here after {planned_edits(study, setting):,}."
+    return tables.build_table(
+        cells,
+        caption=f"{layout['item']}, percent, after the last edit: {title_of(study, setting)}.",
+        notes=[size, *_notes(layout, place)],
+        csv_path=study.folder / "tables" / f"elder-table1-{setting}.csv",
+    )
+
+
+def decoded_table(study: Study, setting: str) -> tables.Table:
+    """What the edited models write by themselves, beside teacher-forced scores, in percent."""
+    layout = study.document["tables"]["decoded"]
+    records, swaps = scored(study, setting), substitutions(study, setting)
+    cells = [
+        tables.measure(
+            line.of(records), column["column"], item=layout["item"], metric=column["metric"],
+            editor=line.label, setting=setting, subset=column["subset"], moment=None, percent=True,
+            shown_setting=title_of(study, setting), substitutions=swaps,
+            error=line.why(study, setting),
+        )
+        for line in lines(study, setting)
+        for column in layout["columns"]
+    ]  # fmt: skip
+    return tables.build_table(
+        cells,
+        caption=f"Further readings of the same runs, percent: {title_of(study, setting)}.",
+        csv_path=study.folder / "tables" / f"elder-decoded-{setting}.csv",
+    )
+
+
+def ablation_table(study: Study, setting: str) -> tables.Table | None:
+    """Table 4: what the auxiliary loss is, and (ours) what routes while training; None where
+    neither is varied."""
+    layout, place = study.document["tables"]["ablation"], _place(study, setting)
+    known, swaps, cells = common.reported("elder"), substitutions(study, setting), []
+    for row in layout["rows"]:
+        values = sweeps(study, setting).get(row["sweep"], {}).get("values", ())
+        if row["value"] not in map(str, values):
+            continue
+        records = scored(study, setting, row["sweep"])
+        records = records[records["value"] == row["value"]]
+        failed = why(study, setting, f"{OWN}, {row['sweep']} {row['value']}")
+        if records.empty and not failed:
+            failed = why(study, setting, OWN)  # the run of the main table
+        for column in layout["columns"]:
+            told = reported_value(
+                known, item=layout["item"], **place, method=row.get("reported", "-"),
+                metric=column["metric"],
+            )  # fmt: skip
+            cells.append(
+                tables.measure(
+                    records, "right_answers", item=layout["item"], metric=column["metric"],
+                    editor=OWN, setting=setting, subset=column["subset"], shown_as=row["shown"],
+                    reported=told, n_reported=layout["n_reported"][place["dataset"]],
+                    resolution=HALF_A_DIGIT, percent=True, substitutions=swaps, error=failed,
+                    shown_setting=title_of(study, setting),
+                )
+            )  # fmt: skip
+    if not cells:
+        return None
+    return tables.build_table(
+        cells,
+        caption=f"{layout['item']}, percent, after the last edit: {title_of(study, setting)}.",
+        row_heading="Variant",
+        notes=_notes(layout, place),
+        csv_path=study.folder / "tables" / f"elder-table4-{setting}.csv",
+    )
+
+
+def _place(study: Study, setting: str) -> dict[str, str]:
+    """The model and the dataset that a setting's numbers are reported for."""
+    return study.document["settings"][setting]["reported"]
+
+
+def _notes(layout: Mapping[str, Any], place: Mapping[str, str]) -> Sequence[str]:
+    """A table's notes: those for all settings and those about this model and dataset."""
+    return [
+        note["text"]
+        for note in layout.get("notes", ())
+        if all(place[key] == note.get(key, place[key]) for key in place)
+    ]
+
+
+def judged(study: Study, setting: str) -> claims.Judgement:
+    """The paper's sentences tested on one setting; those about a sweep that it lacks are left
+    out."""
+    found = []
+    for given in study.document["claims"]:
+        spec: dict[str, Any] = {**given, "editor": OWN}
+        if given["test"] == "ahead_at_equal_edits":
+            spec |= _rivals(study, setting, given["others"])
+        if spec.get("sweep", "") in ("", *sweeps(study, setting)):
+            found.append(claims.Claim.from_spec(spec))
+    return claims.judge(found, _material(study, setting))
+
+
+def _rivals(study: Study, setting: str, others: Sequence[str]) -> dict[str, Any]:
+    """The editors of a claim that a setting plans, and a sentence about the others."""
+    here = study.document["settings"][setting]["editors"]
+    left = [name for name in others if name not in here]
+    missing = f"Not run here: {', '.join(left)}." if left else ""
+    return {"others": [name for name in others if name in here], "missing": missing}
+
+
+def _material(study: Study, setting: str) -> verdict.Material:
+    names = ("", *sweeps(study, setting))
+    frames = [frame for name in names if len(frame := scored(study, setting, name))]
+    records = pd.concat(frames, ignore_index=True) if frames else scored(study, setting)
+    timed = costs.inference(study.records(setting), study.manifests(setting))
+    return verdict.Material(
+        records, study.steps(setting), timed, observations=distances(study, setting)
+    )
+
+
+def summary(
+    study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
+) -> summaries.PaperSummary:
+    """What the front page says: Table 1 for ELDER and GRACE, the pair of the paper's Figure 2."""
+    return common.summary(study, verdicts, listed, _headline(study))
+
+
+def _headline(study: Study) -> Iterator[tables.Cell]:
+    for setting in settings(study):
+        for cell in table1(study, setting).cells:
+            if cell.editor in (OWN, "GRACE") and cell.n:
+                metric = f"{cell.metric} (%), {title_of(study, setting)}"
+                yield dataclasses.replace(cell, metric=metric)

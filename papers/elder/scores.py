@@ -1,0 +1,154 @@
+"""The rows that ELDER's page reads: right or wrong per prompt, and who edited how many facts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lib.runs.plan import edits_of, merged
+from lib.runs.study import Study
+from papers.common import reason
+
+OWN, REFRESHED, BASE = "ELDER", "ELDER refreshed", "Base"
+NEEDED = (
+    "run", "setting", "editor", "sweep", "value", "seed", "record", "prompt", "edit_index",
+    "subset", "moment", "n_edits", "route", "answer_accuracy", "answer_agreement",
+)  # fmt: skip
+
+
+def settings(study: Study) -> list[str]:
+    """The settings that this profile runs."""
+    planned = study.document["settings"].items()
+    return [name for name, setting in planned if setting.get("enabled", True)]
+
+
+def title_of(study: Study, setting: str) -> str:
+    """How the page calls a setting."""
+    return study.document["settings"][setting]["title"]
+
+
+def editors_of(study: Study, setting: str) -> list[str]:
+    """The editors of a setting in the order of the paper's Table 1, ours behind them."""
+    here = study.document["settings"][setting]["editors"]
+    return [name for name in study.document["tables"]["main"]["order"] if name in here]
+
+
+def ours(study: Study, setting: str) -> list[str]:
+    """The variants of ELDER that a setting plans."""
+    return [name for name in editors_of(study, setting) if name in (OWN, REFRESHED)]
+
+
+def planned_edits(study: Study, setting: str, editor: str = OWN) -> int:
+    """How many edits of the stream an editor makes; an expensive one may make fewer."""
+    here = study.document["settings"][setting]
+    return edits_of(merged(here["stream"], here["editors"].get(editor, {}).get("stream", {})))
+
+
+def batch_size(study: Study, setting: str) -> int:
+    """Edits per batch."""
+    return study.document["settings"][setting]["stream"]["batch_size"]
+
+
+def sweeps(study: Study, setting: str) -> dict[str, dict]:
+    """The sweeps of a setting by name."""
+    return study.document["settings"][setting].get("sweeps", {})
+
+
+def scored(study: Study, setting: str, sweep: str = "") -> pd.DataFrame:
+    """Records with three columns more: `right_answers` (1: every answer token is the model's first
+    choice, elder 5), `same_answers` (1: every first choice is the unedited model's), and `task`
+    (of general ability; "" elsewhere)."""
+    return with_scores(study.records(setting, sweep))
+
+
+def with_scores(records: pd.DataFrame) -> pd.DataFrame:
+    """See `scored`; no records give no rows, but every column that readers ask for."""
+    absent = {name: pd.Series(dtype=object) for name in NEEDED if name not in records}
+    rows = records.assign(**absent) if records.empty else records
+    for name, column in (
+        ("right_answers", "answer_accuracy"),
+        ("same_answers", "answer_agreement"),
+    ):
+        share = rows[column].astype(float)
+        rows = rows.assign(**{name: (share == 1.0).astype(float).where(share.notna())})
+    named = rows["record"].astype(str).str.extract(r"^general/([^/]+)/", expand=False)
+    return rows.assign(task=named.where(rows["subset"] == "general", "").fillna(""))
+
+
+def unedited(records: pd.DataFrame) -> pd.DataFrame:
+    """The scores before any edit, once: the run with the most of them has them all."""
+    before = records[records["moment"] == "before"]
+    if before.empty:
+        return before
+    return before[before["run"].isin(_longest(before))]
+
+
+def _longest(before: pd.DataFrame) -> set[str]:
+    counted = before.groupby(["seed", "run"], sort=False).size().reset_index(name="rows")
+    best = counted.loc[counted.groupby("seed")["rows"].idxmax()]
+    return set(best["run"])
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: what it is called, whose scores it shows and after how many edits.
+
+    `reported`: the name under which the paper may have it. `comparable`: whether it made all the
+    edits of its setting. `absent`: why there is no score, "" for a line that was planned.
+    """
+
+    label: str
+    editor: str
+    edits: int
+    reported: str = ""
+    comparable: bool = True
+    absent: str = ""
+
+    def of(self, records: pd.DataFrame) -> pd.DataFrame:
+        """The line's own rows, under its label."""
+        own = self.editor == BASE
+        rows = unedited(records) if own else at_edits(records, self.editor, self.edits)
+        return rows.assign(editor=self.label)
+
+    def why(self, study: Study, setting: str) -> str:
+        """Why the line has no score: it was not planned, or its run failed."""
+        return self.absent or why(study, setting, self.editor)
+
+
+def lines(study: Study, setting: str) -> Iterator[Line]:
+    """The lines of a setting's tables: the unedited model, the paper's editors whether they are
+    planned or not, our extension, and, below editors that make fewer edits, ELDER after as many."""
+    yield Line(BASE, BASE, 0, reported=BASE)
+    usual, here = planned_edits(study, setting), editors_of(study, setting)
+    edits = {name: planned_edits(study, setting, name) for name in here}
+    for name in study.document["tables"]["main"]["order"]:
+        if name not in here:
+            if name != REFRESHED:
+                yield Line(name, name, 0, reported=name, absent="not run in this setting")
+            continue
+        fewer = edits[name] < usual
+        label = f"{name}, {edits[name]:,} edits" if fewer else name
+        yield Line(label, name, edits[name], reported=name, comparable=not fewer)
+        later = [edits[other] for other in here[here.index(name) + 1 :]]
+        if fewer and edits[name] not in later:
+            yield Line(f"{OWN}, after {edits[name]:,} edits", OWN, edits[name])
+
+
+def why(study: Study, setting: str, editor: str) -> str:
+    """The last line of a failed run's error, "" for none. `editor`: as run titles call it, with
+    what is varied ("ELDER, layers 2")."""
+    text = reason(study, setting, editor, {}).strip().splitlines()
+    return text[-1] if text else ""
+
+
+def at_edits(records: pd.DataFrame, editor: str, edits: int) -> pd.DataFrame:
+    """Everything of an editor scored when the model held so many edits: a checkpoint or the end."""
+    rows = records[(records["editor"] == editor) & (records["n_edits"] == edits)]
+    return rows[rows["moment"].isin(["checkpoint", "end"])]
+
+
+def by_edits(records: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the edits made so far, at all checkpoints and at the end."""
+    rows = records[records["moment"].isin(["checkpoint", "end"])]
+    known = rows["edit_index"].astype(float) < rows["n_edits"].astype(float)
+    return rows[known]

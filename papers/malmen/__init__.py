@@ -1,0 +1,1 @@
+"""MALMEN (Tan, Zhang, Fu; ICLR 2024)."""

@@ -1,0 +1,151 @@
+"""MALMEN's report: tables over m, claims and notes from a `Study`'s runs."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lib.report import summaries, tables
+from lib.report.claims import claims, verdict
+from lib.report.claims.comparisons import NAMES
+from lib.runs.study import Study
+from papers import common
+from papers.common import reason, substitutions
+from papers.malmen.scores import (
+    OWN,
+    RIVAL,
+    by_m,
+    generates,
+    observed,
+    planned,
+    settings,
+    sizes,
+    title_of,
+    unedited,
+    usual,
+)
+from papers.malmen.times import times
+
+NOBODY = "unedited model"
+
+
+def scores_table(study: Study, setting: str) -> tables.Table:
+    """ES, GS and LS of every editor at every m of one setting, the unedited model first."""
+    layout = study.document["tables"]["main"]
+    rows = [(name, m) for m, names in planned(study, setting).items() for name in names]
+    return tables.build_table(
+        _cells(study, setting, layout["item"], layout["columns"], rows),
+        caption=f"Scores by the number of facts edited at once: {title_of(study, setting)}.",
+        row_heading="Editor, m",
+        unreported=layout["unreported"],
+        csv_path=study.folder / "tables" / f"malmen-scores-{setting}.csv",
+    )
+
+
+def largest_table(study: Study, setting: str) -> tables.Table | None:
+    """All editors at the largest m that MEMIT runs, or at a setting's only m; else None."""
+    layout, plan = study.document["tables"]["largest"], planned(study, setting)
+    chosen = [m for m, names in plan.items() if "MEMIT" in names or len(plan) == 1]
+    if not chosen:
+        return None
+    rows = [(name, chosen[-1]) for name in plan[chosen[-1]]]
+    return tables.build_table(
+        _cells(study, setting, layout["item"], layout["columns"], rows),
+        caption=f"All editors at m = {chosen[-1]}: {title_of(study, setting)}.",
+        row_heading="Editor, m",
+        unreported=layout["unreported"],
+        csv_path=study.folder / "tables" / f"malmen-largest-{setting}.csv",
+    )
+
+
+def decoded_table(study: Study, setting: str) -> tables.Table:
+    """What the models really answer, and whether unrelated answers stayed, at the usual m."""
+    layout = study.document["tables"]["decoded"]
+    columns = layout["text" if generates(study, setting) else "classes"]
+    rows = [
+        (name, usual(study, setting)) for name in planned(study, setting)[usual(study, setting)]
+    ]
+    return tables.build_table(
+        _cells(study, setting, layout["item"], columns, rows),
+        caption=f"Further readings of the same runs: {title_of(study, setting)}.",
+        row_heading="Editor, m",
+        csv_path=study.folder / "tables" / f"malmen-decoded-{setting}.csv",
+    )
+
+
+def _cells(
+    study: Study, setting: str, item: str, columns: Sequence[Mapping[str, str]],
+    rows: Sequence[tuple[str, int]],
+) -> Iterator[tables.Cell]:  # fmt: skip
+    """One cell per row (editor, m) and column; runs that failed say why."""
+    records, swaps = by_m(study, setting), substitutions(study, setting)
+    before = unedited(records)
+    for column in columns:
+        common_parts = {
+            "item": item, "metric": column["metric"], "setting": setting,
+            "subset": column["subset"], "shown_setting": title_of(study, setting),
+            "substitutions": swaps,
+        }  # fmt: skip
+        if len(before):
+            yield tables.measure(
+                before.assign(editor=NOBODY), column["column"], editor=NOBODY, moment="before",
+                **common_parts,
+            )  # fmt: skip
+        for editor, m in rows:
+            yield tables.measure(
+                records[records["m"] == m],
+                column["column"],
+                editor=editor,
+                moment="own",
+                shown_as=f"{editor}, m={m}",
+                error=_why(study, setting, editor, m),
+                **common_parts,
+            )
+
+
+def _why(study: Study, setting: str, editor: str, m: int) -> str:
+    """The last line of a failed run's error, "" for none."""
+    text = "" if m != usual(study, setting) else reason(study, setting, editor, {})
+    for title, error in study.errors().items():
+        if title.startswith(f"{editor}, m {m} on {setting},"):
+            text = text or error
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def judged(study: Study, setting: str) -> claims.Judgement:
+    """The paper's sentences tested on one setting; those about editors that it lacks are left
+    out."""
+    here = study.document["settings"][setting]["editors"]
+    stated = {
+        "usual": usual(study, setting),
+        "mini_batch": here[OWN]["config"].get("batch_rows", 32),
+        "setting": setting,
+    }
+    found = []
+    for given in study.document["claims"]:
+        spec: dict[str, Any] = {**given, "editor": OWN}
+        if not set(spec.pop("needs", ())) <= set(here):
+            continue
+        wanted = spec.pop("given", ())
+        found.append(claims.Claim.from_spec(spec | {name: stated[name] for name in wanted}))
+    material = verdict.Material(
+        by_m(study, setting),
+        by_m(study, setting, "steps"),
+        observations=observed(study, setting, "memory"),
+        times=times(study, setting),
+    )
+    return claims.judge(found, material)
+
+
+def summary(
+    study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
+) -> summaries.PaperSummary:
+    """What the front page says: generality at the largest m of every setting."""
+    headline = []
+    for setting in settings(study):
+        rows = {f"{name}, m={sizes(study, setting)[-1]}" for name in (OWN, RIVAL, "MEMIT")}
+        for cell in scores_table(study, setting).cells:
+            if cell.metric == NAMES["holdout"] and cell.n and cell.editor in rows:
+                metric = f"GS, {title_of(study, setting)}"
+                headline.append(dataclasses.replace(cell, metric=metric))
+    return common.summary(study, verdicts, listed, headline)

@@ -1,0 +1,1 @@
+"""MELO (Yu et al., AAAI 2024)."""

@@ -1,0 +1,66 @@
+"""MELO's report: its tables, figures, claims and notes, built from the runs of a `Study`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lib.metrics import costs
+from lib.report import summaries
+from lib.report.claims import claims, verdict
+from lib.runs.study import Study
+from papers import common
+from papers.melo.scores import (
+    for_group,
+    group_of,
+    planned,
+    scored,
+    settings,
+    title_of,
+)
+from papers.melo.tables import (
+    all_of_table2,
+    reported_settings,
+)
+
+
+def judged(study: Study, setting: str, editor: str = "MELO") -> claims.Judgement:
+    """The paper's claims that one setting can test, for MELO as released or another variant."""
+    group, here, found = group_of(study, setting), planned(study, setting), []
+    for given in study.document["claims"]:
+        spec: dict[str, Any] = {k: for_group(study, v, group) for k, v in given.items()}
+        if any(value is None for value in spec.values()):
+            continue
+        if "others" in spec:
+            spec["others"] = [e for e in spec["others"] if e in here and e != editor]
+        found.append(claims.Claim.from_spec(spec | {"editor": editor}))
+    records = scored(study, setting)
+    timed = costs.inference(study.records(setting), study.manifests(setting))
+    return claims.judge(found, verdict.Material(records, study.steps(setting), timed))
+
+
+def verdicts(study: Study) -> dict[str, claims.Judgement]:
+    """The claims by "editor: setting's title", each also written as CSV: MELO as released in every
+    group of Table 2, MELO as intended where the released key sees the target."""
+    found = {}
+    for setting in settings(study):
+        editors = study.document["settings"][setting]["editors"]
+        intended = editors.get("MELO intended", {}).get("config", {}).get("key_position")
+        chosen = ["MELO"] if setting in reported_settings(study) else []
+        chosen += ["MELO intended"] if intended == "last_prompt_token" else []
+        for editor in chosen:
+            title = f"{editor}: {title_of(study, setting)}"
+            found[title] = judged(study, setting, editor)
+            name = f"melo-claims-{setting}-{editor.lower().replace(' ', '-')}"
+            common.kept(study, name, found[title].tidy)
+    return found
+
+
+def summary(
+    study: Study,
+    judgements: Mapping[str, claims.Judgement],
+    listed: Mapping[str, list[str]],
+) -> summaries.PaperSummary:
+    """What the front page says about this report: MELO's row of Table 2, and the claims."""
+    cells = all_of_table2(study).cells
+    headline = [c for c in cells if c.editor == "MELO" and c.reported is not None and c.n]
+    titles = {title: title for title in judgements}
+    return common.summary(study, judgements, listed, headline, titles=titles)

@@ -1,0 +1,124 @@
+"""Scored rows of MELO's runs: groups of Table 2, the released scores, perplexities."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from lib.editors.base import BASE
+from lib.metrics import perplexity, scores
+from lib.runs.study import Study
+from papers.common import kept
+
+# How a perplexity is averaged (melo 5), and which loss it is of.
+PERPLEXITIES = {
+    "released": "answer_nll_released",
+    "rows": "answer_nll_released",
+    "prompt": "answer_nll",
+}
+# What an edit is for, by group, and how an axis calls it.
+SUCCESS = {
+    "zsre": ("exact_match", "exact match"),
+    "scotus": ("exact_match", "class as asked"),
+    "hallucination": ("token_accuracy", "token accuracy, target given"),
+}
+
+
+def settings(study: Study) -> list[str]:
+    """The settings that the profile runs, in order."""
+    return [name for name, s in study.document["settings"].items() if s.get("enabled", True)]
+
+
+def group_of(study: Study, setting: str) -> str:
+    """The column group of Table 2 that a setting belongs to: the paper profile's dataset."""
+    return study.original["settings"][setting]["dataset"]
+
+
+def title_of(study: Study, setting: str) -> str:
+    """How a setting is called in headings."""
+    return study.document["settings"][setting]["title"]
+
+
+def planned(study: Study, setting: str) -> list[str]:
+    """The editors of a setting."""
+    return list(study.document["settings"][setting]["editors"])
+
+
+def success(study: Study, setting: str) -> tuple[str, str]:
+    """The column that says how well a setting's edits stand, and its name."""
+    return SUCCESS[group_of(study, setting)]
+
+
+def scored(study: Study, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
+    """Records with `f1_released` (the official F1, 0 where nothing overlaps), `served` (1 where an
+    edit is applied while decoding) and the subset `released_holdout`: the edited prompts, which the
+    released code scored as "holdout"."""
+    records = study.records(setting, sweep)
+    if records.empty:
+        return records.assign(f1_released=[], served=[], subset=[], moment=[], n_edits=[])
+    undefined = records["f1_ids"].notna() & records["f1_ids_released"].isna()
+    records = records.assign(
+        f1_released=records["f1_ids_released"].mask(undefined, 0.0),
+        served=(records["route"] != BASE).astype(float),
+    )
+    again = records[(records["subset"] == "edits") & (records["moment"] != "own")]
+    again = again[again["f1_released"].notna()].assign(subset="released_holdout")
+    return pd.concat([records, again], ignore_index=True)
+
+
+def perplexities(records: pd.DataFrame, reading: str, subset: str) -> pd.DataFrame:
+    """What a reading of perplexity averages, as rows with `perplexity`: one per batch ("released")
+    or per scored row ("rows", "prompt"), of every editor and moment."""
+    column = PERPLEXITIES[reading]
+    rows = records[records["subset"] == subset] if len(records) else records
+    rows = rows[rows[column].notna() & (rows["tokens"] > 0)] if column in rows else rows.iloc[:0]
+    if rows.empty:
+        return rows.assign(perplexity=[])
+    if reading != "released":
+        return rows.assign(perplexity=perplexity.of_rows(rows[column]))
+    parts = []
+    for _, part in rows.groupby(["run", "moment", "n_edits", "batch"], sort=False):
+        value = perplexity.of_corpus(part[column], part["tokens"])
+        parts.append(part.head(1).assign(perplexity=value))
+    return pd.concat(parts, ignore_index=True)
+
+
+def official_averages(study: Study, setting: str) -> pd.DataFrame:
+    """Edit success, held-out generality and locality averaged as the official code does.
+
+    One row without overlap zeroes its batch, and batches are averaged instead of rows.
+    """
+    records = scored(study, setting)
+    records = records[records["f1_released"].notna()]
+    if records.empty:
+        return pd.DataFrame()
+    rows = []
+    end = records[records["moment"] == "end"]
+    for (editor, subset), part in end.groupby(["editor", "subset"], sort=False):
+        batches = [b["f1_ids_released"].tolist() for _, b in part.groupby(["run", "batch"])]
+        official = [[scores.released_batch_mean(batch)] for batch in batches]
+        rows.append(
+            {
+                "editor": editor,
+                "subset": subset,
+                "mean of rows": part["f1_released"].mean(),
+                "official mean": scores.mean_of_batches(official),
+                "batches": len(batches),
+                "rows": len(part),
+            }
+        )
+    frame = kept(study, f"melo-official-averages-{setting}", pd.DataFrame(rows))
+    frame = frame.replace({"subset": {"released_holdout": "holdout as released"}})
+    values = ["mean of rows", "official mean"]
+    return frame.pivot(index="editor", columns="subset", values=values).reindex(
+        [name for name in planned(study, setting) if name in set(frame["editor"])]
+    )
+
+
+def for_group(study: Study, value: Any, group: str) -> Any:
+    """A value of a claim as one group has it: a mapping by group holds one each, None where it has
+    none for this group."""
+    groups = set(study.document["tables"]["table2"]["groups"])
+    if isinstance(value, Mapping) and set(value) <= groups:
+        return value.get(group)
+    return value

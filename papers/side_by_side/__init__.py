@@ -1,0 +1,1 @@
+"""All editors on one stream of facts."""

@@ -1,0 +1,275 @@
+"""Which editor for how many edits, in a table and in sentences made from the numbers.
+
+Quality is said of sizes that were measured. Of larger ones only time and storage are projected, and
+an editor that has already lost edits is named.
+"""
+
+import html
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lib.metrics.intervals import mean_interval
+from lib.report.claims.verdict import chance
+from lib.report.pages.index import duration
+from lib.runs.study import Study
+from papers import common
+from papers.side_by_side.compare import LEVEL, lost, tied
+from papers.side_by_side.costs import MIB, Cost, costs_of
+from papers.side_by_side.scores import (
+    GENERALITY,
+    NEAR,
+    RELIABILITY,
+    UNRELATED,
+    at,
+    editors_of,
+    planned_edits,
+    scored,
+    sizes,
+)
+
+WANTED = (10, 100, 1000)  # the sizes that the page must answer for
+LARGER = "gpu"  # the profile that measures the largest of them
+NOT_MEASURED = "not measured here"
+
+
+def asked_sizes(measured: list[int]) -> list[tuple[int, bool]]:
+    """The sizes to answer for and whether they were measured: the measured ones and, of `WANTED`,
+    those beyond them."""
+    beyond = [n for n in WANTED if n > max(measured, default=0)]
+    return [(n, True) for n in measured] + [(n, False) for n in beyond]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the answers of one setting rest on, computed once: the scored `records`, the `costs` by
+    editor, `found` (`tied`) by number of edits, `lost` by editor, and `made`, the number of edits
+    that each editor makes."""
+
+    study: Study
+    setting: str
+    records: pd.DataFrame
+    costs: dict[str, Cost]
+    found: dict[int, pd.DataFrame]
+    lost: pd.DataFrame
+    made: dict[str, int]
+
+    @classmethod
+    def of(cls, study: Study, setting: str) -> "Answers":
+        """Read and compare everything that the answers need."""
+        records, editors = scored(study, setting), editors_of(study, setting)
+        found = {edits: tied(records, editors, edits) for edits in sizes(records)}
+        return cls(
+            study,
+            setting,
+            records,
+            costs_of(study, setting),
+            {edits: frame for edits, frame in found.items() if len(frame)},
+            lost(records, editors),
+            {name: planned_edits(study, setting, name) for name in editors},
+        )
+
+    @property
+    def last(self) -> int:
+        """The largest measured number of edits; 0 if nothing was measured."""
+        return max(self.found, default=0)
+
+    @property
+    def gone(self) -> pd.DataFrame:
+        """The editors that significantly lost edits, the worst first."""
+        sure = (self.lost["adjusted"] < LEVEL) & (self.lost["mean"] < 0)
+        return self.lost[sure].sort_values("mean")
+
+
+def advice_table(answers: Answers) -> pd.DataFrame:
+    """One row per size and editor that cannot be told apart from the best of that size; beyond the
+    measured sizes, those of the largest with projected costs."""
+    rows, chosen = [], pd.DataFrame()
+    fading = dict(answers.gone[["editor", "adjusted"]].to_numpy())
+    for edits, measured in asked_sizes(list(answers.found)):
+        chosen = answers.found[edits] if measured else chosen
+        for one in chosen[chosen["tied"]].itertuples() if len(chosen) else ():
+            quality = _measured(one) if measured else _projected(one.editor, fading)
+            spent = _costs(answers.costs.get(one.editor), edits, measured)
+            rows.append((f"{edits:,}", one.editor, *quality, *spent))
+    names = ["edits", "editor", "editing score", "minus the best (Holm)", "rank, 95 %",
+             "time in all", "peak GiB", "kept on disk"]  # fmt: skip
+    study, frame = answers.study, pd.DataFrame(rows, columns=names)
+    return common.kept(study, f"{study.paper}-advice-{answers.setting}", frame)
+
+
+def _measured(one) -> tuple[str, str, str]:
+    """Score, difference from the best, and rank of one row of `tied`."""
+    score = _interval(one.score, one.low, one.high)
+    gap = f"{one.mean:+.2f}, {chance(one.adjusted)}".replace("-", "−")
+    gap = "the best" if math.isnan(one.adjusted) else gap
+    return score, gap, f"{one.rank_low:g} to {one.rank_high:g}"
+
+
+def _projected(editor: str, fading: dict[str, float]) -> tuple[str, str, str]:
+    """What is said of quality at a size that was not measured."""
+    told = f"; has lost edits already, {chance(fading[editor])}" if editor in fading else ""
+    return f"{NOT_MEASURED}{told}", "–", "–"
+
+
+def _costs(cost: Cost | None, edits: int, measured: bool) -> tuple[str, str, str]:
+    """Time, memory and storage for so many edits; how they grow where they are projected."""
+    if cost is None:
+        return "–", "–", "–"
+    time, size = _time(cost.seconds(edits)), _size(cost.bytes_at(edits))
+    if measured:
+        return time, f"{cost.peak:.1f}", size if edits == cost.edits else f"about {size}"
+    peak = f"{cost.peak:.1f} at {cost.edits:,}"
+    return f"about {time} ({cost.pace})", peak, f"about {size} ({cost.growing})"
+
+
+def advice_text(answers: Answers) -> str:
+    """The answers for every size, as HTML paragraphs."""
+    parts = [*_told(answers), *_beyond(answers), _sure(answers)]
+    return "".join(f"<p>{html.escape(text)}</p>" for text in parts if text)
+
+
+def verdict(answers: Answers) -> str:
+    """The page's opening: the answer at the largest and smallest measured size, what the best
+    reaches, who forgets, and how sure that is. HTML paragraphs."""
+    if not answers.found:
+        return "<p><em>No run of this page is finished.</em></p>"
+    told = list(_told(answers))
+    chosen = dict.fromkeys([told[-1], told[0]])
+    parts = [*chosen, _parts_of_best(answers), _forgetting(answers), _sure(answers)]
+    return "".join(f"<p>{html.escape(text)}</p>" for text in parts if text)
+
+
+def _told(answers: Answers) -> Iterator[str]:
+    """Per measured size: the best editor, who is as good, which of these is fast or small, and who
+    does not make so many edits here."""
+    for edits, found in answers.found.items():
+        if found["score"].max() == 0:
+            yield f"After {edits:,} edits no editor has an editing score above 0."
+            continue
+        rows = at(answers.records, edits)
+        facts = rows[rows["subset"] == "edits"]["unit"].nunique()
+        fewer = [f"{name} ({made:,})" for name, made in answers.made.items() if made < edits]
+        left = f"Not compared, as they make fewer edits here: {', '.join(fewer)}." if fewer else ""
+        same = list(found[found["tied"]]["editor"])
+        parts = (_ahead(found, edits, facts), _cheapest(same, answers.costs, edits), left)
+        yield " ".join(part for part in parts if part)
+
+
+def _ahead(found: pd.DataFrame, edits: int, facts: int) -> str:
+    """Who leads at a size, and who cannot be told apart from the leader."""
+    best, others = found.iloc[0], len(found) - 1
+    same = list(found[found["tied"]]["editor"])[1:]
+    text = (
+        f"After {edits:,} edits ({facts:,} facts) {best['editor']} has the highest editing score, "
+        f"{_interval(best['score'], best['low'], best['high'])}"
+    )
+    if not others:
+        return f"{text}; no other editor was scored."
+    if not same:
+        return f"{text}; all {others} others are significantly worse."
+    if len(same) == others:
+        return f"{text}; none of the {others} others can be told apart from it."
+    return (
+        f"{text}; {len(same)} of the {others} others cannot be told apart from it "
+        f"({', '.join(same)})."
+    )
+
+
+def _cheapest(names: list[str], spent: dict[str, Cost], edits: int) -> str:
+    known = [spent[name] for name in names if name in spent]
+    if not known:
+        return ""
+    fast = min(known, key=lambda cost: cost.seconds(edits))
+    small = min(known, key=lambda cost: cost.bytes_at(edits))
+    if len(known) == 1:
+        return f"It takes {_time(fast.seconds(edits))} and keeps {_size(fast.bytes_at(edits))}."
+    return (
+        f"Of these, {fast.editor} is the fastest ({_time(fast.seconds(edits))} in all) and "
+        f"{small.editor} keeps the least ({_size(small.bytes_at(edits))})."
+    )
+
+
+def _parts_of_best(answers: Answers) -> str:
+    """What the best editor's score at the largest size is made of."""
+    best = answers.found[answers.last].iloc[0]["editor"]
+    rows = at(answers.records, answers.last)
+    rows = rows[rows["editor"] == best]
+    told = []
+    for name, measure in (
+        ("reliability", RELIABILITY), ("generality", GENERALITY),
+        ("locality on the same relation", NEAR), ("locality on unrelated questions", UNRELATED),
+    ):  # fmt: skip
+        part = measure.rows(rows)
+        if len(part):
+            value = mean_interval(part[measure.column], groups=part["unit"])
+            told.append(f"{name} {_interval(value.mean, value.low, value.high)}")
+    return f"What {best} reaches after {answers.last:,} edits: {', '.join(told)}; all as decoded."
+
+
+def _forgetting(answers: Answers) -> str:
+    """Who answers fewer of its edits at the end than right after they were made."""
+    if answers.lost.empty:
+        return ""
+    told = "; ".join(
+        f"{row.editor} from {row.own:.2f} to {row.end:.2f} over {row.edits:,} edits, "
+        f"{chance(row.adjusted)}"
+        for row in answers.gone.itertuples()
+    )
+    family = f"(Holm over {len(answers.lost)} editors)"
+    if not told:
+        return f"No editor has significantly lost edits by its last one {family}."
+    return (
+        "Reliability right after the own batch against after the last edit falls significantly "
+        f"{family} for: {told}."
+    )
+
+
+def _beyond(answers: Answers) -> Iterator[str]:
+    """What can be said of sizes that this profile does not measure."""
+    beyond = [f"{n:,}" for n, known in asked_sizes(list(answers.found)) if not known]
+    if not answers.found or not beyond:
+        return
+    yield (
+        f"For {' and '.join(beyond)} edits quality is {NOT_MEASURED}. The command that measures "
+        f"it: ./run_all.sh --only {answers.study.paper} --profile {LARGER}. The table projects "
+        f"time and storage of the best at {answers.last:,} edits: seconds per edit as constant, "
+        "unless they grew significantly from batch to batch; storage as what the editor counts "
+        "grew."
+    )
+    told = ", ".join(f"{row.editor} ({chance(row.adjusted)})" for row in answers.gone.itertuples())
+    if told:
+        yield f"These have already lost edits significantly by their last edit here: {told}."
+
+
+def _sure(answers: Answers) -> str:
+    """On how much the answers rest."""
+    if not answers.found:
+        return ""
+    found, rows = answers.found[answers.last], at(answers.records, answers.last)
+    rows = rows[rows["subset"] == "edits"]
+    seeds, best = rows["seed"].nunique(), found.iloc[0]
+    order = "one order" if seeds == 1 else f"{seeds} orders"
+    return (
+        f"How sure this is: {rows['unit'].nunique():,} facts in {order}, {len(found)} editors at "
+        f"{answers.last:,} edits, {int(found['tied'].sum()) - 1} of the others statistically tied "
+        f"with the best. When facts are drawn again, {best['editor']} comes first in "
+        f"{100 * best['best']:.0f} % of the draws. One backbone and one kind of fact: nothing here "
+        "is about others."
+    )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    return f"{mean:.2f}" if math.isnan(low) else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _size(count: float) -> str:
+    if math.isnan(count):
+        return "an unknown size"
+    return f"{count / MIB:,.1f} MiB" if count >= MIB / 10 else f"{count / 1024:,.1f} KiB"

@@ -1,0 +1,137 @@
+"""The side-by-side report: what its notebook shows, from the runs of a `Study`."""
+
+import html
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import pandas as pd
+
+from lib.report import summaries, tables
+from lib.report.claims import claims
+from lib.report.pages import record_pages
+from lib.runs.study import Study
+from papers import common
+from papers.side_by_side.compare import lost, over_seeds, ranks, standings
+from papers.side_by_side.costs import costs_of, pareto
+from papers.side_by_side.scores import (
+    BASE,
+    FAMILIES,
+    OTHERS,
+    editors_of,
+    families,
+    page_name,
+    present,
+    scored,
+    settings,
+    sizes,
+)
+from papers.side_by_side.tables import (
+    SCORE_GROUP,
+    overview,
+)
+
+FAMILY_NAMES = [*FAMILIES, OTHERS]
+
+
+def shown_sizes(study: Study, setting: str) -> list[int]:
+    """The numbers of edits that have a table, the largest first."""
+    return sizes(scored(study, setting))[::-1]
+
+
+def ranked_sizes(study: Study, setting: str) -> list[int]:
+    """The largest number of edits and, where some editors made fewer, the largest that all made."""
+    records, editors = scored(study, setting), editors_of(study, setting)
+    counts = {edits: len(present(records, edits, editors)) for edits in sizes(records)}
+    everyone = [edits for edits, count in counts.items() if count == max(counts.values())]
+    return sorted({*list(counts)[-1:], *everyone[-1:]}, reverse=True)
+
+
+def seeds_text(study: Study, setting: str) -> str:
+    """How far order seeds lie apart: a table, or a sentence where there is one seed."""
+    records, editors = scored(study, setting), editors_of(study, setting)
+    found = over_seeds(records, editors, max(sizes(records), default=0))
+    if found.empty or found["seeds"].max() < 2:
+        return (
+            "<p>There is one order seed here: every interval is about other facts in this order, "
+            "and none about other orders of these facts.</p>"
+        )
+    common.kept(study, f"{study.paper}-seeds-{setting}", found)
+    shown = found.round(3).rename(columns={"sd": "standard deviation between seeds"})
+    return shown.to_html(index=False, border=0, escape=True)
+
+
+def speed_and_quality(study: Study, setting: str, edits: int) -> pd.DataFrame:
+    """One row per editor scored after so many edits: editor, family, score, low, high, seconds (per
+    edit) with ends, bytes (kept on disk), front (whether no editor is faster and better)."""
+    records, who, spent = scored(study, setting), families(study, setting), costs_of(study, setting)
+    rows = []
+    for one in standings(records, list(who), edits):
+        cost = spent.get(one.editor)
+        if cost is None:
+            continue
+        pace = cost.per_edit
+        rows.append(
+            (one.editor, who[one.editor], one.score, one.low, one.high, pace.mean, pace.low,
+             pace.high, cost.bytes_at(edits))
+        )  # fmt: skip
+    names = ["editor", "family", "score", "low", "high", "seconds", "seconds_low", "seconds_high",
+             "bytes"]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=names)
+    return frame.assign(front=pareto(frame["seconds"], frame["score"]))
+
+
+def first_edits(study: Study, setting: str) -> pd.DataFrame:
+    """Rows of the edits that the first checkpoint covers, at every later one, with `family`."""
+    records, who = scored(study, setting), families(study, setting)
+    first = min(sizes(records), default=0)
+    rows = records[records["moment"].isin(["checkpoint", "end"]) & (records["subset"] == "edits")]
+    rows = rows[rows["edit_index"] < first]
+    return rows.assign(family=rows["editor"].map(who), first=first)
+
+
+def kept_edits(study: Study, setting: str) -> pd.DataFrame:
+    """Reliability right after the own batch and after the last edit (`lost`), with `family`."""
+    who = families(study, setting)
+    found = lost(scored(study, setting), list(who))
+    common.kept(study, f"{study.paper}-lost-{setting}", found)
+    return found.assign(family=found["editor"].map(who))
+
+
+def ranked(study: Study, setting: str, edits: int) -> pd.DataFrame:
+    """Ranks after so many edits in every ranked measure, with `family`."""
+    who = families(study, setting)
+    found = ranks(scored(study, setting), list(who), edits)
+    return found.assign(family=found["editor"].map(who))
+
+
+def write_records(study: Study, setting: str) -> str:
+    """One page of records per editor and order seed beside the report; returns links to all."""
+    records, links = scored(study, setting), []
+    folder = study.folder / f"{study.paper}-records"
+    for editor in editors_of(study, setting):
+        mine = records[records["editor"] == editor]
+        for seed in sorted(mine["seed"].unique()):
+            name = page_name(editor, int(seed))
+            record_pages.write(
+                folder / name, f"{editor}, order seed {seed}: records", mine[mine["seed"] == seed],
+                back=f"../{study.paper}.html",
+            )  # fmt: skip
+            title = editor if seed == 0 else f"seed {seed}"
+            links.append(f'<a href="{folder.name}/{name}">{html.escape(title)}</a>')
+    return f"<p>{' · '.join(links) or 'No run has records yet.'}</p>"
+
+
+def summary(
+    study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
+) -> summaries.PaperSummary:
+    """What the front page says: the best editors at the largest size."""
+    return common.summary(study, verdicts, listed, _headline(study))
+
+
+def _headline(study: Study) -> Iterator[tables.Cell]:
+    for setting in settings(study):
+        for edits in shown_sizes(study, setting)[:1]:
+            cells = overview(study, setting, edits).cells
+            found = [c for c in cells if c.setting == SCORE_GROUP and c.n and c.editor != BASE]
+            for cell in sorted(found, key=lambda cell: -cell.reproduced)[:3]:
+                yield replace(cell, metric=f"editing score after {edits:,} edits")

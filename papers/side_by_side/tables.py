@@ -1,0 +1,209 @@
+"""The tables of the side-by-side report; every number of quality leads to its records."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from lib.metrics import ranking
+from lib.metrics.ranking import SWAPS
+from lib.report import tables
+from lib.report.claims.verdict import chance
+from lib.runs.study import Study
+from papers import common
+from papers.side_by_side.compare import best_of, compared
+from papers.side_by_side.costs import MIB, Cost, costs_of
+from papers.side_by_side.scores import (
+    BASE,
+    BRIEFLY,
+    MEASURES,
+    RELIABILITY,
+    address,
+    at,
+    editors_of,
+    families,
+    planned_edits,
+    present,
+    sample,
+    scored,
+    title_of,
+    unedited,
+    why,
+)
+
+ITEM = "side by side"
+SCORE_GROUP = "Editing score"
+REFERENCE = "FT"  # the simplest editor: plain fine-tuning of one matrix
+READINGS = {
+    "tokens": "tokens, fed in", "right": "whole answer, fed in", "decoded": "begins with it",
+    "exact_match": "exactly it",
+}  # fmt: skip
+_NONE = (math.nan, math.nan)
+COSTS: dict[tuple[str, str], Callable[[Cost], tuple[float, float, float, int]]] = {
+    ("Seconds", "per edit"): lambda c: (
+        c.per_edit.mean, c.per_edit.low, c.per_edit.high, c.per_edit.n),
+    ("Seconds", "before the first edit"): lambda c: (c.fit, *_NONE, c.runs),
+    ("Forward pass", "% longer"): lambda c: (
+        100 * c.overhead.mean, 100 * c.overhead.low, 100 * c.overhead.high, c.overhead.n),
+    ("Memory", "saved edits, MiB"): lambda c: (c.saved / MIB, *_NONE, c.runs),
+    ("Memory", "networks for them, MiB"): lambda c: (c.networks / MIB, *_NONE, c.runs),
+    ("Memory", "peak of the run, GiB"): lambda c: (c.peak, *_NONE, c.runs),
+}  # fmt: skip
+
+
+def overview(study: Study, setting: str, edits: int) -> tables.Table:
+    """Every editor after so many edits, in every measure; each number leads to its records."""
+    records, who = scored(study, setting), families(study, setting)
+    here = present(records, edits, list(who))
+    failed = {name: text for name in who if (text := why(study, setting, name))}
+    rows = pd.concat([unedited(records, edits), at(records, edits)], ignore_index=True)
+    cells = []
+    for editor in [BASE, *here, *failed]:
+        cells.append(_score_cell(study, rows, editor, edits, here, failed.get(editor, "")))
+        for measure in MEASURES:
+            if measure.rows(rows).empty:
+                continue
+            cell = tables.measure(
+                measure.rows(rows), measure.column, item=ITEM, metric=measure.title, editor=editor,
+                moment=None, shown_setting=measure.group, groups=lambda part: part["unit"],
+                error=failed.get(editor, ""),
+            )  # fmt: skip
+            cells.append(_linked(study, cell, editor, measure.subsets[0], edits, here))
+    table = tables.build_table(
+        cells,
+        caption=f"After {edits:,} edits: {title_of(study, setting)}.",
+        notes=[*_absent(study, setting, edits, here), _decoded(study, setting)],
+        own=True,
+        about={name: BRIEFLY.get(family, family) for name, family in who.items()},
+    )
+    common.kept(study, f"{study.paper}-overview-{setting}-{edits}", table.tidy)
+    return table
+
+
+def _score_cell(
+    study: Study, rows: pd.DataFrame, editor: str, edits: int, here: list[str], error: str
+) -> tables.Cell:
+    """The editing score; its interval is that of the ranking, by resampling facts."""
+    shown = {"item": ITEM, "setting": SCORE_GROUP, "backbone": "", "dataset": ""}
+    found = ranking.standings(sample(rows, [editor]))
+    if not found or math.isnan(found[0].score):
+        return tables.Cell(**shown, editor=editor, metric="of three", error=error or "not scored")
+    facts = rows[(rows["editor"] == editor) & (rows["subset"] == "edits")]
+    cell = tables.Cell(
+        **shown, editor=editor, metric="of three", n_edits=edits, reproduced=found[0].score,
+        ci_low=found[0].low, ci_high=found[0].high, n=facts["unit"].nunique(),
+        seeds=facts["seed"].nunique(), error=error,
+    )  # fmt: skip
+    return _linked(study, cell, editor, "edits", edits, here)
+
+
+def _linked(
+    study: Study, cell: tables.Cell, editor: str, subset: str, edits: int, here: Sequence[str]
+) -> tables.Cell:
+    """The cell with the way to its records; the unedited model's stand on every editor's page."""
+    if not cell.n:
+        return cell
+    if editor == BASE:
+        return replace(cell, link=address(study, here[0], subset, "before")) if here else cell
+    return replace(cell, link=address(study, editor, subset, edits))
+
+
+def _absent(study: Study, setting: str, edits: int, here: Sequence[str]) -> Iterator[str]:
+    """Editors that made fewer edits than this table is about."""
+    for editor in editors_of(study, setting):
+        made = planned_edits(study, setting, editor)
+        if editor not in here and made < edits:
+            yield f"{editor} made the first {made:,} edits only and stands in that table."
+
+
+def _decoded(study: Study, setting: str) -> str:
+    tokens = study.document["settings"][setting]["protocol"]["max_new_tokens"]
+    return f"Decoding stops after {tokens} tokens: decoded answers are right as far as that."
+
+
+def readings_table(study: Study, setting: str) -> tables.Table:
+    """Reliability after the last edit in four readings, from the field's usual to the strictest."""
+    records, cells = scored(study, setting), []
+    for editor in editors_of(study, setting):
+        edits = planned_edits(study, setting, editor)
+        rows = RELIABILITY.rows(at(records, edits))
+        for column, title in READINGS.items():
+            cell = tables.measure(
+                rows, column, item=ITEM, metric=title, editor=editor, moment=None,
+                shown_setting="Reliability", groups=lambda part: part["unit"],
+                error=why(study, setting, editor),
+            )  # fmt: skip
+            cells.append(_linked(study, cell, editor, "edits", edits, [editor]))
+    table = tables.build_table(
+        cells,
+        caption=f"Reliability after each editor's last edit: {title_of(study, setting)}.",
+        notes=[_decoded(study, setting)],
+        own=True,
+    )
+    common.kept(study, f"{study.paper}-readings-{setting}", table.tidy)
+    return table
+
+
+def difference_table(study: Study, setting: str, edits: int) -> tables.Table:
+    """Every editor minus the best and minus plain fine-tuning, on the same rows, Holm over all."""
+    records, editors = scored(study, setting), editors_of(study, setting)
+    best = best_of(records, editors, edits)
+    references = dict.fromkeys(name for name in (best, REFERENCE) if name)
+    frame = compared(records, editors, edits, [name for name in references if name in editors])
+    titles = {one.key: f"{one.group}, {one.title}" for one in MEASURES}
+    subsets = {one.key: one.subsets[0] for one in MEASURES}
+    cells = [
+        tables.Cell(
+            item=ITEM, setting=f"minus {row.reference}", backbone="", dataset="",
+            editor=row.editor, metric=titles.get(row.measure, "Editing score"), n_edits=edits,
+            reproduced=row.mean, ci_low=row.low, ci_high=row.high, n=int(row.units),
+            remark=chance(row.adjusted),
+            link=address(study, row.editor, subsets.get(row.measure, "edits"), edits),
+        )
+        for row in frame.itertuples()
+    ]  # fmt: skip
+    common.kept(study, f"{study.paper}-differences-{setting}-{edits}", frame)
+    return tables.build_table(
+        cells,
+        caption=f"Differences after {edits:,} edits: {title_of(study, setting)}.",
+        notes=[
+            f"p-values are Holm-adjusted over all {len(frame)} comparisons of this table; with "
+            f"{SWAPS:,} random swaps none can come out below {len(frame) / SWAPS:.3f}. n counts "
+            "facts. The best editor was found on these rows, which flatters it.",
+        ],
+        own=True,
+    )
+
+
+def cost_table(study: Study, setting: str) -> tables.Table:
+    """Seconds, forward passes, saved size and memory of every editor, over its whole run."""
+    who, cells = families(study, setting), []
+    spent = costs_of(study, setting)
+    for editor in who:
+        failed, cost = why(study, setting, editor) or "not measured", spent.get(editor)
+        shown = {"item": ITEM, "backbone": "", "dataset": "", "editor": editor}
+        for (group, metric), values in COSTS.items():
+            mean, low, high, n = values(cost) if cost else (math.nan, *_NONE, 0)
+            cells.append(
+                tables.Cell(
+                    **shown, setting=group, metric=metric, reproduced=mean, ci_low=low,
+                    ci_high=high, n=n, n_edits=cost.edits if cost else None,
+                    error="" if n else "not timed" if cost else failed,
+                )
+            )  # fmt: skip
+    table = tables.build_table(
+        cells,
+        caption=f"Costs: {title_of(study, setting)}; n counts batches or runs.",
+        notes=[
+            "Seconds per edit: mean over batches. Before the first edit: training or statistics, "
+            "next to nothing where an earlier run had left them in the cache.",
+            "Saved edits: the files written at the end. Networks for them: trained before the "
+            "first edit and asked at every answer, at 4 bytes a parameter; those that only make "
+            "edits are not counted. Peak: memory of the whole run.",
+        ],
+        own=True,
+        about={name: f"{planned_edits(study, setting, name):,} edits" for name in who},
+    )
+    common.kept(study, f"{study.paper}-costs-{setting}", table.tidy)
+    return table

@@ -1,0 +1,176 @@
+"""The side-by-side page's arithmetic on invented records: measures, units, pairs, costs, advice."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.report.claims.claims import Claim
+from lib.report.claims.comparisons import family_ahead, none_keeps, read_higher_by_all
+from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
+from papers.side_by_side import compare, costs, scores
+from papers.side_by_side.advice import asked_sizes
+from tests.papers.side_by_side.invented_side_by_side import (
+    FACTS,
+    FEWER,
+    FIRST,
+    InventedStudy,
+    N,
+    records,
+)
+
+ROWS = scores.with_scores(records())
+EDITORS = ["FT", "ROME", "GRACE", "SERAC", "MEND"]
+PARTS = {"edits": "begins_with", "holdout": "begins_with", "near": "agreement"}
+
+
+def test_a_row_is_right_by_the_prompt_alone_and_kept_if_nothing_changed() -> None:
+    rows = pd.DataFrame(
+        {
+            "run": "r", "record": ["a", "a#1", "b"], "fact": ["f", "f", "q"],
+            "edit_index": [0, 0, -1],
+            "subset": ["edits", "holdout", "general"], "answer_accuracy": [1.0, 1.0, 0.5],
+            "prompt_accuracy": [1.0, 0.5, np.nan], "begins_with": [1.0, 0.0, np.nan],
+            "answer_agreement": [0.5, 1.0, np.nan], "agreement": [0.0, 1.0, np.nan],
+        }
+    )  # fmt: skip
+    found = scores.with_scores(rows)
+    assert found["right"].tolist() == [1, 0, 0] and found["tokens"].tolist() == [1, 1, 0.5]
+    assert found["kept_forced"].tolist()[:2] == [0, 1] and math.isnan(found["kept_forced"][2])
+    assert found["unit"].tolist() == ["f", "f", "b"]
+    empty = scores.with_scores(pd.DataFrame(columns=["run", "editor"]))
+    assert empty.empty and {"unit", "decoded", "seed"} <= set(empty)
+
+
+def test_a_fact_owns_its_rephrase_and_its_questions_whatever_the_order() -> None:
+    rows = scores.with_scores(records(seeds=2))
+    for _, part in rows[rows["subset"] != "general"].groupby("unit"):
+        numbers = part["record"].str.extract(r":(\d+)#")[0]
+        assert numbers.nunique() == 1 and set(part["subset"]) == set(scores_subsets())
+    both = rows[rows["subset"] == "edits"].groupby("seed")["unit"].unique()
+    assert set(both[0]) == set(both[1])
+
+
+def scores_subsets() -> tuple[str, ...]:
+    return ("edits", "holdout", "near", "upstream", "portability")
+
+
+def test_editors_meet_only_at_equal_numbers_of_edits() -> None:
+    assert scores.sizes(ROWS) == [FIRST, FEWER, N]
+    assert "ROME" not in scores.present(ROWS, N, EDITORS)
+    assert scores.present(ROWS, FEWER, EDITORS) == EDITORS
+    assert set(scores.at(ROWS, FEWER).query("editor == 'ROME'")["moment"]) == {"end"}
+    assert set(compare.tied(ROWS, EDITORS, N)["editor"]) == {"FT", "GRACE", "SERAC", "MEND"}
+
+
+def test_a_sample_holds_the_units_that_all_editors_share() -> None:
+    rows = scores.at(ROWS, FIRST)
+    gone = (rows["editor"] == "FT") & (rows["unit"] == "fact 4") & (rows["subset"] == "holdout")
+    found = scores.sample(rows[~gone], ["FT", "GRACE"])
+    assert len(found.units) == FIRST - 1 and "fact 4" not in found.units
+    assert found.sums.shape == (2, 3, 1, FIRST - 1)
+    assert (found.counts[:, 2] == 2).all()  # near and unrelated together are locality
+    mine = rows[(rows["editor"] == "GRACE") & (rows["unit"] != "fact 4")]
+    means = [
+        mine[mine["subset"].isin(part.subsets)][part.column].mean() for part in scores.SCORE
+    ]  # fmt: skip
+    assert found.scores[1] == pytest.approx(3 / sum(1 / mean for mean in means))
+
+
+def test_differences_are_paired_and_adjusted_over_the_whole_table() -> None:
+    frame = compare.compared(ROWS, EDITORS, N, ["SERAC", "FT"])
+    assert set(frame["reference"]) == {"SERAC", "FT"} and "ROME" not in set(frame["editor"])
+    row = frame[(frame["editor"] == "FT") & (frame["measure"] == "reliability")].iloc[0]
+    assert row["mean"] == pytest.approx(0.3 - 0.9) and row["n"] == row["units"] == N
+    smallest = frame.sort_values("p").iloc[0]
+    assert smallest["adjusted"] == pytest.approx(min(1, smallest["p"] * len(frame)))
+    assert (frame["adjusted"] >= frame["p"]).all()
+
+
+def test_lost_edits_are_the_end_against_the_own_batch() -> None:
+    found = compare.lost(ROWS, EDITORS).set_index("editor")
+    assert found.loc["FT", "own"] == 1 and found.loc["FT", "end"] == pytest.approx(0.3)
+    assert found.loc["FT", "adjusted"] < 0.01 and found.loc["GRACE", "mean"] == 0
+    assert found.loc["ROME", "edits"] == found.loc["ROME", "n"] == FEWER
+
+
+def test_seeds_have_a_spread_and_one_seed_has_none() -> None:
+    assert compare.over_seeds(ROWS, EDITORS, N)["sd"].isna().all()
+    found = compare.over_seeds(scores.with_scores(records(seeds=3)), EDITORS, N)
+    assert (found["seeds"] == 3).all() and (found["sd"] == 0).all()  # the same facts, reordered
+
+
+def batches(seconds: list[float], numbers: list[float]) -> pd.DataFrame:
+    made = [10 * (i + 1) for i in range(len(seconds))]
+    rows = {"run": "r", "n_edits": made, "seconds_edit": [10 * s for s in seconds],
+            "parameters": numbers, "stored_floats": 0}  # fmt: skip
+    return costs.per_batch(pd.DataFrame(rows))
+
+
+def test_only_a_significant_rise_of_seconds_is_projected() -> None:
+    flat = batches([1.0, 1.1, 0.9, 1.0, 1.1], [5] * 5)
+    assert costs.trend(flat) == (pytest.approx(1.02), 0.0)
+    start, slope = costs.trend(batches([0.5 + 0.01 * (10 * i + 5) for i in range(6)], [5] * 6))
+    assert start == pytest.approx(0.5) and slope == pytest.approx(0.01)
+    assert costs.trend(batches([1.0, 2.0, 3.0], [5] * 3))[1] == 0  # too few batches
+
+
+def test_time_and_storage_of_more_edits_are_sums_of_what_was_measured(tmp_path: Path) -> None:
+    spent = costs.costs_of(InventedStudy(tmp_path), FACTS)
+    serac, grace = spent["SERAC"], spent["GRACE"]
+    assert spent["MEND"].fit == 60  # what its training took, though this run found the network
+    assert serac.seconds(1000) == pytest.approx(20 + 500) and serac.growth == 0
+    assert serac.overhead.mean == pytest.approx(0.5) and serac.saved == 2**20
+    assert serac.bytes_at(10) == 2**20 + 4 * 400 and grace.networks == 0  # SERAC's own networks
+    # GRACE: 0.1 + 0.1 n seconds at the end of a batch of five, read at its middle.
+    assert grace.slope == pytest.approx(0.1) and grace.start == pytest.approx(0.1 + 0.25)
+    assert grace.seconds(100) == pytest.approx(35 + 0.1 * 100**2 / 2)
+    assert grace.bytes_at(N) == 6000 and grace.bytes_at(2 * N) == pytest.approx(12000)
+
+
+def test_the_pareto_front_by_hand() -> None:
+    seconds, quality = [1, 2, 3, 1, math.nan], [0.5, 0.4, 0.9, 0.5, 1.0]
+    assert costs.pareto(seconds, quality) == [True, False, True, True, False]
+
+
+def test_sizes_beyond_the_measured_ones_are_asked_for() -> None:
+    assert asked_sizes([10, 30, 100]) == [(10, True), (30, True), (100, True), (1000, False)]
+    assert [n for n, known in asked_sizes([2, 8]) if not known] == [10, 100, 1000]
+
+
+def test_no_editor_keeps_everything_holds_fails_or_stays_open() -> None:
+    material = Material(ROWS)
+    assert none_keeps(PARTS, 0.85)(material).verdict == UNKNOWN  # SERAC: 0.9, 0.8 and 0.9 of 30
+    weak = Material(ROWS[ROWS["editor"].isin(["FT"])])
+    assert none_keeps(PARTS, 0.8)(weak).verdict == HOLDS
+    few = weak.records[weak.records["edit_index"] < 8]
+    assert none_keeps(PARTS, 0.8)(Material(few)).verdict == UNKNOWN
+    found = none_keeps({"edits": "begins_with", "near": "agreement"}, 0.8)(
+        Material(ROWS[ROWS["editor"].isin(["FT", "GRACE"])])
+    )
+    assert found.verdict == FAILS and "GRACE" in found.evidence
+    assert none_keeps(PARTS, 0.8)(Material(ROWS[ROWS["editor"] == "none"])).verdict == UNKNOWN
+
+
+def test_families_are_compared_by_their_mean_editor_with_all_edits() -> None:
+    test = family_ahead(["SERAC"], ["FT", "ROME"], {"near": "agreement", "upstream": "agreement"})
+    found = test(Material(ROWS))
+    assert found.verdict == HOLDS and "with all edits: ROME" in found.evidence
+    assert family_ahead(["FT"], ["SERAC"], {"near": "agreement"})(Material(ROWS)).verdict == FAILS
+
+
+def test_teacher_forcing_reads_higher_where_half_the_tokens_count() -> None:
+    found = read_higher_by_all("answer_accuracy", "begins_with")(Material(ROWS))
+    assert found.verdict == HOLDS and "of 4 single editors" in found.evidence
+    found = read_higher_by_all("begins_with", "answer_accuracy")(Material(ROWS))
+    assert found.verdict == FAILS
+
+
+def test_the_findings_of_the_yaml_are_tests_on_columns_that_exist(tmp_path: Path) -> None:
+    stated = InventedStudy(tmp_path).document["findings"]
+    claims = [Claim.from_spec({k: v for k, v in one.items() if k != "needs"}) for one in stated]
+    assert len({claim.key for claim in claims}) == len(claims) >= 4
+    for claim in claims:
+        assert claim.test(Material(ROWS)).verdict in (HOLDS, FAILS, UNKNOWN)
