@@ -14,7 +14,7 @@ import pandas as pd
 from lib.editors import build
 from lib.editors.hypernet.training import trained_network
 from lib.runs import plan
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 
 # (step size, learning rate): what was left of wider grids with longer training
 GRIDS = {
@@ -34,7 +34,7 @@ def candidates(setting: str, editor: str) -> pd.DataFrame:
     """One row per step size and learning rate: validation scores after training."""
     runs = plan.runs("malmen", "laptop", seeds=1, device="cpu")
     run = next(r for r in runs if (r.setting, r.editor, r.sweep) == (setting, editor, ""))
-    shared = Shared()
+    shared = Resources()
     backbone, training = shared.backbone(run.spec), shared.training(run.spec)
     rows = []
     for eta, meta_lr in GRIDS[setting][editor]:

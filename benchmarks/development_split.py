@@ -26,7 +26,7 @@ from lib.editors import build
 from lib.evaluation.evaluator import Evaluator, Protocol
 from lib.evaluation.protocol import run_sequence
 from lib.runs import plan
-from lib.runs.resources import EVERY, Shared
+from lib.runs.resources import EVERY, Resources
 
 FIRST = {
     "zsre-t5": 300, "zsre-causal": 300, "scotus": 1000, "cf-consecutive": 60, "counterfact": 60,
@@ -107,20 +107,20 @@ def main() -> None:
     metrics = METRICS.get(options.setting, METRICS[paper])
     runs = plan.runs(paper, "laptop", seeds=1)
     chosen = {r.editor: r for r in runs if r.setting == options.setting and not r.sweep}
-    shared, rows = Shared(), []
+    resources, rows = Resources(), []
     spec = next(iter(chosen.values())).spec
-    first, backbone = FIRST[options.setting], shared.backbone(spec)
-    reported = shared.edits_of(spec)
-    more = reported if "known" in spec else shared.dataset(spec["dataset"]["name"], 2 * first)
+    first, backbone = FIRST[options.setting], resources.backbone(spec)
+    reported = resources.edits_of(spec)
+    more = reported if "known" in spec else resources.dataset(spec["dataset"]["name"], 2 * first)
     dataset = dataclasses.replace(
         more, edits=more.edits[first:], upstream=reported.upstream, near=reported.near
     )
     stream, passes = stream_of(spec, dataset), {}
     training = None
     if spec["stream"].get("kind") == "documents":
-        training = shared.training(spec)  # of documents that are never edited
+        training = resources.training(spec)  # of documents that are never edited
     elif "training" in spec:
-        rest = shared.dataset(spec["dataset"]["name"], EVERY).edits[first:]
+        rest = resources.dataset(spec["dataset"]["name"], EVERY).edits[first:]
         training = training_facts(
             dataclasses.replace(dataset, edits=rest),
             stream,
@@ -144,7 +144,7 @@ def main() -> None:
                     run["config"] | changed,
                     blocks_cache=Path(blocks),
                     values_cache=Path(blocks),
-                    corpus=shared.corpus(spec),
+                    corpus=resources.corpus(spec),
                     training=training,
                 )
                 records: list[dict] = []

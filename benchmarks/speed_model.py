@@ -19,8 +19,8 @@ from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import SUBSETS, Edit, Probe, Stream
 from lib.editors import build
 from lib.editors.adapters.melo import Melo
-from lib.editors.base import BASE
-from lib.evaluation.evaluator import Evaluator, Protocol, Record
+from lib.editors.base import UNEDITED
+from lib.evaluation.evaluator import Evaluator, Protocol, ScoredRow
 
 LOGIT_TOLERANCE = 1e-4
 """Of the largest logit. A row alone has another width and no padding, and a merged weight rounds
@@ -69,9 +69,9 @@ def last_logits(melo: Melo, batch: Encoded, routes: Sequence[str]) -> Tensor:
 @contextlib.contextmanager
 @torch.no_grad()
 def merged(melo: Melo, route: str) -> Iterator[None]:
-    """W + N_b B[b] A[b] instead of W inside the context; nothing for the route BASE."""
+    """W + N_b B[b] A[b] instead of W inside the context; nothing for the route UNEDITED."""
     kept = {}
-    if route != BASE:
+    if route != UNEDITED:
         block = melo.lora.read(int(route.split()[1]))
         for site, layer in melo.lora.layers.items():
             weight = layer.base_layer.weight
@@ -96,7 +96,7 @@ def mixed_batch(trained: Trained) -> Line:
     """One pass over rows with different blocks, and each row alone with its block merged."""
     melo, backbone = trained.melo, trained.melo.backbone
     prompts = [edit.prompt for edit in trained.stream.edits]
-    choices = [*(f"block {number}" for number in range(melo.n_batches)), BASE]
+    choices = [*(f"block {number}" for number in range(melo.n_batches)), UNEDITED]
     routes = [choices[row % len(choices)] for row in range(len(prompts))]
     batch = encode_prompts(backbone, prompts)
     alone = [encode_prompts(backbone, [prompt]) for prompt in prompts]
@@ -105,13 +105,13 @@ def mixed_batch(trained: Trained) -> Line:
         found = []
         for row, route in zip(alone, routes, strict=True):
             with merged(melo, route):
-                found.append(last_logits(melo, row, [BASE]))
+                found.append(last_logits(melo, row, [UNEDITED]))
         return torch.cat(found)
 
-    unedited = last_logits(melo, batch, [BASE] * len(prompts))
+    unedited = last_logits(melo, batch, [UNEDITED] * len(prompts))
     moved = (last_logits(melo, batch, routes) - unedited).abs().amax(dim=1)
     moves = moved > 10 * LOGIT_TOLERANCE * unedited.abs().max()
-    if moves.tolist() != [route != BASE for route in routes]:
+    if moves.tolist() != [route != UNEDITED for route in routes]:
         raise RuntimeError("every block should move its rows, and no other row should move")
     return compare(
         f"mixed batch: {len(prompts)} rows, {melo.n_batches} blocks and none",
@@ -215,7 +215,7 @@ def batched_evaluation(trained: Trained) -> Line:
     pools = [pool for subset in SUBSETS if (pool := getattr(trained.stream, subset))]
     rows = [pool[place] for place in range(0, len(pools[0]), 4) for pool in pools]
     routes = {answer.route for answer in answers(trained, rows, len(rows))}
-    if BASE not in routes or len(routes) < 3:
+    if UNEDITED not in routes or len(routes) < 3:
         raise RuntimeError(f"the rows should use several blocks and none, not {sorted(routes)}")
     return compare(
         f"evaluation of {len(rows)} rows, {trained.size.new_tokens} new tokens",
@@ -264,7 +264,7 @@ def checkpoints(trained: Trained) -> Line:
     def run(kind: type[Counting]) -> Measured:
         melo.rollback()
         evaluator = kind(melo, stream, protocol, base=before.base, passes=before.passes)
-        seconds, records = 0.0, list[Record]()
+        seconds, records = 0.0, list[ScoredRow]()
         for number, batch in enumerate(stream.batches(), start=1):
             melo.edit(batch)
             if number % protocol.checkpoint_every == 0:

@@ -230,12 +230,12 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".")
 
 
-Record = dict[str, object]
+TuningLog = dict[str, object]
 
 
 def tuned(
-    backbone: Backbone, identity: object, train: Callable[[PreTrainedModel], Record]
-) -> tuple[Backbone, Record]:
+    backbone: Backbone, identity: object, train: Callable[[PreTrainedModel], TuningLog]
+) -> tuple[Backbone, TuningLog]:
     """A new backbone with the weights that `train` makes of a float32 copy, and the record that
     it gives; the given backbone is untouched.
 

@@ -32,7 +32,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True)
-class Sample:
+class KeyText:
     """How much text: `tokens` counted at least (whole groups of 16 documents), documents cut at
     `length` tokens (0: the model's maximum) and at most `documents` of them (0: all)."""
 
@@ -65,7 +65,7 @@ class Estimate:
         )
 
 
-def estimate(backbone: Backbone, blocks: Sequence[int], sample: Sample) -> Estimate:
+def estimate(backbone: Backbone, blocks: Sequence[int], sample: KeyText) -> Estimate:
     """Size of the statistics of some blocks: float32 matrices of the MLP's inner width."""
     widths = [key_width(backbone, block) for block in blocks]
     return Estimate(len(widths), sample.tokens, sum(4 * width**2 for width in widths) / 1e6)
@@ -79,7 +79,7 @@ def key_width(backbone: Backbone, block: int) -> int:
 
 
 def second_moments(
-    backbone: Backbone, blocks: Sequence[int], corpus: Corpus, sample: Sample
+    backbone: Backbone, blocks: Sequence[int], corpus: Corpus, sample: KeyText
 ) -> dict[int, Moment]:
     """The second moment of each block's keys, from the cache or by one pass over the corpus.
 
@@ -98,7 +98,7 @@ def second_moments(
     return {block: _read(path, sample, corpus) for block, path in found.items()}
 
 
-def _folder(backbone: Backbone, block: int, corpus: Corpus, sample: Sample) -> Path:
+def _folder(backbone: Backbone, block: int, corpus: Corpus, sample: KeyText) -> Path:
     key = content_hash(
         [
             _VERSION,
@@ -114,7 +114,7 @@ def _folder(backbone: Backbone, block: int, corpus: Corpus, sample: Sample) -> P
     return archives.cache_dir() / "statistics" / f"{backbone.name}-{block}-{key[:20]}"
 
 
-def document_length(backbone: Backbone, sample: Sample) -> int:
+def document_length(backbone: Backbone, sample: KeyText) -> int:
     """Tokens at which documents are cut: the sample's choice, within what the model can read."""
     longest = backbone.model.config.max_position_embeddings
     return min(sample.length or longest, longest)
@@ -137,7 +137,7 @@ def _enough(place: Path, tokens: int) -> Path | None:
     return None
 
 
-def _read(path: Path, sample: Sample, corpus: Corpus) -> Moment:
+def _read(path: Path, sample: KeyText, corpus: Corpus) -> Moment:
     documents, count, _, ended = _counts(path)
     if ended and count < sample.tokens:
         print(f"{corpus.name} gives only {count:,} of {sample.tokens:,} tokens", file=sys.stderr)
@@ -146,7 +146,7 @@ def _read(path: Path, sample: Sample, corpus: Corpus) -> Moment:
 
 
 @torch.no_grad()
-def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample: Sample) -> None:
+def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample: KeyText) -> None:
     """One pass over the corpus for all blocks of `places`; writes one file each."""
     documents, count, sums = _start(backbone, places, sample)
     total = min(sample.documents or len(corpus.texts), len(corpus.texts))
@@ -169,7 +169,7 @@ def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample
 
 
 def _start(
-    backbone: Backbone, places: dict[int, Path], sample: Sample
+    backbone: Backbone, places: dict[int, Path], sample: KeyText
 ) -> tuple[int, int, dict[int, Tensor]]:
     """Where a pass for all these blocks can go on: documents read, tokens counted, sums."""
     stored = [
@@ -234,7 +234,7 @@ def document_batches(
 
 
 def stored_states(
-    backbone: Backbone, part: str, block: int, corpus: Corpus, sample: Sample
+    backbone: Backbone, part: str, block: int, corpus: Corpus, sample: KeyText
 ) -> Tensor:
     """The inputs [n, d] of a part of the unedited backbone at the first `sample.tokens` tokens that
     count, in the backbone's precision, on the host; from the cache or by one pass over the text.
@@ -270,7 +270,7 @@ def stored_states(
 
 @torch.no_grad()
 def _collect_states(
-    backbone: Backbone, part: str, block: int, corpus: Corpus, sample: Sample
+    backbone: Backbone, part: str, block: int, corpus: Corpus, sample: KeyText
 ) -> Tensor:
     texts = corpus.texts[: sample.documents or None]
     length, count, found = document_length(backbone, sample), 0, []

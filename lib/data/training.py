@@ -1,4 +1,4 @@
-"""Facts to train an editor on, and to validate it on, that share nothing with the edited ones."""
+"""What is learned before any edit, apart from it: facts for editors, tasks for classifiers."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -177,7 +177,7 @@ Text = tuple[str, str]  # text, class number
 
 
 @dataclass(frozen=True)
-class Lessons:
+class UpstreamTask:
     """Texts to learn, and texts to score what was learned: of the same kind ("claims" or
     "documents") and of the edited one ("edits")."""
 
@@ -207,17 +207,17 @@ class Lessons:
         return replace(dataset, upstream=dataset.upstream[:first], near=held_out)
 
 
-def lessons_of(source: Dataset, tune: Mapping[str, Any]) -> Lessons:
-    """The lessons that a setting's `tune` describes."""
+def upstream_task(source: Dataset, tune: Mapping[str, Any]) -> UpstreamTask:
+    """The upstream task that a setting's `tune` describes."""
     if "documents" in tune:
-        return document_lessons(source, documents=tune["documents"], held_out=tune["held_out"])
+        return document_task(source, documents=tune["documents"], held_out=tune["held_out"])
     names = ("claims", "held_out", "taught")
-    return lessons(source, **{name: tune[name] for name in names if name in tune})
+    return claim_task(source, **{name: tune[name] for name in names if name in tune})
 
 
-def lessons(
+def claim_task(
     source: Dataset, *, claims: int | None, held_out: int, taught: int | None = None
-) -> Lessons:
+) -> UpstreamTask:
     """The last `claims` of the upstream pool (None: half of it) with `taught` claims of the edited
     kind about other subjects, where the data has any (None: half as many); and as held-out claims
     the `held_out` before them and the gold classes of the first edits.
@@ -234,13 +234,13 @@ def lessons(
     last = len(pool) - count
     edited = [(edit.prompt, edit.target_true) for edit in source.edits if edit.target_true]
     same_kind = _texts(source.taught)[: count // 2 if taught is None else taught]
-    return Lessons(
+    return UpstreamTask(
         learned=(*pool[last:], *same_kind),
         held_out={"claims": pool[last - held_out : last], "edits": tuple(edited[:held_out])},
     )
 
 
-def document_lessons(source: Dataset, *, documents: int | None, held_out: int) -> Lessons:
+def document_task(source: Dataset, *, documents: int | None, held_out: int) -> UpstreamTask:
     """The first `documents` of the upstream pool, at most all but `held_out` of it (None: these);
     held out are the next `held_out` documents, and the first edits with their classes.
 
@@ -255,7 +255,7 @@ def document_lessons(source: Dataset, *, documents: int | None, held_out: int) -
         )
     count = most if documents is None else min(documents, most)
     edited = tuple((edit.prompt, edit.target) for edit in source.edits[:held_out])
-    return Lessons(
+    return UpstreamTask(
         learned=pool[:count],
         held_out={"documents": pool[count : count + held_out], "edits": edited},
         kind="documents",

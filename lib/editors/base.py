@@ -24,7 +24,7 @@ from lib.storage import atomic
 KeysOf = Callable[[str], Tensor]
 """The keys [n, d] of all rows of a subset of the stream, in its order."""
 
-BASE = "base"
+UNEDITED = "base"
 """The route of a row to which nothing is applied: the backbone's own output."""
 
 
@@ -140,8 +140,8 @@ class Editor(ABC):
 
     def routes_of(self, keys: Tensor) -> list[str]:
         """Names what is applied to each row; equal names mean equal weights. Rows with the route
-        `BASE` get the backbone's own output."""
-        version = f"{self.name} after {self.n_batches}" if self.n_batches else BASE
+        `UNEDITED` get the backbone's own output."""
+        version = f"{self.name} after {self.n_batches}" if self.n_batches else UNEDITED
         return [version] * len(keys)
 
     def route(self, batch: Encoded) -> list[str]:
@@ -151,7 +151,7 @@ class Editor(ABC):
     def weights_of(self, route: str) -> str | None:
         """Content identity of what a route applies, if other runs that apply the same may share
         its outputs; None where a route means something else in every run."""
-        return BASE if route == BASE else None
+        return UNEDITED if route == UNEDITED else None
 
     def stand_in(self, route: str) -> StandIn | None:
         """Who answers a row of this route in the model's place, if another model does. Only for

@@ -15,7 +15,7 @@ from lib.backbones.passes import decoding
 from lib.backbones.passes.decoding import PromptBatch
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import SUBSETS, Stream
-from lib.editors.base import BASE, Editor
+from lib.editors.base import UNEDITED, Editor
 from lib.errors import UsageError
 from lib.evaluation.prompts import Row, RowBatch, columns, row_batches
 from lib.evaluation.scoring import Scored, needs_whole_passes, score_batch, score_stand_ins
@@ -25,8 +25,8 @@ PASSES_BYTES = 4 * 2**30
 """Frozen-prefix states are kept up to this size; the rows beyond it run their prefix each time."""
 
 
-class Prepared:
-    """Prepared batches of rows for one editor, in a mapping that runs on one backbone share.
+class ReadyRows:
+    """ReadyRows batches of rows for one editor, in a mapping that runs on one backbone share.
 
     A batch whose prefix was run for an editor of lower layers goes on from there.
     """
@@ -89,7 +89,7 @@ class Prepared:
             self.passes[key] = made
 
 
-Record = dict[str, Any]
+ScoredRow = dict[str, Any]
 ROUNDS = ("consecutive", "single")
 
 
@@ -137,7 +137,7 @@ class Evaluator:
     """Scores fixed batches of rows under an editor, recomputing a batch only if a route changed.
 
     Keys and frozen-prefix states of all rows are computed once (`passes` may share them between
-    runs on one backbone); rows without an edit get the backbone's own scores (`base`), which are
+    runs on one backbone); rows without an edit get the backbone's own scores (`before`), which are
     what a forward pass would give, bit for bit. `outputs` shares scores between runs that apply
     the same weights to the same rows (`Editor.weights_of`).
     """
@@ -148,13 +148,13 @@ class Evaluator:
         stream: Stream,
         protocol: Protocol,
         *,
-        base: dict[str, list[Scored]] | None = None,
+        before: dict[str, list[Scored]] | None = None,
         passes: dict[Any, decoding.PromptBatch] | None = None,
         outputs: dict[Any, list[Scored]] | None = None,
     ) -> None:
         self.editor, self.protocol = editor, protocol
         self.backbone: Backbone = editor.backbone
-        self.base = {} if base is None else base
+        self.before = {} if before is None else before
         self.outputs = {} if outputs is None else outputs
         self.batches: dict[str, list[RowBatch]] = {
             subset: row_batches(
@@ -170,17 +170,17 @@ class Evaluator:
         self.whole = needs_whole_passes(editor)
         self.new_tokens = protocol.max_new_tokens if protocol.decode else 0
         self.passes = {} if passes is None else passes
-        self._rows = Prepared(editor, self.passes, whole=self.whole)
+        self._rows = ReadyRows(editor, self.passes, whole=self.whole)
         self._keys: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._latest: dict[tuple[str, int], tuple[tuple, list[Scored]]] = {}
 
     def score_unedited(self) -> None:
-        """Fill `base` for every row. Call it before the first edit, or before saved edits are
+        """Fill `before` for every row. Call it before the first edit, or before saved edits are
         loaded: an editor without a gate could not show the unedited backbone afterwards."""
         for subset, batches in self.batches.items():
             for number in range(len(batches)):
                 self._routes(subset, number)
-                self._base(subset, number)
+                self._before(subset, number)
 
     def forget(self) -> None:
         """The editor was rolled back: equal routes no longer mean equal scores."""
@@ -193,7 +193,7 @@ class Evaluator:
         n_edits: int,
         only: int | None = None,
         applied: int | None = None,
-    ) -> Iterator[Record]:
+    ) -> Iterator[ScoredRow]:
         """Scored rows of a subset as flat records: of those that belong to batch `only`, and to
         the first `applied` edits, if given."""
         for number, batch in enumerate(self.batches[subset]):
@@ -202,7 +202,7 @@ class Evaluator:
                 continue
             decode_routes, score_routes = self._routes(subset, number)
             scores = self._scores(subset, number, decode_routes, score_routes)
-            before = self._base(subset, number)
+            before = self._before(subset, number)
             scored = zip(batch.rows, scores, before, decode_routes, strict=True)
             for row, score, own, route in itertools.compress(scored, due):
                 yield self._record(row, score, own) | {
@@ -213,7 +213,7 @@ class Evaluator:
                     "route": route,
                 }
 
-    def _record(self, row: Row, score: Scored, before: Scored) -> Record:
+    def _record(self, row: Row, score: Scored, before: Scored) -> ScoredRow:
         gold, answer = self._target_ids(row.target)
         return {
             "record": row.record,
@@ -299,19 +299,19 @@ class Evaluator:
         decode = tuple(editor.routes_of(keys))
         return decode, decode if full is keys else tuple(editor.routes_of(full))
 
-    def _base(self, subset: str, number: int) -> list[Scored]:
+    def _before(self, subset: str, number: int) -> list[Scored]:
         place = f"{subset}/{number}"
-        if place not in self.base:
+        if place not in self.before:
             batch = self._prepared(subset, number)
-            none = (BASE,) * len(self.batches[subset][number].rows)
-            self.base[place] = self._compute(batch, none, none)
-        return self.base[place]
+            none = (UNEDITED,) * len(self.batches[subset][number].rows)
+            self.before[place] = self._compute(batch, none, none)
+        return self.before[place]
 
     def _scores(
         self, subset: str, number: int, decode: tuple[str, ...], score: tuple[str, ...]
     ) -> list[Scored]:
-        if set(decode) | set(score) == {BASE}:
-            return self._base(subset, number)
+        if set(decode) | set(score) == {UNEDITED}:
+            return self._before(subset, number)
         place, routes = (subset, number), (decode, score)
         known = self._latest.get(place)
         if known is None or known[0] != routes:
@@ -340,9 +340,9 @@ class Evaluator:
         stand_ins, batch = [*map(self.editor.stand_in, decode)], self._prepared(subset, number)
         if not any(stand_ins):
             return self._compute(batch, decode, score)
-        own = tuple(BASE if s else r for r, s in zip(decode, stand_ins, strict=True))
-        none = set(own) == {BASE}
-        scored = self._base(subset, number) if none else self._compute(batch, own, own)
+        own = tuple(UNEDITED if s else r for r, s in zip(decode, stand_ins, strict=True))
+        none = set(own) == {UNEDITED}
+        scored = self._before(subset, number) if none else self._compute(batch, own, own)
         theirs = score_stand_ins(batch, stand_ins, self.new_tokens)
         return [theirs.get(row, score) for row, score in enumerate(scored)]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lib.data.records import SUBSETS, Stream
 from lib.editors.base import Editor
 from lib.errors import UsageError
-from lib.evaluation.evaluator import Evaluator, Protocol, Record
+from lib.evaluation.evaluator import Evaluator, Protocol, ScoredRow
 
 
 @dataclass
@@ -32,10 +32,10 @@ def run_sequence(
     protocol: Protocol,
     evaluator: Evaluator,
     *,
-    write_record: Callable[[Record], None],
-    write_step: Callable[[Record], None],
+    write_record: Callable[[ScoredRow], None],
+    write_step: Callable[[ScoredRow], None],
     after_batch: Callable[[int], None],
-    write_observation: Callable[[Record], None] = lambda row: None,
+    write_observation: Callable[[ScoredRow], None] = lambda row: None,
     start_batch: int = 0,
     clock: Clock | None = None,
 ) -> Clock:

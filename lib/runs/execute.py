@@ -23,7 +23,7 @@ from lib.evaluation.scoring import Scored, needs_whole_passes
 from lib.runs import machine
 from lib.runs.plan import Run
 from lib.runs.progress import Progress
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 from lib.runs.store import Store, Work
 from lib.storage import archives, atomic, fingerprints
 
@@ -31,7 +31,7 @@ INFERENCE_PROMPTS = 8
 TRAINING_EXAMPLES = 2  # facts of the training that the manifest shows
 
 
-def execute(run: Run, store: Store, shared: Shared, progress: Progress) -> bool:
+def execute(run: Run, store: Store, resources: Resources, progress: Progress) -> bool:
     """Make sure that the run is finished; True if it is, False if it failed (noted in the store).
 
     Another process working on the same run is waited for. A failure never leaves this function
@@ -42,9 +42,9 @@ def execute(run: Run, store: Store, shared: Shared, progress: Progress) -> bool:
             return True
         began = time.monotonic()
         try:
-            _execute(run, store, shared, progress)
+            _execute(run, store, resources, progress)
         except Exception as error:
-            shared.forget()
+            resources.forget()
             told = str(error) if isinstance(error, StudyError) else traceback.format_exc()
             store.fail(run.identity, {"title": run.title, "spec": run.spec}, told)
             progress.start(run.title, 0, 0)
@@ -53,49 +53,49 @@ def execute(run: Run, store: Store, shared: Shared, progress: Progress) -> bool:
     return True
 
 
-def _execute(run: Run, store: Store, shared: Shared, progress: Progress) -> None:
+def _execute(run: Run, store: Store, resources: Resources, progress: Progress) -> None:
     spec = run.spec
     with machine.PeakMemory(spec["device"]) as memory, machine.deterministic(run.seed):
-        dataset = shared.edits_of(spec)
-        backbone = shared.backbone(spec)
-        stream = shared.stream(spec)
+        dataset = resources.edits_of(spec)
+        backbone = resources.backbone(spec)
+        stream = resources.stream(spec)
         protocol = Protocol(**spec["protocol"])
         base_seconds = _inference_seconds(backbone, stream, protocol, spec)
-        resources = _resources(spec, store, shared)
-        editor = build(spec["editor"], backbone, spec["config"], **resources)
+        needed = _needed(spec, store, resources)
+        editor = build(spec["editor"], backbone, spec["config"], **needed)
         work = store.work(run.identity)
         try:
-            base_file = _base_file(store, editor, stream, protocol)
-            base = _read_base(base_file)
+            before_file = _before_file(store, editor, stream, protocol)
+            before = _read_before(before_file)
             evaluator = Evaluator(
                 editor,
                 stream,
                 protocol,
-                base=base,
-                passes=shared._passes,
-                outputs=shared._outputs,
+                before=before,
+                passes=resources._passes,
+                outputs=resources._outputs,
             )
             evaluator.score_unedited()
-            if not base_file.exists():
-                _write_base(base_file, evaluator.base)
+            if not before_file.exists():
+                _write_before(before_file, evaluator.before)
             progress.start(run.title, len(stream.edits), 0)
             general = GeneralTasks(
                 editor,
                 protocol,
-                data_dir=shared.data_dir,
+                data_dir=resources.data_dir,
                 identity=spec.get("general", {}),
                 kept=store.root / "shared",
             )
             if work.position["batches"] == 0:
                 _observe(work, general.rows("before"))
-            clock = _sequence(work, editor, stream, protocol, evaluator, progress, shared)
+            clock = _sequence(work, editor, stream, protocol, evaluator, progress, resources)
             _observe(work, general.rows("end"))
             manifest = {
                 "title": run.title,
                 "spec": spec,
                 "seed": run.seed,
-                "dataset": _describe_data(dataset, stream, shared.knowledge(spec)),
-                "training": _describe_training(resources["training"]),
+                "dataset": _describe_data(dataset, stream, resources.knowledge(spec)),
+                "training": _describe_training(needed["training"]),
                 "backbone": {
                     "name": backbone.name,
                     "content": backbone.content,
@@ -143,16 +143,16 @@ def _inference_seconds(
     )
 
 
-def _resources(spec: dict[str, Any], store: Store, shared: Shared) -> dict[str, Any]:
+def _needed(spec: dict[str, Any], store: Store, resources: Resources) -> dict[str, Any]:
     """The caches, texts and facts that the editor asks for."""
     needs = needs_of(spec["editor"])
     return {
         "blocks_cache": store.root / "shared" / "blocks",
         "values_cache": store.root / "shared" / "values",
         "networks_cache": archives.cache_dir() / "networks",
-        "fact_states": shared._fact_states,
-        "corpus": shared.corpus(spec) if "corpus" in needs else None,
-        "training": shared.training(spec) if "training" in needs else None,
+        "fact_states": resources._fact_states,
+        "corpus": resources.corpus(spec) if "corpus" in needs else None,
+        "training": resources.training(spec) if "training" in needs else None,
     }
 
 
@@ -209,7 +209,7 @@ def _sequence(
     protocol: Protocol,
     evaluator: Evaluator,
     progress: Progress,
-    shared: Shared,
+    resources: Resources,
 ) -> Clock:
     start = work.position["batches"]
     clock = Clock(**work.position["clock"])
@@ -225,7 +225,7 @@ def _sequence(
     def after_batch(done: int) -> None:
         nonlocal saved
         advance(done)
-        if time.monotonic() - saved >= shared.checkpoint_seconds:
+        if time.monotonic() - saved >= resources.checkpoint_seconds:
             work.checkpoint(done, asdict(clock), _save(editor, protocol))
             saved = time.monotonic()
 
@@ -248,7 +248,7 @@ def _observe(work: Work, rows: list[dict[str, Any]]) -> None:
         work.append("observations", row)
 
 
-def _base_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol) -> Path:
+def _before_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol) -> Path:
     """Scores of the unedited backbone on the stream's rows: the same for every editor whose
     answers are scored by the same passes."""
     key = content_hash(
@@ -269,10 +269,10 @@ def _base_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol)
             "versions": fingerprints.versions(),
         }
     )
-    return store.root / "shared" / f"base-{key[:24]}.json"
+    return store.root / "shared" / f"before-{key[:24]}.json"
 
 
-def _read_base(path: Path) -> dict[str, list[Scored]]:
+def _read_before(path: Path) -> dict[str, list[Scored]]:
     try:
         stored = json.loads(path.read_text("utf-8"))
         return {place: [_scored(row) for row in rows] for place, rows in stored.items()}
@@ -284,6 +284,6 @@ def _scored(row: dict[str, Any]) -> Scored:
     return Scored(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
 
 
-def _write_base(path: Path, base: dict[str, list[Scored]]) -> None:
-    plain = {place: [asdict(row) for row in rows] for place, rows in base.items()}
+def _write_before(path: Path, before: dict[str, list[Scored]]) -> None:
+    plain = {place: [asdict(row) for row in rows] for place, rows in before.items()}
     atomic.write_text(path, json.dumps(plain, ensure_ascii=False))

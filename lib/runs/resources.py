@@ -17,7 +17,13 @@ from lib.data.corpus import Corpus
 from lib.data.embedded.known import Knowledge, Likelihoods
 from lib.data.records import Dataset, Edit, Stream, content_hash
 from lib.data.streams import PromptStyle
-from lib.data.training import Lessons, TrainingFacts, document_facts, lessons_of, training_facts
+from lib.data.training import (
+    TrainingFacts,
+    UpstreamTask,
+    document_facts,
+    training_facts,
+    upstream_task,
+)
 from lib.errors import UsageError
 from lib.evaluation.scoring import Scored
 
@@ -27,7 +33,7 @@ EVERY = 10**9  # a limit beyond any number of records: the embedded data then li
 
 
 @dataclass
-class Shared:
+class Resources:
     """Loads what a run's spec names, each thing once while consecutive runs need the same."""
 
     data_dir: Path | None = None
@@ -83,11 +89,11 @@ class Shared:
         taught = self.taught(spec)
         return dataset if taught is None else taught.apart_from(dataset)
 
-    def taught(self, spec: dict[str, Any]) -> Lessons | None:
+    def taught(self, spec: dict[str, Any]) -> UpstreamTask | None:
         """What the setting's classifier is tuned on; None for other backbones."""
         if not {"claims", "documents"} & set(spec["tune"] or ()):
             return None
-        return lessons_of(self._all(spec), spec["tune"])
+        return upstream_task(self._all(spec), spec["tune"])
 
     def _all(self, spec: dict[str, Any]) -> Dataset:
         """The setting's dataset, or the one its training facts come from, without a limit."""

@@ -13,7 +13,7 @@ from lib.runs import machine, plan
 from lib.runs.execute import execute
 from lib.runs.plan import ROOT, Run
 from lib.runs.progress import BarProgress, LineProgress, Progress
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 from lib.runs.store import Finished, Store
 
 RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "value", "seed")
@@ -37,7 +37,7 @@ class Study:
     original: dict[str, Any]
     sourced: list[plan.Sourced]
     store: Store
-    shared: Shared
+    resources: Resources
     _finished: dict[str, Finished] = field(default_factory=dict)
 
     @classmethod
@@ -73,7 +73,7 @@ class Study:
             original=plan.profile_of(paper, "paper")[0],
             sourced=sourced,
             store=Store(folder),
-            shared=Shared(data_dir=chosen, strict=strict, source=source),
+            resources=Resources(data_dir=chosen, strict=strict, source=source),
         )
 
     def unique_runs(self) -> list[Run]:
@@ -144,7 +144,7 @@ class Study:
         progress: Progress = LineProgress(prefix) if quiet else BarProgress()
         fine = True
         for run in to_do:
-            fine = execute(run, self.store, self.shared, progress) and fine
+            fine = execute(run, self.store, self.resources, progress) and fine
         return fine
 
     def finished(self, run: Run) -> Finished | None:

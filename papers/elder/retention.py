@@ -17,7 +17,16 @@ from lib.report import tables
 from lib.report.reported import reported_value
 from lib.runs.study import Study
 from papers import common
-from papers.elder.scores import BASE, OWN, Line, lines, planned_edits, scored, settings, title_of
+from papers.elder.scores import (
+    OWN,
+    UNEDITED_MODEL,
+    Line,
+    lines,
+    planned_edits,
+    scored,
+    settings,
+    title_of,
+)
 
 Z = 1.96
 MEAN = "mean of tasks"
@@ -95,7 +104,7 @@ class Ability:
     def _rows(self, line: Line) -> pd.DataFrame:
         if not self.own:
             return line.of(self.rows)
-        if line.editor == BASE:  # the same in every run
+        if line.editor == UNEDITED_MODEL:  # the same in every run
             return self.rows[self.rows["moment"] == "before"].drop_duplicates(["task", "seed"])
         at_end = self.rows["moment"] == "end"
         return self.rows[at_end & (self.rows["editor"] == line.editor)]

@@ -9,7 +9,7 @@ from lib.runs.plan import edits_of, merged
 from lib.runs.study import Study
 from papers.common import reason
 
-OWN, REFRESHED, BASE = "ELDER", "ELDER refreshed", "Base"
+OWN, REFRESHED, UNEDITED_MODEL = "ELDER", "ELDER refreshed", "Base"
 NEEDED = (
     "run", "setting", "editor", "sweep", "value", "seed", "record", "prompt", "edit_index",
     "subset", "moment", "n_edits", "route", "answer_accuracy", "answer_agreement",
@@ -106,7 +106,7 @@ class Line:
 
     def of(self, records: pd.DataFrame) -> pd.DataFrame:
         """The line's own rows, under its label."""
-        own = self.editor == BASE
+        own = self.editor == UNEDITED_MODEL
         rows = unedited(records) if own else at_edits(records, self.editor, self.edits)
         return rows.assign(editor=self.label)
 
@@ -118,7 +118,7 @@ class Line:
 def lines(study: Study, setting: str) -> Iterator[Line]:
     """The lines of a setting's tables: the unedited model, the paper's editors whether they are
     planned or not, our extension, and, below editors that make fewer edits, ELDER after as many."""
-    yield Line(BASE, BASE, 0, reported=BASE)
+    yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=UNEDITED_MODEL)
     usual, here = planned_edits(study, setting), editors_of(study, setting)
     edits = {name: planned_edits(study, setting, name) for name in here}
     for name in study.document["tables"]["main"]["order"]:

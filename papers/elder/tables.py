@@ -15,8 +15,8 @@ from papers import common
 from papers.common import substitutions
 from papers.elder.deferral import distances
 from papers.elder.scores import (
-    BASE,
     OWN,
+    UNEDITED_MODEL,
     by_edits,
     editors_of,
     planned_edits,
@@ -84,13 +84,16 @@ def latency_table(study: Study, setting: str) -> tables.Table:
         for name, entry in asked["editors"].items()
         if entry.get("protocol", {}).get("inference_repeats", repeats)
     ]
-    for editor in (BASE, *(name for name in editors_of(study, setting) if name in wanted)):
-        rows = timed if editor == BASE else timed[timed["editor"] == editor]
-        column = "base_seconds" if editor == BASE else "edited_seconds"
+    for editor in (
+        UNEDITED_MODEL,
+        *(name for name in editors_of(study, setting) if name in wanted),
+    ):
+        rows = timed if editor == UNEDITED_MODEL else timed[timed["editor"] == editor]
+        column = "base_seconds" if editor == UNEDITED_MODEL else "edited_seconds"
         told = reported_value(known, item=layout["item"], **place, method=editor)
         told = None if told is None else 1000 * told
         shown = {"ms": (1000 * rows[column] / prompts, told)}
-        if editor != BASE:
+        if editor != UNEDITED_MODEL:
             shown["overhead"] = (100 * rows["overhead"], None)
         for name, (values, reported) in shown.items():
             found = mean_interval(values.astype(float))

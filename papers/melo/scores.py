@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.editors.base import BASE
+from lib.editors.base import UNEDITED
 from lib.metrics import perplexity, scores
 from lib.runs.study import Study
 from papers.common import kept
@@ -59,7 +59,7 @@ def scored(study: Study, setting: str | None = None, sweep: str | None = "") -> 
     undefined = records["f1_ids"].notna() & records["f1_ids_released"].isna()
     records = records.assign(
         f1_released=records["f1_ids_released"].mask(undefined, 0.0),
-        served=(records["route"] != BASE).astype(float),
+        served=(records["route"] != UNEDITED).astype(float),
     )
     again = records[(records["subset"] == "edits") & (records["moment"] != "own")]
     again = again[again["f1_released"].notna()].assign(subset="released_holdout")

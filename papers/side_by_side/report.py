@@ -14,9 +14,9 @@ from papers import common
 from papers.side_by_side.compare import lost, over_seeds, ranks, standings
 from papers.side_by_side.costs import costs_of, pareto
 from papers.side_by_side.scores import (
-    BASE,
     FAMILIES,
     OTHERS,
+    UNEDITED_MODEL,
     editors_of,
     families,
     page_name,
@@ -132,6 +132,8 @@ def _headline(study: Study) -> Iterator[tables.Cell]:
     for setting in settings(study):
         for edits in shown_sizes(study, setting)[:1]:
             cells = overview(study, setting, edits).cells
-            found = [c for c in cells if c.setting == SCORE_GROUP and c.n and c.editor != BASE]
+            found = [
+                c for c in cells if c.setting == SCORE_GROUP and c.n and c.editor != UNEDITED_MODEL
+            ]
             for cell in sorted(found, key=lambda cell: -cell.reproduced)[:3]:
                 yield replace(cell, metric=f"editing score after {edits:,} edits")

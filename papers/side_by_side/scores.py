@@ -17,7 +17,7 @@ from lib.runs.plan import edits_of, merged
 from lib.runs.study import Study
 from papers.common import reason
 
-BASE = "Unedited model"
+UNEDITED_MODEL = "Unedited model"
 FAMILIES = {  # editor kinds by what an edit leaves behind (the taxonomy of Yao et al., 2023)
     "weights edited": ("ft", "ft_epochs", "ft_l", "lora", "rome", "memit", "wilke"),
     "adapter or patch routed": ("comeba_hk", "melo", "elder", "grace", "t_patcher", "defer"),
@@ -162,13 +162,14 @@ def at(records: pd.DataFrame, edits: int) -> pd.DataFrame:
 
 
 def unedited(records: pd.DataFrame, edits: int) -> pd.DataFrame:
-    """The unedited model on the same rows as after so many edits, one run per seed, as `BASE`."""
+    """The unedited model on the same rows as after so many edits, one run per
+    seed, as `UNEDITED_MODEL`."""
     before = records[(records["moment"] == "before") & (records["edit_index"] < edits)]
     if before.empty:
         return before
     counted = before.groupby(["seed", "run"], sort=False).size().reset_index(name="rows")
     best = counted.loc[counted.groupby("seed")["rows"].idxmax()]
-    return before[before["run"].isin(best["run"])].assign(editor=BASE)
+    return before[before["run"].isin(best["run"])].assign(editor=UNEDITED_MODEL)
 
 
 def present(records: pd.DataFrame, edits: int, editors: list[str]) -> list[str]:

@@ -15,10 +15,10 @@ from papers import common
 from papers.side_by_side.compare import best_of, compared
 from papers.side_by_side.costs import MIB, Cost, costs_of
 from papers.side_by_side.scores import (
-    BASE,
     BRIEFLY,
     MEASURES,
     RELIABILITY,
+    UNEDITED_MODEL,
     address,
     at,
     editors_of,
@@ -59,7 +59,7 @@ def overview(study: Study, setting: str, edits: int) -> tables.Table:
     failed = {name: text for name in who if (text := why(study, setting, name))}
     rows = pd.concat([unedited(records, edits), at(records, edits)], ignore_index=True)
     cells = []
-    for editor in [BASE, *here, *failed]:
+    for editor in [UNEDITED_MODEL, *here, *failed]:
         cells.append(_score_cell(study, rows, editor, edits, here, failed.get(editor, "")))
         for measure in MEASURES:
             if measure.rows(rows).empty:
@@ -104,7 +104,7 @@ def _linked(
     """The cell with the way to its records; the unedited model's stand on every editor's page."""
     if not cell.n:
         return cell
-    if editor == BASE:
+    if editor == UNEDITED_MODEL:
         return replace(cell, link=address(study, here[0], subset, "before")) if here else cell
     return replace(cell, link=address(study, editor, subset, edits))
 

@@ -10,7 +10,7 @@ import torch
 from lib.backbones import text_states
 from lib.backbones.backbone import Backbone
 from lib.backbones.sources import loading
-from lib.backbones.text_states import Sample, estimate, second_moments
+from lib.backbones.text_states import KeyText, estimate, second_moments
 from lib.data import corpus
 from lib.data.corpus import Corpus
 from tests.editors.locate.locate_cases import CORPUS, LAYERS, gap
@@ -19,7 +19,7 @@ from tests.editors.locate.reference_updates import moments
 pytest_plugins = ("tests.editors.locate.locate_fixtures",)
 
 INVENTED = corpus.load("invented")
-LONG = Sample(tokens=4000)
+LONG = KeyText(tokens=4000)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def passes(backbone: Backbone) -> Iterator[list[int]]:
 def test_one_pass_for_all_layers_equals_a_float64_pass_for_each(causal: Backbone) -> None:
     layers = (0, *LAYERS, 5)
     with passes(causal) as together:
-        ours = second_moments(causal, layers, CORPUS, Sample(tokens=1))
+        ours = second_moments(causal, layers, CORPUS, KeyText(tokens=1))
     assert len(together) == 1
     theirs = moments(causal, CORPUS.texts, layers)
     tokens = sum(len(causal.tokenizer(text)["input_ids"]) for text in CORPUS.texts)
@@ -56,7 +56,7 @@ def test_one_pass_for_all_layers_equals_a_float64_pass_for_each(causal: Backbone
 
 def test_documents_are_cut_and_counted_out(causal: Backbone) -> None:
     texts = (*CORPUS.texts, "A", " ", CORPUS.texts[0])
-    ours = second_moments(causal, LAYERS, Corpus("cut", texts), Sample(10**6, 9, 9))
+    ours = second_moments(causal, LAYERS, Corpus("cut", texts), KeyText(10**6, 9, 9))
     theirs = moments(causal, texts[:9], LAYERS, length=9)
     for layer in LAYERS:
         assert ours[layer].documents == 9
@@ -66,9 +66,9 @@ def test_documents_are_cut_and_counted_out(causal: Backbone) -> None:
 def test_a_second_call_makes_no_pass_and_a_larger_sample_goes_on_from_a_smaller_one() -> None:
     backbone = loading.load("tiny-gptj")
     with passes(backbone) as small:
-        first = second_moments(backbone, LAYERS, INVENTED, Sample(tokens=1500))
+        first = second_moments(backbone, LAYERS, INVENTED, KeyText(tokens=1500))
     with passes(backbone) as again:
-        second = second_moments(backbone, LAYERS, INVENTED, Sample(tokens=1500))
+        second = second_moments(backbone, LAYERS, INVENTED, KeyText(tokens=1500))
     with passes(backbone) as more:
         grown = second_moments(backbone, LAYERS, INVENTED, LONG)
     with passes(backbone) as other:
@@ -136,10 +136,10 @@ def test_the_size_is_said_before_the_pass_starts(capsys, monkeypatch) -> None:
 def test_other_text_other_length_and_other_prefix_are_other_statistics() -> None:
     backbone = loading.load("tiny-llama")
     variants = [
-        (backbone, CORPUS, Sample(tokens=1)),
-        (backbone, Corpus("tiny", CORPUS.texts[1:]), Sample(tokens=1)),
-        (backbone, CORPUS, Sample(tokens=1, length=9)),
-        (replace(backbone, prefix=""), CORPUS, Sample(tokens=1)),
+        (backbone, CORPUS, KeyText(tokens=1)),
+        (backbone, Corpus("tiny", CORPUS.texts[1:]), KeyText(tokens=1)),
+        (backbone, CORPUS, KeyText(tokens=1, length=9)),
+        (replace(backbone, prefix=""), CORPUS, KeyText(tokens=1)),
     ]
     found = [second_moments(b, LAYERS[:1], text, s)[LAYERS[0]].matrix for b, text, s in variants]
     for number, one in enumerate(found):

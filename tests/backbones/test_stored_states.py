@@ -7,7 +7,7 @@ from lib.backbones import text_states
 from lib.backbones.encoding import prompt_ids
 from lib.backbones.sources import loading
 from lib.backbones.sources.tiny import TEXT
-from lib.backbones.text_states import Sample
+from lib.backbones.text_states import KeyText
 from lib.data.corpus import Corpus
 
 pytest_plugins = ("tests.editors.locate.locate_fixtures",)
@@ -30,13 +30,13 @@ def test_stored_states_are_those_of_plain_passes(name: str, monkeypatch, capsys)
         seen[-1] = seen[-1][head:]
     handle.remove()
     expected = torch.cat(seen)
-    states = text_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(10_000, 20))
+    states = text_states.stored_states(backbone, "mlp", 5, CORPUS, KeyText(10_000, 20))
     assert "gives only" in capsys.readouterr().err
     assert states.shape == expected.shape
     marks = ((rows @ torch.arange(1.0, 33.0)).sort().values for rows in (states, expected))
     assert torch.allclose(*marks, atol=1e-3)  # the same rows; documents go by length
-    few = text_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
+    few = text_states.stored_states(backbone, "mlp", 5, CORPUS, KeyText(30, 20))
     assert torch.equal(few, states[:30])
     monkeypatch.delattr(text_states, "_collect")  # a second call makes no pass
-    again = text_states.stored_states(backbone, "mlp", 5, CORPUS, Sample(30, 20))
+    again = text_states.stored_states(backbone, "mlp", 5, CORPUS, KeyText(30, 20))
     assert torch.equal(again, few)

@@ -11,7 +11,7 @@ from lib.data.embedded import bigbench, documents
 from lib.data.published import hub
 from lib.data.records import Dataset, Probe, Stream
 from lib.data.streams import document_stream
-from lib.data.training import document_facts, lessons_of
+from lib.data.training import document_facts, upstream_task
 from lib.errors import AssetError, RecordError, UsageError
 from tests.data.published.test_readers import _published, put
 
@@ -186,12 +186,12 @@ def letters() -> Dataset:
 
 def test_learned_documents_are_upstream_and_those_held_out_are_near():
     source = letters()
-    lessons = lessons_of(source, {"documents": 20, "held_out": 6, "epochs": 2})
+    task = upstream_task(source, {"documents": 20, "held_out": 6, "epochs": 2})
     pairs = [(probe.prompt, probe.target) for probe in source.upstream]
-    assert list(lessons.learned) == pairs[:20]
-    assert list(lessons.held_out["documents"]) == pairs[20:26]
-    assert lessons.held_out["edits"] == tuple((e.prompt, e.target) for e in source.edits[:6])
-    apart = lessons.apart_from(source)
+    assert list(task.learned) == pairs[:20]
+    assert list(task.held_out["documents"]) == pairs[20:26]
+    assert task.held_out["edits"] == tuple((e.prompt, e.target) for e in source.edits[:6])
+    apart = task.apart_from(source)
     assert apart.edits == source.edits
     assert apart.upstream == source.upstream[:20]
     assert [probe.prompt for probe in apart.near] == [text for text, _ in pairs[20:26]]
@@ -200,14 +200,14 @@ def test_learned_documents_are_upstream_and_those_held_out_are_near():
 
 @pytest.mark.parametrize("documents", [None, 1000])
 def test_all_documents_but_the_held_out_ones_are_learned_at_most(documents: int | None):
-    lessons = lessons_of(letters(), {"documents": documents, "held_out": 12})
-    assert (len(lessons.learned), len(lessons.held_out["documents"])) == (48, 12)
+    task = upstream_task(letters(), {"documents": documents, "held_out": 12})
+    assert (len(task.learned), len(task.held_out["documents"])) == (48, 12)
     with pytest.raises(RecordError, match=r"60 held out leave none.*tune\.held_out"):
-        lessons_of(letters(), {"documents": 5, "held_out": 60})
+        upstream_task(letters(), {"documents": 5, "held_out": 60})
 
 
 def chosen(**options: int) -> Stream:
-    apart = lessons_of(letters(), {"documents": 40, "held_out": 10}).apart_from(letters())
+    apart = upstream_task(letters(), {"documents": 40, "held_out": 10}).apart_from(letters())
     given = {"n_edits": 9, "batch_size": 4, "n_upstream": 5, "n_near": 3, "seed": 0} | options
     return document_stream(apart, **given)
 

@@ -16,7 +16,7 @@ from lib.data.embedded.known import Likelihoods
 from lib.data.published.hallucination import OPENING, continuation, sentences
 from lib.data.streams import stream_of
 from lib.errors import RecordError, UsageError
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 
 PASSAGE = {
     "concept": "mara tolvane",
@@ -249,7 +249,7 @@ def test_the_smoke_setting_trains_on_other_passages_than_it_edits() -> None:
 
     runs = plan.runs("melo", "smoke", seeds=1, device="cpu")
     run = next(run for run in runs if run.setting == "hallucination" and run.editor == "MEND")
-    shared = Shared()
+    shared = Resources()
     stream, facts = shared.stream(run.spec), shared.training(run.spec)
     edited = {edit.subject for edit in stream.edits}
     taught = {fact.subject for fact in (*facts.train, *facts.valid)}

@@ -11,7 +11,7 @@ from lib.data.training import TrainingFacts, training_facts
 from lib.editors.finetune import FineTune
 from lib.errors import RecordError, UsageError
 from lib.runs import execute, plan
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 from lib.runs.store import Store
 
 STYLE = PromptStyle(template="Q: {}\nA:", question_mark=True)
@@ -204,28 +204,28 @@ SPEC = {
 
 
 def test_a_settings_facts_are_made_once_and_reach_beyond_the_streams_limit() -> None:
-    shared = Shared()
-    made = shared.training(SPEC)
+    resources = Resources()
+    made = resources.training(SPEC)
     assert [len(made.train), len(made.valid)] == [24, 8]
     again = {**SPEC, "stream": {**SPEC["stream"], "batch_size": 2, "seed": 1}}
-    assert shared.training(again) is made, "the same facts for every number of edits at once"
-    assert Shared().training(again).content == made.content
+    assert resources.training(again) is made, "the same facts for every number of edits at once"
+    assert Resources().training(again).content == made.content
     fewer = {**SPEC, "stream": {**SPEC["stream"], "n_edits": 4}}
-    assert shared.training(fewer) is made, "and for settings that edit fewer of the same facts"
+    assert resources.training(fewer) is made, "and for settings that edit fewer of the same facts"
     other = {**SPEC, "training": {"n_train": 20, "n_valid": 8}}
-    assert shared.training(other).train == made.train[:20]
-    assert shared.training({**SPEC, "training": None}) is None
-    edited = {edit.subject for edit in shared.stream(SPEC).edits}
+    assert resources.training(other).train == made.train[:20]
+    assert resources.training({**SPEC, "training": None}) is None
+    edited = {edit.subject for edit in resources.stream(SPEC).edits}
     assert len(edited) == 8 and edited.isdisjoint(fact.subject for fact in made.train)
 
 
 def test_an_editor_gets_the_facts_it_declares(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
-    spec, shared, store = {**SPEC, "editor": "ft"}, Shared(), Store(tmp_path)
-    assert execute._resources(spec, store, shared)["training"] is None
+    spec, resources, store = {**SPEC, "editor": "ft"}, Resources(), Store(tmp_path)
+    assert execute._needed(spec, store, resources)["training"] is None
     monkeypatch.setattr(FineTune, "needs", ("training", "networks_cache"))
-    given = execute._resources(spec, store, shared)
-    assert given["training"] is shared.training(spec)
+    given = execute._needed(spec, store, resources)
+    assert given["training"] is resources.training(spec)
     assert given["networks_cache"] == tmp_path / "cache" / "networks"
     told = execute._describe_training(given["training"])
     assert [told["train"], told["valid"], told["content"]] == [24, 8, given["training"].content]

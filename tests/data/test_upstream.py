@@ -39,12 +39,12 @@ def test_16_a_rephrase_that_repeats_an_edit_is_not_held_out() -> None:
 def test_16_the_released_holdout_is_the_edited_prompts(tmp_path) -> None:
     from lib.runs.execute import execute
     from lib.runs.progress import LineProgress
-    from lib.runs.resources import Shared
+    from lib.runs.resources import Resources
     from lib.runs.study import Study
 
     study = Study.open("melo", "smoke", output=tmp_path)
     run = next(r for r in study.runs if (r.setting, r.editor) == ("zsre-t5", "MELO"))
-    assert execute(run, study.store, Shared(), LineProgress())
+    assert execute(run, study.store, Resources(), LineProgress())
     end = scores.scored(study, "zsre-t5").query("moment == 'end'")
     released = end[end["subset"] == "released_holdout"]
     assert set(released["prompt"]) == set(end[end["subset"] == "edits"]["prompt"])

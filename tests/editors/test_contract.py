@@ -12,7 +12,7 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import encode_prompts
 from lib.backbones.sources import loading
 from lib.editors import REGISTRY, build, class_of
-from lib.editors.base import BASE, Editor
+from lib.editors.base import UNEDITED, Editor
 from lib.errors import EditorError
 from tests.conftest import (
     CAUSAL,
@@ -216,7 +216,7 @@ def test_forced_routes_equal_free_routing(edited: Editor) -> None:
     free = prompt_logits(backbone, PROMPTS)
     batch = encode_prompts(backbone, PROMPTS, side="right")
     routes = edited.route(batch)
-    assert set(routes[:3]) != {BASE}
+    assert set(routes[:3]) != {UNEDITED}
     with edited.routed(batch, routes):
         forced = prompt_logits(backbone, PROMPTS)
     assert torch.equal(forced, free)

@@ -69,7 +69,7 @@ def test_the_lower_blocks_are_not_run_again() -> None:
 
 
 class Stub:
-    """What `Prepared` reads of an editor."""
+    """What `ReadyRows` reads of an editor."""
 
     def __init__(self, backbone: Backbone, first: int, watch: tuple[str, ...] = ()) -> None:
         self.backbone, self.watch = backbone, watch
@@ -81,12 +81,12 @@ def test_editors_that_share_a_backbone_share_its_lower_blocks() -> None:
     backbone, passes = loading.load("tiny-llama"), {}
     rows = (PROMPTS, TARGETS, ("", "", ""))
     seen = counted(backbone.module("mlp", 0))
-    evaluator.Prepared(Stub(backbone, 2), passes, whole=False).of(rows)
-    made = evaluator.Prepared(Stub(backbone, 4), passes, whole=False).of(rows)
+    evaluator.ReadyRows(Stub(backbone, 2), passes, whole=False).of(rows)
+    made = evaluator.ReadyRows(Stub(backbone, 4), passes, whole=False).of(rows)
     assert len(seen) == 1
     # A module of the lower blocks that was not watched then has to be run again.
     low = (backbone.path("mlp_out", 1),)
-    watched = evaluator.Prepared(Stub(backbone, 4, low), passes, whole=False).of(rows)
+    watched = evaluator.ReadyRows(Stub(backbone, 4, low), passes, whole=False).of(rows)
     assert len(seen) == 2
     assert torch.equal(made.state.output, rows_at(backbone, 4).state.output)
     assert set(watched.state.watched) == set(low)

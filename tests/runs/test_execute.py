@@ -17,7 +17,7 @@ from lib.evaluation.evaluator import Evaluator
 from lib.runs import plan
 from lib.runs.execute import execute
 from lib.runs.progress import LineProgress
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 from lib.runs.store import Store
 from lib.runs.study import Study
 from tests.processes import start
@@ -67,7 +67,7 @@ def run_slowly(
 
     Evaluator.records = records
     connection.send("ready")
-    sys.exit(not execute(run, Store(root), Shared(checkpoint_seconds=0.0), LineProgress()))
+    sys.exit(not execute(run, Store(root), Resources(checkpoint_seconds=0.0), LineProgress()))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_killed_and_resumed_equals_unbroken(
     setting: str, editor: str, rounds: str, tmp_path: Path
 ) -> None:
     run = smoke_runs(setting, rounds == "single")[editor]
-    assert execute(run, Store(tmp_path / "whole"), Shared(), LineProgress())
+    assert execute(run, Store(tmp_path / "whole"), Resources(), LineProgress())
     expected = results(Store(tmp_path / "whole"), run)
     rng, kills = random.Random(f"{setting}{editor}"), 0
     for attempt in range(12):
@@ -124,30 +124,30 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(
 
     monkeypatch.setattr(lib.runs.execute, "run_sequence", stopping)
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store, Shared(checkpoint_seconds=0.0), LineProgress())
+        execute(run, store, Resources(checkpoint_seconds=0.0), LineProgress())
     assert store.state(run.identity) == "started"
-    for file in (store.root / "shared").glob("base-*.json"):
+    for file in (store.root / "shared").glob("before-*.json"):
         file.unlink()
-    assert execute(run, store, Shared(checkpoint_seconds=0.0), LineProgress())
+    assert execute(run, store, Resources(checkpoint_seconds=0.0), LineProgress())
     assert calls == [0, 1]
     other = Store(tmp_path / "whole")
-    assert execute(run, other, Shared(), LineProgress())
+    assert execute(run, other, Resources(), LineProgress())
     pd.testing.assert_frame_equal(results(store, run), results(other, run))
 
 
 def test_finished_runs_are_reused(tmp_path: Path, monkeypatch) -> None:
     run, store = smoke_runs()["FT"], Store(tmp_path)
-    assert execute(run, store, Shared(), LineProgress())
+    assert execute(run, store, Resources(), LineProgress())
     import lib.runs.execute
 
     monkeypatch.setattr(lib.runs.execute, "_execute", lambda *a: pytest.fail("it ran again"))
-    assert execute(run, store, Shared(), LineProgress())
+    assert execute(run, store, Resources(), LineProgress())
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete", "manifest"])
 def test_a_damaged_run_is_computed_again(damage: str, tmp_path: Path) -> None:
     run, store = smoke_runs()["FT"], Store(tmp_path)
-    execute(run, store, Shared(), LineProgress())
+    execute(run, store, Resources(), LineProgress())
     before = results(store, run)
     folder = store.root / run.identity
     if damage == "truncate":
@@ -158,7 +158,7 @@ def test_a_damaged_run_is_computed_again(damage: str, tmp_path: Path) -> None:
     else:
         (folder / "manifest.json").write_text("{")
     assert store.finished(run.identity) is None
-    assert execute(run, store, Shared(), LineProgress())
+    assert execute(run, store, Resources(), LineProgress())
     pd.testing.assert_frame_equal(results(store, run), before)
 
 
@@ -172,11 +172,11 @@ def test_a_failed_run_is_noted_and_tried_again(tmp_path: Path, monkeypatch) -> N
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(lib.runs.execute, "build", broken)
-    assert not execute(run, store, Shared(), LineProgress())
+    assert not execute(run, store, Resources(), LineProgress())
     assert store.state(run.identity) == "failed"
     assert "No space left" in store.failure(run.identity)["error"]
     monkeypatch.setattr(lib.runs.execute, "build", build)
-    assert execute(run, store, Shared(), LineProgress())
+    assert execute(run, store, Resources(), LineProgress())
     assert store.failure(run.identity) is None
 
 
@@ -193,7 +193,7 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
 
 def test_the_manifest_says_what_was_run(tmp_path: Path) -> None:
     run, store = smoke_runs()["MELO"], Store(tmp_path)
-    execute(run, store, Shared(), LineProgress())
+    execute(run, store, Resources(), LineProgress())
     manifest = store.finished(run.identity).manifest
     assert manifest["spec"] == json.loads(json.dumps(run.spec))
     assert manifest["peak_memory_bytes"] > 2**20

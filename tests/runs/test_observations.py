@@ -6,7 +6,7 @@ import pytest
 
 from lib.runs.execute import execute
 from lib.runs.progress import LineProgress
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 from lib.runs.store import Store
 from lib.runs.study import Study
 from tests.runs.test_execute import SINGLE, smoke_runs
@@ -26,7 +26,7 @@ def test_observations_come_after_the_last_batch_and_survive_the_store(
 
     run, store = smoke_runs("zsre-causal", single=True)["FT"], Store(tmp_path)
     monkeypatch.setattr(FineTune, "observe", says)
-    assert execute(run, store, Shared(), LineProgress())
+    assert execute(run, store, Resources(), LineProgress())
     found = store.finished(run.identity).observations
     assert found["edit_index"].tolist() == list(range(6))
     assert found["z"].isna().tolist() == [False, *[True] * 5]
@@ -43,9 +43,9 @@ def test_a_run_killed_while_it_observes_observes_again(tmp_path: Path, monkeypat
     run, store = smoke_runs("zsre-causal", single=True)["FT"], Store(tmp_path)
     monkeypatch.setattr(FineTune, "observe", breaks)
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store, Shared(checkpoint_seconds=0.0), LineProgress())
+        execute(run, store, Resources(checkpoint_seconds=0.0), LineProgress())
     monkeypatch.setattr(FineTune, "observe", says)
-    assert execute(run, store, Shared(), LineProgress())
+    assert execute(run, store, Resources(), LineProgress())
     assert len(store.finished(run.identity).observations) == 6
 
 
@@ -53,7 +53,7 @@ def test_most_editors_observe_nothing(tmp_path: Path) -> None:
     study = Study.open("melo", "smoke", output=tmp_path, device="cpu")
     run = smoke_runs("zsre-causal", single=True)["FT"]
     study.runs = [run]
-    assert execute(run, study.store, Shared(), LineProgress())
+    assert execute(run, study.store, Resources(), LineProgress())
     assert study.finished(run).observations.empty
     assert study.observations().empty and "run" in study.observations()
     assert len(study.records()) == 2 * len(study.records().query("moment == 'own'")) > 0
@@ -61,12 +61,12 @@ def test_most_editors_observe_nothing(tmp_path: Path) -> None:
 
 def test_inference_is_timed_before_and_after_editing(tmp_path: Path) -> None:
     run, store = smoke_runs("zsre-causal", single=True)["LoRA"], Store(tmp_path)
-    assert execute(run, store, Shared(), LineProgress())
+    assert execute(run, store, Resources(), LineProgress())
     timed = store.finished(run.identity).manifest["inference"]
     assert timed["repeats"] == 2
     assert timed["base_seconds"] > 0 and timed["edited_seconds"] > 0
     plain = smoke_runs("zsre-causal")["FT"]
-    assert execute(plain, store, Shared(), LineProgress())
+    assert execute(plain, store, Resources(), LineProgress())
     assert "inference" not in store.finished(plain.identity).manifest
 
 
@@ -86,14 +86,14 @@ def test_progress_counts_the_stream_in_single_rounds(tmp_path: Path) -> None:
             self.done.append(done)
 
     run = smoke_runs("zsre-causal", single=True)["FT"]
-    assert execute(run, Store(tmp_path), Shared(), Counting())
+    assert execute(run, Store(tmp_path), Resources(), Counting())
     assert Counting.done == [2, 4, 6]
 
 
 def test_a_backbone_comes_in_the_dtype_of_its_setting() -> None:
     import torch
 
-    shared, spec = Shared(), smoke_runs("zsre-causal")["FT"].spec
+    shared, spec = Resources(), smoke_runs("zsre-causal")["FT"].spec
     assert shared.backbone(spec).dtype == torch.float32
     loaded = shared.backbone(spec | {"dtype": "bfloat16"})
     assert next(loaded.model.parameters()).dtype == torch.bfloat16
@@ -122,12 +122,12 @@ def test_embedded_edits_are_chosen_by_what_the_backbone_knows(name: str, monkeyp
     monkeypatch.setattr(datasets, "load", load)
     spec = smoke_runs("zsre-causal")["FT"].spec | SINGLE | {"known": 40}
     spec = spec | {"dataset": {"name": name}, "stream": {"n_upstream": 0}}
-    shared = Shared()
+    shared = Resources()
     for _ in range(2):
         shared.edits_of(spec)
     forms = ("canonical",) if name == "counterfact" else None
     assert asked == [(spec["backbone"], [f"facts of {name}"], 40, forms)]
     assert [what for what, known in loaded if known is not None] == [name]
-    assert Shared(data_dir=Path()).knowledge(spec) is None
-    assert Shared(source="hub").knowledge(spec) is None
+    assert Resources(data_dir=Path()).knowledge(spec) is None
+    assert Resources(source="hub").knowledge(spec) is None
     assert shared.knowledge(spec | {"dataset": {"name": "invented"}}) is None

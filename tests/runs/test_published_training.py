@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lib.runs import plan
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 from tests.runs.test_study import published_data
 
 needs_files = pytest.mark.skipif(
@@ -16,7 +16,7 @@ needs_files = pytest.mark.skipif(
 
 
 def spec(name: str, stream: dict[str, Any], training: dict[str, Any], **more: Any) -> dict:
-    """What `Shared` reads of a run on published files."""
+    """What `Resources` reads of a run on published files."""
     common = {"kind": "records", "batch_size": 64, "seed": 0, "n_near": 0}
     return {
         "dataset": {"name": name, "source": "files"},
@@ -28,7 +28,7 @@ def spec(name: str, stream: dict[str, Any], training: dict[str, Any], **more: An
 
 @needs_files
 def test_zsre_trains_on_one_file_and_edits_the_other_towards_the_truth() -> None:
-    shared = Shared(data_dir=published_data())
+    shared = Resources(data_dir=published_data())
     style = {"true_targets": True, "question_mark": True, "keep_mark": True}
     training = {"variant": "train", "n_train": None, "n_valid": 512}
     wanted = spec("zsre", {"n_edits": 1037} | style, training, variant="eval")
@@ -47,7 +47,7 @@ def test_zsre_trains_on_one_file_and_edits_the_other_towards_the_truth() -> None
 
 @needs_files
 def test_fever_has_claims_for_the_stream_for_training_and_upstream() -> None:
-    shared = Shared(data_dir=published_data())
+    shared = Resources(data_dir=published_data())
     wanted = spec(
         "fever",
         {"n_edits": 512, "need_subject": False},

@@ -28,7 +28,7 @@ from lib.data.records import Edit, Stream
 from lib.editors.adapters import elder_distances, elder_routing
 from lib.editors.adapters.elder_routing import Routing
 from lib.editors.adapters.gated_lora import GatedLora, rank_bound, write_adapter_config
-from lib.editors.base import BASE, Editor, EditorConfig, EditReport, KeysOf
+from lib.editors.base import UNEDITED, Editor, EditorConfig, EditReport, KeysOf
 from lib.editors.parts.minimise import minimise
 from lib.editors.parts.routing import PrefillRouter
 from lib.editors.parts.sites import Site, check_router_below, first_block, input_width, rows_at
@@ -113,7 +113,7 @@ class Elder(Editor):
         self.queries = torch.empty(0, width, dtype=dtype, device=device)
         none = torch.empty(0, layers, config.n_experts, dtype=torch.bool, device=device)
         self.released_codes = self.stored_codes = none
-        self._mixtures = {BASE: torch.zeros_like(self.router_bias)}
+        self._mixtures = {UNEDITED: torch.zeros_like(self.router_bias)}
 
     # -- queries, routing, scope ---------------------------------------------------------------
 
@@ -141,12 +141,12 @@ class Elder(Editor):
 
     @torch.no_grad()
     def routes_of(self, keys: Tensor) -> list[str]:
-        """BASE for a deferred row; else a name for the row's weights w, which `routed` looks up."""
+        """UNEDITED for a deferred row; else a name for its weights w, which `routed` looks up."""
         routing = self.routing(keys)
         names = []
         for row, inside in zip(routing.weights, self.in_scope(routing).tolist(), strict=True):
             digest = hashlib.sha256(row.cpu().numpy().tobytes()).hexdigest()[:16]
-            names.append(f"mixture {digest} after {self.n_batches}" if inside else BASE)
+            names.append(f"mixture {digest} after {self.n_batches}" if inside else UNEDITED)
             self._mixtures[names[-1]] = row * inside
         return names
 
@@ -214,7 +214,7 @@ class Elder(Editor):
     def _remember(self, queries: Tensor, chosen: Tensor) -> None:
         self.released_codes = torch.cat([self.released_codes, chosen.detach()])
         self.stored_codes = self.released_codes
-        self._mixtures = {BASE: self._mixtures[BASE]}
+        self._mixtures = {UNEDITED: self._mixtures[UNEDITED]}
         if self.config.refresh_codes:
             self.queries = torch.cat([self.queries, queries])
             self.stored_codes = self.routing(self.queries).chosen

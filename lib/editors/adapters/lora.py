@@ -20,7 +20,7 @@ from lib.backbones.passes.logits import batch_loss
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import Edit
 from lib.editors.adapters.gated_lora import GatedLora, write_adapter_config
-from lib.editors.base import BASE, Editor, EditorConfig, EditReport
+from lib.editors.base import UNEDITED, Editor, EditorConfig, EditReport
 from lib.editors.parts.minimise import minimise
 from lib.editors.parts.sites import Site, first_block, input_width
 from lib.errors import EditorError
@@ -74,8 +74,8 @@ class Lora(Editor):
 
     @contextlib.contextmanager
     def routed(self, batch: Encoded, routes: Sequence[str]) -> Iterator[None]:
-        """See `Editor.routed`: BASE rows are possible (the unedited model beside the edited)."""
-        blocks = [-1 if route == BASE else 0 for route in routes]
+        """See `Editor.routed`: rows that are left to the unedited model are possible."""
+        blocks = [-1 if route == UNEDITED else 0 for route in routes]
         with self.lora.gated(self.lora.one_block_gate(blocks, self.scale)):
             yield
 

@@ -29,7 +29,7 @@ from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit, content_hash
 from lib.editors.adapters.gated_lora import GatedLora, rank_bound, write_adapter_config
 from lib.editors.adapters.vector_index import NONE, ConflictPolicy, VectorIndex
-from lib.editors.base import BASE, Editor, EditorConfig, EditReport
+from lib.editors.base import UNEDITED, Editor, EditorConfig, EditReport
 from lib.editors.parts.minimise import minimise
 from lib.editors.parts.routing import PrefillRouter
 from lib.editors.parts.sites import (
@@ -127,19 +127,19 @@ class Melo(Editor):
         return self.config.key_position != "last_prompt_token"
 
     def routes_of(self, keys: Tensor) -> list[str]:
-        """ "block 3" for a key inside a cluster whose nearest point names block 3, else BASE."""
-        return [BASE if block == NONE else f"block {block}" for block in self.index.route(keys)]
+        """ "block 3" for a key in a cluster whose nearest point names block 3, else UNEDITED."""
+        return [UNEDITED if block == NONE else f"block {block}" for block in self.index.route(keys)]
 
     @contextlib.contextmanager
     def routed(self, batch: Encoded, routes: Sequence[str]) -> Iterator[None]:
         """See `Editor.routed`."""
-        blocks = [NONE if route == BASE else int(route.split()[1]) for route in routes]
+        blocks = [NONE if route == UNEDITED else int(route.split()[1]) for route in routes]
         with self._router.off(), self.lora.gated(self.lora.one_block_gate(blocks, self.scale)):
             yield
 
     def weights_of(self, route: str) -> str | None:
         """See `Editor.weights_of`: a block is what its batch and its initial slice made of it."""
-        return route if route == BASE else self.block_keys[int(route.split()[1])]
+        return route if route == UNEDITED else self.block_keys[int(route.split()[1])]
 
     def _set_gate(self, keys: Tensor) -> None:
         self.lora.gate = self.lora.one_block_gate(self.index.route(keys), self.scale)

@@ -13,10 +13,10 @@ from lib.editors.hypernet.ridge import rank_one_shifts, wanted_outputs
 
 if TYPE_CHECKING:
     from lib.editors.hypernet.malmen import Malmen
-    from lib.editors.hypernet.training import Trained
+    from lib.editors.hypernet.training import TrainedNetwork
 
 
-def training_rows(trained: "Trained | None") -> Iterator[dict[str, Any]]:
+def training_rows(trained: "TrainedNetwork | None") -> Iterator[dict[str, Any]]:
     """The training's size and seconds, and one row per meta-step."""
     if trained is None:
         return

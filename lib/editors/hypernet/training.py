@@ -80,7 +80,7 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, SafetensorError)
 
 
 @dataclass
-class Record:
+class TrainingLog:
     """What is known about a training beside its network: meta-steps done, seconds spent and the
     learning curve (one entry per meta-step)."""
 
@@ -92,15 +92,15 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A trained network, its record, and whether it was read from the cache."""
 
     network: HyperNetworks
-    record: Record
+    record: TrainingLog
     cached: bool
 
 
-def trained_network(editor: "Malmen", m: int) -> Trained:
+def trained_network(editor: "Malmen", m: int) -> TrainedNetwork:
     """The network of an editor for m edits at once, trained now or before.
 
     Raises EditorError if the editor has no training facts. Without a cache folder nothing is kept.
@@ -112,17 +112,17 @@ def trained_network(editor: "Malmen", m: int) -> Trained:
         )
     m = min(m, len(editor.training.train))
     if editor.networks_cache is None:
-        return Trained(*_train(editor, m, None), cached=False)
+        return TrainedNetwork(*_train(editor, m, None), cached=False)
     folder = editor.networks_cache / network_key(editor, m)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         stored = _read(folder, editor)
         if stored is not None:
-            return Trained(*stored, cached=True)
+            return TrainedNetwork(*stored, cached=True)
         network, record = _train(editor, m, folder.with_suffix(".partial"))
         _write(folder, network, record)
     _remove(folder.with_suffix(".partial"))
-    return Trained(network, record, cached=False)
+    return TrainedNetwork(network, record, cached=False)
 
 
 def network_key(editor: "Malmen", m: int) -> str:
@@ -164,12 +164,12 @@ def _drawn(facts: Sequence[Edit], epoch: int) -> list[Edit]:
     ]
 
 
-def _train(editor: "Malmen", m: int, partial: Path | None) -> tuple[HyperNetworks, Record]:
+def _train(editor: "Malmen", m: int, partial: Path | None) -> tuple[HyperNetworks, TrainingLog]:
     config, facts = editor.config, editor.training.train
     network = editor.new_network()
     editor.use_network(network)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.meta_lr)
-    record = Record(m, facts=len(facts) // m * m * config.epochs)
+    record = TrainingLog(m, facts=len(facts) // m * m * config.epochs)
     if partial is not None:
         record = _resume(partial, network, optimiser) or record
     per_epoch = len(facts) // m
@@ -212,7 +212,7 @@ def _fill(editor: "Malmen", epoch: int) -> None:
     editor.passes.fill([*edit_pairs(drawn), *rephrase_pairs(drawn), *unrelated_pairs(drawn)])
 
 
-def _check(record: Record, editor: "Malmen") -> None:
+def _check(record: TrainingLog, editor: "Malmen") -> None:
     latest = record.curve[-1]
     if not math.isfinite(latest["generality"] + latest["locality"]):
         raise EditorError(
@@ -224,7 +224,7 @@ def _check(record: Record, editor: "Malmen") -> None:
 def _write(
     folder: Path,
     network: HyperNetworks,
-    record: Record,
+    record: TrainingLog,
     optimiser: torch.optim.Adam | None = None,
 ) -> None:
     with atomic.folder(folder) as scratch:
@@ -243,7 +243,9 @@ def _moments(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
     }
 
 
-def _resume(folder: Path, network: HyperNetworks, optimiser: torch.optim.Adam) -> Record | None:
+def _resume(
+    folder: Path, network: HyperNetworks, optimiser: torch.optim.Adam
+) -> TrainingLog | None:
     try:
         record, weights = _record(folder), load_file(folder / "network.safetensors")
         state: dict[int, dict[str, Tensor]] = {}
@@ -258,7 +260,7 @@ def _resume(folder: Path, network: HyperNetworks, optimiser: torch.optim.Adam) -
     return record
 
 
-def _read(folder: Path, editor: "Malmen") -> tuple[HyperNetworks, Record] | None:
+def _read(folder: Path, editor: "Malmen") -> tuple[HyperNetworks, TrainingLog] | None:
     try:
         network, record = editor.new_network(), _record(folder)
         network.load_state_dict(load_file(folder / "network.safetensors"))
@@ -267,8 +269,8 @@ def _read(folder: Path, editor: "Malmen") -> tuple[HyperNetworks, Record] | None
     return network.requires_grad_(False), record
 
 
-def _record(folder: Path) -> Record:
-    return Record(**json.loads((folder / "record.json").read_text("utf-8")))
+def _record(folder: Path) -> TrainingLog:
+    return TrainingLog(**json.loads((folder / "record.json").read_text("utf-8")))
 
 
 def _remove(folder: Path) -> None:

@@ -25,7 +25,7 @@ from lib.backbones.encoding import Encoded
 from lib.backbones.passes.hooks import stop_before
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
-from lib.editors.base import BASE, EditReport, KeysOf
+from lib.editors.base import UNEDITED, EditReport, KeysOf
 from lib.editors.locate.editor import LocateConfig, LocateEditor
 from lib.editors.locate.scope import HookLayer, Mode, token_rows
 from lib.editors.locate.solve import oriented
@@ -161,8 +161,8 @@ class ComebaHk(LocateEditor):
 
     @contextlib.contextmanager
     def routed(self, batch: Encoded, routes: Sequence[str]) -> Iterator[None]:
-        """Rows with the route `BASE` are left to the backbone; the rest find their own scope."""
-        allowed = torch.tensor([route != BASE for route in routes], device=self.backbone.device)
+        """Rows with the route UNEDITED are left to the backbone; the rest find their own scope."""
+        allowed = torch.tensor([route != UNEDITED for route in routes], device=self.backbone.device)
         for hook in self.hooks.values():
             hook.rows = allowed
         try:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lib.backbones.backbone import Backbone
 from lib.backbones.passes.hooks import capture, first_tensor
 from lib.backbones.passes.prefix import FrozenPrefix
-from lib.backbones.text_states import Sample, second_moments
+from lib.backbones.text_states import KeyText, second_moments
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
 from lib.editors.base import Editor, EditorConfig, EditReport
@@ -77,9 +77,9 @@ class LocateConfig(EditorConfig):
         )  # fmt: skip
 
     @property
-    def sample(self) -> Sample:
+    def sample(self) -> KeyText:
         """How much text the key statistics see."""
-        return Sample(self.statistics_tokens, self.statistics_length, self.statistics_documents)
+        return KeyText(self.statistics_tokens, self.statistics_length, self.statistics_documents)
 
 
 class LocateEditor(Editor):

@@ -22,7 +22,7 @@ from lib.backbones.passes.logits import target_logits
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit
 from lib.editors.adapters.vector_index import exact_distances, first_minimum
-from lib.editors.base import BASE, Editor, EditorConfig, EditReport
+from lib.editors.base import UNEDITED, Editor, EditorConfig, EditReport
 from lib.editors.parts.minimise import minimise
 from lib.editors.parts.routing import PromptTracker
 from lib.editors.parts.sites import Site, first_block, rows_at
@@ -112,16 +112,18 @@ class Grace(Editor):
         return rows_at(state.watched_inputs[self.path], batch.last_prompt)
 
     def routes_of(self, keys: Tensor) -> list[str]:
-        """ "entry 3.2" (entry 3, trained twice), or BASE."""
+        """ "entry 3.2" (entry 3, trained twice), or UNEDITED."""
         if len(self.keys) == 0:
-            return [BASE] * len(keys)
+            return [UNEDITED] * len(keys)
         entries = self._entries(keys).tolist()
-        return [BASE if e < 0 else f"entry {e}.{int(self.versions[e])}" for e in entries]
+        return [UNEDITED if e < 0 else f"entry {e}.{int(self.versions[e])}" for e in entries]
 
     @contextlib.contextmanager
     def routed(self, batch: Encoded, routes: Sequence[str]) -> Iterator[None]:
         """See `Editor.routed`."""
-        entries = [-1 if route == BASE else int(route.split()[1].split(".")[0]) for route in routes]
+        entries = [
+            -1 if route == UNEDITED else int(route.split()[1].split(".")[0]) for route in routes
+        ]
         chosen = torch.tensor(entries)
         values = torch.zeros(len(entries), self.values.shape[1])
         if len(self.values):

@@ -59,7 +59,7 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedPatches:
     """New patches, the total loss at the first and last step, the number of updates, and whether
     every token was right and no stored state fired a patch in the end."""
 
@@ -120,7 +120,7 @@ def train_patches(
     lr: float,
     steps: int,
     memory_rows: int,
-) -> Trained:
+) -> TrainedPatches:
     """One patch for each of the first MAX_PATCHES answer tokens that are not `right` [N] yet.
 
     `hidden` [N, d]: the MLP's input at the label positions; `labels` [N]; `memory` [m, d].
@@ -162,4 +162,4 @@ def train_patches(
             f"T-Patcher: the loss of a patch is {loss.item()} after {step} steps; lower lr"
         )
     done = Patches(*(tensor.detach().clone() for tensor in vars(patches).values()))
-    return Trained(done, first.item(), loss.item(), step, solved)
+    return TrainedPatches(done, first.item(), loss.item(), step, solved)

@@ -26,9 +26,9 @@ from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit, Stream, content_hash
 from lib.data.training import TrainingFacts
 from lib.editors.adapters.vector_index import NONE
-from lib.editors.base import BASE, Editor, EditReport, KeysOf
+from lib.editors.base import UNEDITED, Editor, EditReport, KeysOf
 from lib.editors.memory.serac_networks import SeracConfig, SeracNetworks, edit_text, matches
-from lib.editors.memory.serac_training import Trained, told_rows, trained_networks
+from lib.editors.memory.serac_training import TrainedNetworks, told_rows, trained_networks
 from lib.editors.parts.stand_in import StandIn, StandInHook
 from lib.errors import EditorError
 
@@ -52,7 +52,7 @@ class Serac(Editor):
         super().__init__(backbone, config)
         self.training, self.networks_cache = training, networks_cache
         self.prefix = FrozenPrefix(backbone, 0)
-        self._trained: Trained | None = None
+        self._trained: TrainedNetworks | None = None
         self._forced: Sequence[str] | None = None
         self._forget()
         self._hook = StandInHook(backbone, self._stand_ins)
@@ -62,7 +62,7 @@ class Serac(Editor):
         self.embeddings = torch.empty(0, 0)
 
     @property
-    def trained(self) -> Trained:
+    def trained(self) -> TrainedNetworks:
         """The networks with the record of their training; made, or read, when first asked for."""
         if self._trained is None:
             self._trained = trained_networks(
@@ -98,24 +98,24 @@ class Serac(Editor):
 
     @torch.no_grad()
     def routes_of(self, keys: Tensor) -> list[str]:
-        """ "edit 3" where edit 3 is the most similar one and near enough, else BASE."""
+        """ "edit 3" where edit 3 is the most similar one and near enough, else UNEDITED."""
         if not self.texts:
-            return [BASE] * len(keys)
+            return [UNEDITED] * len(keys)
         edits = matches(keys, self.embeddings, self.networks.log_scale).tolist()
-        return [BASE if edit == NONE else f"edit {edit}" for edit in edits]
+        return [UNEDITED if edit == NONE else f"edit {edit}" for edit in edits]
 
     # -- what is applied -----------------------------------------------------------------------
 
     def stand_in(self, route: str) -> StandIn | None:
         """The counterfactual model, behind the route's edit."""
-        if route == BASE:
+        if route == UNEDITED:
             return None
         return self.networks.stand_in(self.texts[int(route.split()[1])])
 
     def weights_of(self, route: str) -> str | None:
         """See `Editor.weights_of`: the networks and the edit's text."""
-        if route == BASE:
-            return BASE
+        if route == UNEDITED:
+            return UNEDITED
         return content_hash([self.trained.key, self.texts[int(route.split()[1])]])
 
     def _stand_ins(self, batch: Encoded) -> list[StandIn | None]:
@@ -157,10 +157,10 @@ class Serac(Editor):
         """Loss of the answers under the base model, and under the given routes."""
         logits, labels = label_logits(self.backbone, rows)
         before = edit_loss(logits, labels).item()
-        inside = torch.tensor([row for row, route in enumerate(routes) if route != BASE])
+        inside = torch.tensor([row for row, route in enumerate(routes) if route != UNEDITED])
         if len(inside):
             inside = inside.to(labels.device)
-            stand_ins = [self.stand_in(route) for route in routes if route != BASE]
+            stand_ins = [self.stand_in(route) for route in routes if route != UNEDITED]
             mine = FactRows(rows.encoded.select(inside), rows.labels[inside])
             owner = (rows.labels != IGNORED).nonzero()[:, 0]
             told = label_logits(stand_ins[0].backbone, told_rows(stand_ins, mine))
@@ -202,6 +202,6 @@ class Serac(Editor):
             self.embeddings = tensors["memory"]["embeddings"].to(self.backbone.device)
 
     def counts(self) -> dict[str, float]:
-        """Trained parameters of both networks, and floats stored beside the edit texts."""
+        """TrainedNetworks parameters of both networks, and floats stored beside the edit texts."""
         trained = self._trained.networks.size() if self._trained is not None else 0
         return {"parameters": trained, "stored_floats": self.embeddings.numel()}

@@ -131,7 +131,7 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, Safetenso
 
 
 @dataclass
-class Record:
+class TrainingLog:
     """What is known about a training beside its networks: facts, seconds, loss of each step by
     network, and scores on the validation facts before and after."""
 
@@ -144,12 +144,12 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """Trained networks, their content identity and record, and whether they were read."""
+class TrainedNetworks:
+    """TrainedNetworks networks, their content identity and record, and whether they were read."""
 
     networks: SeracNetworks
     key: str
-    record: Record
+    record: TrainingLog
     cached: bool
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -174,7 +174,7 @@ def trained_networks(
     config: "SeracConfig",
     training: TrainingFacts | None,
     cache: Path | None,
-) -> Trained:
+) -> TrainedNetworks:
     """The networks of a configuration, trained now or before; without a cache nothing is kept.
 
     Raises EditorError without training facts.
@@ -187,19 +187,19 @@ def trained_networks(
     networks = SeracNetworks(backbone, config)
     key = networks_key(networks, config, training)
     if cache is None:
-        return Trained(networks, key, train(networks, config, training), cached=False)
+        return TrainedNetworks(networks, key, train(networks, config, training), cached=False)
     folder = cache / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         record = _read(folder, networks)
         if record is not None:
-            return Trained(networks, key, record, cached=True)
+            return TrainedNetworks(networks, key, record, cached=True)
         record = train(networks, config, training)
         with atomic.folder(folder) as scratch:
             weights = {name: w.detach().contiguous() for name, w in networks.weights().items()}
             save_file(weights, scratch / "networks.safetensors")
             (scratch / "record.json").write_text(json.dumps(asdict(record)), "utf-8")
-    return Trained(networks, key, record, cached=False)
+    return TrainedNetworks(networks, key, record, cached=False)
 
 
 def networks_key(networks: SeracNetworks, config: "SeracConfig", training: TrainingFacts) -> str:
@@ -217,16 +217,16 @@ def networks_key(networks: SeracNetworks, config: "SeracConfig", training: Train
     return content_hash(identity)[:32]
 
 
-def _read(folder: Path, networks: SeracNetworks) -> Record | None:
+def _read(folder: Path, networks: SeracNetworks) -> TrainingLog | None:
     try:
-        record = Record(**json.loads((folder / "record.json").read_text("utf-8")))
+        record = TrainingLog(**json.loads((folder / "record.json").read_text("utf-8")))
         networks.take(load_file(folder / "networks.safetensors"))
     except _UNREADABLE:
         return None  # absent or damaged: train them again
     return record
 
 
-def train(networks: SeracNetworks, config: "SeracConfig", training: TrainingFacts) -> Record:
+def train(networks: SeracNetworks, config: "SeracConfig", training: TrainingFacts) -> TrainingLog:
     """Train both networks in place, one after the other: they share no weight."""
     began, facts = time.monotonic(), training.train
     before = validate(networks, training.valid, config)
@@ -246,7 +246,7 @@ def train(networks: SeracNetworks, config: "SeracConfig", training: TrainingFact
     )
     after = validate(networks, training.valid, config)
     seconds = time.monotonic() - began
-    return Record(len(facts), seconds, classifier, counterfactual, before, after)
+    return TrainingLog(len(facts), seconds, classifier, counterfactual, before, after)
 
 
 def fact_batches(

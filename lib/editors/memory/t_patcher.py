@@ -26,11 +26,11 @@ from lib.backbones.encoding import IGNORED
 from lib.backbones.passes.hooks import capture, first_tensor
 from lib.backbones.passes.logits import edit_loss, fact_rows, label_logits, precise
 from lib.backbones.passes.prefix import FrozenPrefix
-from lib.backbones.text_states import Sample, stored_states
+from lib.backbones.text_states import KeyText, stored_states
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
 from lib.editors.base import Editor, EditorConfig, EditReport
-from lib.editors.memory.patches import Patches, Trained, train_patches
+from lib.editors.memory.patches import Patches, TrainedPatches, train_patches
 from lib.errors import EditorError
 
 
@@ -93,7 +93,7 @@ class TPatcher(Editor):
             raise EditorError(
                 "T-Patcher needs text for its stored states; pass corpus= (lib.data.corpus)"
             )
-        sample = Sample(self.config.memory_tokens, self.config.memory_length)
+        sample = KeyText(self.config.memory_tokens, self.config.memory_length)
         states = stored_states(self.backbone, "mlp", self.last, self.corpus, sample)
         self.memory = precise(states).to(self.backbone.device)
 
@@ -114,7 +114,7 @@ class TPatcher(Editor):
         seconds = time.perf_counter() - began
         return EditReport(seconds, first, last, self.counts() | {"solved": solved, "steps": steps})
 
-    def _patch(self, edit: Edit) -> Trained:
+    def _patch(self, edit: Edit) -> TrainedPatches:
         """New patches for the wrong tokens of one edit, beside those in force."""
         backbone, config = self.backbone, self.config
         rows = fact_rows(backbone, [edit.prompt], [edit.target], config.max_length)
@@ -125,7 +125,7 @@ class TPatcher(Editor):
         if right.all():
             loss = edit_loss(logits, labels).item()
             nothing = Patches.none(self.patches.keys.shape[1], self.patches.keys)
-            return Trained(nothing, loss, loss, 0, True)
+            return TrainedPatches(nothing, loss, loss, 0, True)
         at = rows.labels != IGNORED
         hidden, stream = (precise(x[at]) for x in (inside.input, first_tensor(above.output)))
         norm, head = backbone.module("final_norm"), backbone.model.get_output_embeddings()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from lib.editors.base import UNEDITED
 from lib.metrics.intervals import (
     Difference,
     Interval,
@@ -319,9 +320,6 @@ def _share(rows: pd.DataFrame, column: str, editor: str, level: float) -> Interv
     return mean_interval(mine[column].astype(float), groups=facts(mine["record"]), level=level)
 
 
-BASE = "base"  # the route of rows that the unedited model answers
-
-
 def mean_within(
     editor: str,
     metric: str,
@@ -356,7 +354,9 @@ def left_to_backbone(
 
     def test(material: Material) -> Finding:
         rows = _rows(material, editor, "route", subset, moment)
-        found = mean_interval((rows["route"] == BASE).astype(float), groups=facts(rows["record"]))
+        found = mean_interval(
+            (rows["route"] == UNEDITED).astype(float), groups=facts(rows["record"])
+        )
         what = f"Share of {subset} prompts that {editor} leaves to the unedited model"
         return bounded(found, what, at_least, at_most)
 

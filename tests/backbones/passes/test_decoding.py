@@ -119,7 +119,7 @@ def test_a_decoded_match_is_all_tokens_right_when_forced(
         editor,
         stream(),
         protocol,
-        Evaluator(editor, stream(), protocol, base=bases[generator.name]),
+        Evaluator(editor, stream(), protocol, before=bases[generator.name]),
         write_record=records.append,
         write_step=lambda step: None,
         after_batch=lambda done: None,

@@ -13,12 +13,12 @@ from lib.backbones.tuning.classes import ClassifierConfig, tune_classifier
 from lib.backbones.tuning.predictions import Flips, predicted_classes
 from lib.data import datasets
 from lib.data.records import Dataset, Edit, Probe
-from lib.data.training import lessons
+from lib.data.training import claim_task
 from lib.errors import BackboneError, RecordError, UsageError
 from lib.runs.execute import execute
 from lib.runs.plan import Run
 from lib.runs.progress import LineProgress
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 from lib.runs.store import Store
 from lib.storage import archives
 from tests.conftest import edits, prompt_logits
@@ -106,7 +106,7 @@ def source(count: int = 20) -> Dataset:
 
 
 def test_what_is_learned_is_scored_nowhere() -> None:
-    made = lessons(source(), claims=8, held_out=3)
+    made = claim_task(source(), claims=8, held_out=3)
     assert made.learned[:8] == tuple((f"Claim {i}.", str(i % 2)) for i in range(12, 20))
     assert made.learned[8:] == tuple((f"Lesson {i}.", "1") for i in range(4))
     assert [text for text, _ in made.held_out["claims"]] == ["Claim 9.", "Claim 10.", "Claim 11."]
@@ -122,10 +122,10 @@ def test_what_is_learned_is_scored_nowhere() -> None:
 
 
 def test_the_sizes_of_the_lessons() -> None:
-    assert len(lessons(source(), claims=None, held_out=3, taught=0).learned) == 10
-    assert len(lessons(source(), claims=8, held_out=3, taught=2).learned) == 10
+    assert len(claim_task(source(), claims=None, held_out=3, taught=0).learned) == 10
+    assert len(claim_task(source(), claims=8, held_out=3, taught=2).learned) == 10
     with pytest.raises(RecordError, match=r"brings 20 upstream claims.*lower tune\.claims"):
-        lessons(source(), claims=17, held_out=3)
+        claim_task(source(), claims=17, held_out=3)
 
 
 # -- flips -----------------------------------------------------------------------------------
@@ -183,8 +183,8 @@ SPEC = {
 
 
 def test_claims_of_tuning_stream_and_training_are_disjoint() -> None:
-    shared = Shared()
-    test, facts, taught = shared.stream(SPEC), shared.training(SPEC), shared.taught(SPEC)
+    resources = Resources()
+    test, facts, taught = resources.stream(SPEC), resources.training(SPEC), resources.taught(SPEC)
     unrelated = [fact.locality[0].prompt for fact in (*facts.train, *facts.valid)]
     groups = [
         {text for text, _ in taught.learned},
@@ -197,7 +197,7 @@ def test_claims_of_tuning_stream_and_training_are_disjoint() -> None:
     ]
     assert sum(map(len, groups)) == len(set().union(*groups))
     assert len(unrelated) == len(set(unrelated)) == 22
-    backbone = shared.backbone(SPEC)
+    backbone = resources.backbone(SPEC)
     assert backbone.model.config.num_labels == 2 and "40 claims" in backbone.provenance
     for fact in (*test.edits, *facts.train, *facts.valid):
         assert fact.target == str(1 - predicted_classes(backbone, [fact.prompt])[0])
@@ -209,13 +209,13 @@ def test_claims_of_tuning_stream_and_training_are_disjoint() -> None:
 def test_the_setting_says_where_a_template_would_mislead() -> None:
     spec = {**SPEC, "stream": {**SPEC["stream"], "template": "Claim: {}"}}
     with pytest.raises(UsageError, match="no template"):
-        Shared().stream(spec)
+        Resources().stream(spec)
 
 
 def test_no_edit_is_right_before_it_is_made(tmp_path) -> None:
     store = Store(tmp_path / "store")
     run = Run("melo", "claims", "FT", "", "", 0, SPEC, 1.0, 0.1)
-    assert execute(run, store, Shared(), LineProgress()), store.failure(run.identity)
+    assert execute(run, store, Resources(), LineProgress()), store.failure(run.identity)
     finished = store.finished(run.identity)
     before = finished.records[finished.records["moment"] == "before"]
     wrong = before[before["subset"] != "upstream"]
@@ -225,7 +225,7 @@ def test_no_edit_is_right_before_it_is_made(tmp_path) -> None:
 
 def test_two_classes_for_claims_without_tuning() -> None:
     spec = {**SPEC, "tune": None, "stream": {**SPEC["stream"], "flip_predictions": False}}
-    shared = Shared()
-    assert shared.backbone(spec).model.config.num_labels == 2
-    chosen: tuple[Edit, ...] = shared.stream(spec).edits
+    resources = Resources()
+    assert resources.backbone(spec).model.config.num_labels == 2
+    chosen: tuple[Edit, ...] = resources.stream(spec).edits
     assert {edit.target for edit in chosen} == {"0", "1"}

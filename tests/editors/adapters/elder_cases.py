@@ -13,7 +13,7 @@ from lib.backbones.passes.logits import FactRows, fact_rows
 from lib.backbones.sources import loading
 from lib.data.records import Edit
 from lib.editors.adapters.elder import Elder
-from lib.editors.base import BASE
+from lib.editors.base import UNEDITED
 from tests.conftest import edits, make
 from tests.editors.adapters.reference_elder import Code, Pair, Pool, Reference, Settings
 
@@ -136,7 +136,7 @@ def trained(editor: Elder) -> list[Tensor]:
 
 def served(editor: Elder, prompts: Sequence[str]) -> list[bool]:
     """Whether each prompt is in scope."""
-    return [route != BASE for route in editor.route(encode_prompts(editor.backbone, prompts))]
+    return [route != UNEDITED for route in editor.route(encode_prompts(editor.backbone, prompts))]
 
 
 def gap(ours: Tensor, theirs: Tensor) -> float:

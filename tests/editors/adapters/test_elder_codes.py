@@ -18,7 +18,7 @@ from lib.editors.adapters.elder_routing import (
     nearest,
     written,
 )
-from lib.editors.base import BASE
+from lib.editors.base import UNEDITED
 from lib.errors import EditorError
 from tests.editors.adapters.elder_cases import EDITS, OTHERS, code_of, editor_of, served
 from tests.editors.adapters.reference_elder import distance
@@ -72,20 +72,20 @@ def test_08_the_threshold_is_strict() -> None:
     stored = first.routing(queries).chosen[:1]
     distances = first.distances(remembering(stored, 0).routing(queries)).tolist()
     assert distances == [NEVER] * 400  # nothing is stored
-    assert set(first.routes_of(queries)) == {BASE}
+    assert set(first.routes_of(queries)) == {UNEDITED}
     for epsilon in (0, 2, 10, 12, 13):
         editor = remembering(stored, epsilon)
         distances = editor.distances(editor.routing(queries)).tolist()
         assert set(distances) == {0, 2, 4, 6, 8, 10, 12}
         routes = editor.routes_of(queries)
-        assert [route != BASE for route in routes] == [d < epsilon for d in distances]
+        assert [route != UNEDITED for route in routes] == [d < epsilon for d in distances]
 
 
 def test_08_the_nearest_of_all_codes_counts() -> None:
     queries = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
     editor = remembering(torch.zeros(0, 3, N, dtype=torch.bool), epsilon=2)
     editor.released_codes = editor.stored_codes = editor.routing(queries).chosen[10:30]
-    scope = [route != BASE for route in editor.routes_of(queries)]
+    scope = [route != UNEDITED for route in editor.routes_of(queries)]
     assert all(scope[10:30]) and not all(scope)
 
 

@@ -16,7 +16,7 @@ from lib.backbones.sources import loading
 from lib.editors import build
 from lib.editors.adapters import elder_routing
 from lib.editors.adapters.elder import Elder
-from lib.editors.base import BASE
+from lib.editors.base import UNEDITED
 from tests.conftest import prompt_logits
 from tests.editors.adapters.elder_cases import (
     BATCHES,
@@ -109,8 +109,8 @@ def test_11_teacher_forced_exact_match_is_that_of_greedy_decoding(name: str) -> 
     with editor.routed(whole, routes):
         forced = [logits[-3:].argmax(dim=-1).tolist() for logits in all_logits(backbone, whole)]
     assert [one == tail for one, tail in zip(forced, tails, strict=True)] == [True, False] * 32
-    scope = [route != BASE for route in routes]
-    assert [route != BASE for route in editor.route(whole)] == scope
+    scope = [route != UNEDITED for route in routes]
+    assert [route != UNEDITED for route in editor.route(whole)] == scope
     assert True in scope and False in scope
 
 

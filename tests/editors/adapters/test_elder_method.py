@@ -12,7 +12,7 @@ from lib.backbones.encoding import encode_prompts
 from lib.backbones.sources import loading
 from lib.editors.adapters import elder_routing
 from lib.editors.adapters.elder_routing import Allocation
-from lib.editors.base import BASE
+from lib.editors.base import UNEDITED
 from tests.conftest import prompt_logits
 from tests.editors.adapters.elder_cases import (
     EDITS,
@@ -96,11 +96,11 @@ def test_02_a_deferred_row_is_the_backbones_bit_for_bit(name: str) -> None:
     editor = editor_of(backbone, epsilon=2)
     editor.edit(EDITS)
     editor_b = encode_prompts(backbone, PROMPTS, side="right")
-    scope = [route != BASE for route in editor.route(editor_b)]
+    scope = [route != UNEDITED for route in editor.route(editor_b)]
     assert True in scope and False in scope
     mixed = prompt_logits(backbone, list(PROMPTS))
     assert [not torch.equal(*rows) for rows in zip(mixed, before, strict=True)] == scope
-    with editor.routed(editor_b, [BASE] * len(PROMPTS)):
+    with editor.routed(editor_b, [UNEDITED] * len(PROMPTS)):
         assert torch.equal(prompt_logits(backbone, list(PROMPTS)), before)
 
 

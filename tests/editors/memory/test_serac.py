@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib.backbones.encoding import encode_prompts
 from lib.backbones.sources import loading
-from lib.editors.base import BASE
+from lib.editors.base import UNEDITED
 from lib.editors.memory import serac_networks
 from lib.editors.memory.serac import Serac
 from lib.editors.memory.serac_networks import SeracNetworks, exponents, matches
@@ -82,7 +82,7 @@ def test_a_prompt_has_one_key_with_and_without_its_answer(editor: Serac) -> None
     with torch.no_grad():
         expected = g.model(ids).last_hidden_state[0, 0]
     assert torch.allclose(keys[0], expected, atol=1e-5)
-    assert routes(editor)[:4] == [f"edit {i}" for i in range(4)] and BASE in routes(editor)
+    assert routes(editor)[:4] == [f"edit {i}" for i in range(4)] and UNEDITED in routes(editor)
 
 
 # -- losses --------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from lib.backbones.encoding import encode_prompts
 from lib.backbones.sources import loading
 from lib.editors import build
-from lib.editors.base import BASE
+from lib.editors.base import UNEDITED
 from lib.editors.memory.serac import Serac
 from lib.editors.memory.serac_networks import edit_text
 from lib.editors.parts.stand_in import SPARE, tell
@@ -38,12 +38,12 @@ def test_rows_in_scope_are_scored_by_the_counterfactual_model_alone(editor: Sera
     fresh = serac()
     before = Evaluator(fresh, stream(), Protocol(max_new_tokens=4))
     before.score_unedited()
-    evaluator = Evaluator(editor, stream(), Protocol(max_new_tokens=4), base=before.base)
+    evaluator = Evaluator(editor, stream(), Protocol(max_new_tokens=4), before=before.before)
     inside = 0
     for subset in ("edits", "holdout", "upstream", "near"):
         unedited = list(before.records(subset, "end", 0))
         for record, own in zip(evaluator.records(subset, "end", 4), unedited, strict=True):
-            if record["route"] == BASE:
+            if record["route"] == UNEDITED:
                 assert str(record | {"n_edits": 0}) == str(own)  # NaN equals itself as text
                 continue
             inside += 1
@@ -89,7 +89,7 @@ def test_an_ordinary_call_gives_the_counterfactual_logits_in_scope(
     logits = editor.model(**batch.inputs(), position_ids=batch.positions()).logits
     for row, route in enumerate(found):
         own = logits[row][batch.attention_mask[row].bool()]
-        if route == BASE:
+        if route == UNEDITED:
             assert torch.equal(own[-1], unedited[row])
             continue
         whole = counterfactual_logits(editor, int(route.split()[1]), PROMPTS[row])
@@ -100,7 +100,7 @@ def test_generation_goes_on_with_the_model_that_began_it(editor: Serac) -> None:
     h, found = editor.networks.counterfactual, routes(editor)
     expected = [
         generate(loading.load("tiny-llama"), [prompt])[0]
-        if route == BASE
+        if route == UNEDITED
         else generate(h, [f"{edit_text(edits()[int(route.split()[1])])}\n{prompt}"])[0]
         for route, prompt in zip(found, PROMPTS, strict=True)
     ]
@@ -112,7 +112,7 @@ def test_a_counterfactual_model_of_another_architecture_and_another_encoder() ->
     editor = serac("tiny-gpt2", counterfactual="tiny-gptj", classifier="tiny-distilbert")
     before = prompt_logits(editor.backbone, PROMPTS)
     editor.edit(edits(2))
-    with editor.routed(encode_prompts(editor.backbone, PROMPTS), ["edit 1"] + [BASE] * 7):
+    with editor.routed(encode_prompts(editor.backbone, PROMPTS), ["edit 1"] + [UNEDITED] * 7):
         after = prompt_logits(editor.backbone, PROMPTS)
     assert torch.allclose(after[0], counterfactual_logits(editor, 1, PROMPTS[0])[-1], atol=1e-4)
     assert torch.equal(after[1:], before[1:])

@@ -19,7 +19,7 @@ from lib.evaluation.evaluator import Protocol
 from lib.evaluation.general import embedded
 from lib.runs.execute import execute
 from lib.runs.progress import LineProgress
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 from lib.runs.store import Store
 from tests.conftest import make, stream
 from tests.data.test_streams import quick, run
@@ -234,13 +234,13 @@ def test_an_invented_run_has_general_rows_without_the_embedded_data(tmp_path, mo
     options = plain.spec["stream"] | {"n_general": 2, "template": "Q: {}\nA:"}
     chosen = dataclasses.replace(plain, spec=plain.spec | {"stream": options})
     store = Store(tmp_path)
-    assert execute(chosen, store, Shared(), LineProgress())
+    assert execute(chosen, store, Resources(), LineProgress())
     found = store.finished(chosen.identity)
     of_general = found.records[found.records["subset"] == "general"]
     assert set(of_general["moment"]) == {"before", "end"}
     assert set(of_general["prompt"]) == {probe.prompt for probe in invented.general(2)}
     assert found.manifest["dataset"]["counts"]["general"] == 4
-    assert Shared().stream(plain.spec).general == ()
+    assert Resources().stream(plain.spec).general == ()
 
 
 def test_embedded_items_avoid_the_subjects_of_the_dataset(data) -> None:

@@ -15,7 +15,7 @@ from lib.evaluation.general import ability, own_tasks
 from lib.evaluation.general.ability import PUBLISHED, GeneralTasks, readable
 from lib.runs.execute import execute
 from lib.runs.progress import LineProgress
-from lib.runs.resources import Shared
+from lib.runs.resources import Resources
 from lib.runs.store import Store
 from tests.conftest import edits, generate, make, prompt_logits
 from tests.runs.test_execute import smoke_runs
@@ -294,12 +294,12 @@ def test_a_run_observes_its_tasks_before_and_at_the_end(published, tmp_path, mon
     plain = smoke_runs("zsre-causal")
     names = ["sst2", "mutual", "conll03", "samsum", "nq_open", "boolq"]
     protocol = plain["FT"].spec["protocol"] | {"lm_eval": names, "lm_eval_limit": 2}
-    store, shared = Store(tmp_path / "out"), Shared(data_dir=published, source="embedded")
+    store, resources = Store(tmp_path / "out"), Resources(data_dir=published, source="embedded")
     calls, run = [], harness.run
     monkeypatch.setattr(harness, "run", lambda *a: calls.append(1) or run(*a))
     for editor in ("FT", "GRACE"):
         chosen = replace(plain[editor], spec=plain[editor].spec | {"protocol": protocol})
-        assert execute(chosen, store, shared, LineProgress())
+        assert execute(chosen, store, resources, LineProgress())
         found = store.finished(chosen.identity).observations
         found = found[found["kind"] == "lm_eval"]
         assert list(found["moment"]) == ["before"] * 6 + ["end"] * 6

@@ -13,7 +13,7 @@ from lib.report.claims.comparisons import (
 from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
 from lib.report.tables import measure
 from papers.elder.scores import (
-    BASE,
+    UNEDITED_MODEL,
     Line,
     at_edits,
     by_edits,
@@ -59,7 +59,7 @@ def test_the_unedited_model_is_scored_once_and_on_all_prompts(study: InventedStu
     before = unedited(scored(study, "zsre"))
     assert before["run"].nunique() == 1 and "ROME" not in before["run"].iloc[0]
     assert (before["subset"] == "edits").sum() == N
-    assert len(Line(BASE, BASE, 0).of(scored(study, "zsre"))) == len(before)
+    assert len(Line(UNEDITED_MODEL, UNEDITED_MODEL, 0).of(scored(study, "zsre"))) == len(before)
 
 
 def test_lines_follow_the_papers_order(study: InventedStudy) -> None:
