@@ -22,7 +22,7 @@ VERDICTS = (HOLDS, FAILS, DIFFERS, UNKNOWN)
 def overall(verdicts: Iterable[str]) -> str:
     """The verdict on a sentence that was judged in several settings.
 
-    As strict as the verdict on several differences (`findings.decide`): it holds only if it holds
+    As strict as the verdict on several differences (`verdict.decide`): it holds only if it holds
     in every setting. It fails if it fails somewhere and holds nowhere; where one setting says so
     and another the opposite, it "differs by setting".
     """

@@ -220,7 +220,7 @@ class Elder(Editor):
             self.stored_codes = self.routing(self.queries).chosen
 
     def observe(self, stream: Stream, keys: KeysOf | None = None) -> Iterator[dict[str, Any]]:
-        """The distances on which the deferral rule decides; see `deferral`."""
+        """The distances on which the deferral rule decides; see `elder_distances`."""
         yield from elder_distances.distance_rows(self, stream, keys)
 
     # -- state ---------------------------------------------------------------------------------

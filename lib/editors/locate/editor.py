@@ -50,7 +50,7 @@ class LocateConfig(EditorConfig):
     The value search is `value_*` (see `values.Search`); `moment_weight` is lambda; statistics are
     taken over `statistics_tokens` tokens of documents cut at `statistics_length` (0: the model's
     maximum), of at most `statistics_documents` documents (0: all of the corpus). `solver`: see
-    `closed_form.KeyMemory`.
+    `solve.KeyMemory`.
     """
 
     blocks: tuple[int, ...] = (13, 14, 15, 16, 17)

@@ -134,7 +134,7 @@ def judge(claims: Iterable[Claim], material: Material) -> Judgement:
 
 
 def section_id(heading: str) -> str:
-    """The id that `render.finish` gives to the first section with this heading."""
+    """The id that `notebook.finish` gives to the first section with this heading."""
     return re.sub(r"[^\w-]+", "-", heading.lower()).strip("-")
 
 

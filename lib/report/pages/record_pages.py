@@ -37,7 +37,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-a
 def write(path: Path, title: str, rows: pd.DataFrame, *, back: str) -> Path:
     """Write the page of one run's records; returns `path`. `back`: the report, relative to it.
 
-    `rows` as `side_by_side_scores.with_scores` gives them. Of a long section at most `ROOM` rows
+    `rows` as `papers.side_by_side.scores` gives them. Of a long section at most `ROOM` rows
     are shown, evenly over the stream; the page says so.
     """
     sections = [_section(name, rows[rows["subset"] == name], back) for name in SUBSETS]

@@ -10,7 +10,7 @@ from tests.data.embedded.embedded_archives import forget, write_archives
 
 @pytest.fixture
 def embedded_archives(tmp_path, monkeypatch):
-    """Invented archives behind `assets.fetch`, an empty cache, and no process-wide memory."""
+    """Invented archives behind `archives.fetch`, an empty cache, and no process-wide memory."""
     paths = write_archives(tmp_path / "archives")
 
     def fetch(name):

@@ -1,5 +1,5 @@
 """COMEBA-HK against the slow reference, and the parity checks of section 12 that concern its hook
-layers and its rounds; numbers as in the study's notes. The others are in test_locate.py."""
+layers and its rounds; numbers as in the study's notes. The others are in the files beside it."""
 
 import math
 
