@@ -2,16 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from lib.data import invented
 from lib.data.embedded import claims, documents, facts, passages
 from lib.data.embedded.known import Knowledge, Likelihoods
 from lib.data.published import counterfact, fever, hallucination, hub, nq, scotus, zsre
-from lib.data.records import Dataset, Edit, Probe
+from lib.data.records import Dataset
 from lib.errors import RecordError, UsageError
-from lib.evaluation.general import embedded
 
 # Readers of the published files, and the embedded substitutes.
 PUBLISHED = {
@@ -75,16 +73,6 @@ def load(
         raise UsageError("variant picks one of several published files; give --data-dir too.")
     shape = {"known": known} if dataset in SHAPED else {}
     return EMBEDDED[dataset](limit=limit, seed=seed, **shape)
-
-
-def general_probes(dataset: str, count: int, edits: Sequence[Edit]) -> tuple[Probe, ...]:
-    """Tests of general ability beside `edits` of a dataset, `count` items per task: from the
-    embedded data, about no edited subject; for the invented datasets invented ones."""
-    if not count:
-        return ()
-    if dataset in INVENTED:
-        return invented.general(count)
-    return embedded.probes(count, edited={edit.subject.casefold() for edit in edits})
 
 
 def _published(dataset: str, data_dir: Path, variant: str | None, strict: bool) -> Dataset:

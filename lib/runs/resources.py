@@ -12,7 +12,7 @@ from lib.backbones.passes.decoding import PromptBatch
 from lib.backbones.sources import loading
 from lib.backbones.tuning.classes import ClassifierConfig, tune_classifier
 from lib.backbones.tuning.predictions import Flips
-from lib.data import datasets, streams
+from lib.data import corpus, datasets, streams
 from lib.data.corpus import Corpus
 from lib.data.embedded.known import Knowledge, Likelihoods
 from lib.data.records import Dataset, Edit, Stream, content_hash
@@ -25,6 +25,7 @@ from lib.data.training import (
     upstream_task,
 )
 from lib.errors import UsageError
+from lib.evaluation.general.embedded import general_probes
 from lib.evaluation.scoring import Scored
 
 CHECKPOINT_SECONDS = 30.0
@@ -127,7 +128,7 @@ class Resources:
             dataset = replace(dataset, edits=tuple(self._flips(spec).of(bare)))
         made = streams.stream_of(spec, dataset)
         name, count = spec["dataset"]["name"], options.get("n_general", 0)
-        return replace(made, general=datasets.general_probes(name, count, dataset.edits))
+        return replace(made, general=general_probes(name, count, dataset.edits))
 
     def _within_limit(self, spec: dict[str, Any]) -> dict[str, Any]:
         """The spec with every usable fact within the stream's limit edited."""
@@ -218,8 +219,6 @@ class Resources:
 
     def corpus(self, spec: dict[str, Any]) -> Corpus | None:
         """The text for key statistics that the spec names, read once; None if it names none."""
-        from lib.data import corpus
-
         name = spec.get("corpus")
         if name is not None and name not in self._corpora:
             self._corpora[name] = corpus.load(name, self.data_dir)

@@ -132,9 +132,9 @@ def test_a_failed_run_leaves_the_others_and_shows_in_the_page(output: Path, tmp_
     for identity in others[:-1]:
         shutil.copytree(output / "runs" / identity, tmp_path / "out" / "smoke" / "runs" / identity)
     copy = tmp_path / "project"
-    for name in ("lib", "notebooks"):
+    for name in ("lib", "papers", "notebooks"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / "lib" / "editors" / "ft.py").open("a", encoding="utf-8") as file:
+    with (copy / "lib" / "editors" / "finetune.py").open("a", encoding="utf-8") as file:
         file.write(BROKEN)
     arguments = ("--profile", "smoke", "--only", "melo", "--output", str(tmp_path / "out"))
     done = study(*arguments, cwd=copy, PYTHONPATH=str(copy))

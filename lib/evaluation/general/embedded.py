@@ -25,15 +25,16 @@ of wordings drew on items of both kinds; the development items decided.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, cycle, zip_longest
 
+from lib.data import datasets, invented
 from lib.data.embedded import bigbench, facts
 from lib.data.embedded.triples import Fact
 from lib.data.order import is_probe, place, shuffled
-from lib.data.records import Probe
+from lib.data.records import Edit, Probe
 
 DEVELOPMENT = 0.2  # share of all items on which tasks and wordings were chosen
 _SENTIMENT = (
@@ -93,6 +94,16 @@ TASKS = {
     "completion": Task("", 0.0, "the last word of a clause, which the text has used before"),
 }
 FROM_TABLES = ("sums", "recall", "reading")  # tasks that are left if the large archive is absent
+
+
+def general_probes(dataset: str, count: int, edits: Sequence[Edit]) -> tuple[Probe, ...]:
+    """Tests of general ability beside `edits` of a dataset, `count` items per task: from the
+    embedded data, about no edited subject; for the invented datasets invented ones."""
+    if not count:
+        return ()
+    if dataset in datasets.INVENTED:
+        return invented.general(count)
+    return probes(count, edited={edit.subject.casefold() for edit in edits})
 
 
 def probes(

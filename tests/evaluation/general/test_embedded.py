@@ -9,7 +9,6 @@ import pytest
 
 from lib.backbones.sources import loading
 from lib.data import invented
-from lib.data.datasets import general_probes
 from lib.data.embedded import bigbench, facts
 from lib.data.embedded.triples import Fact, FactStore
 from lib.data.order import is_probe
@@ -249,6 +248,8 @@ def test_embedded_items_avoid_the_subjects_of_the_dataset(data) -> None:
     edit = dataclasses.replace(
         stream().edits[0], prompt=f"Where is {subject}?", subject=subject, relation=free.relation
     )
-    assert general_probes("zsre", 2, (edit,)) == embedded.probes(2, edited={subject.casefold()})
-    assert general_probes("zsre", 0, (edit,)) == ()
+    assert embedded.general_probes("zsre", 2, (edit,)) == embedded.probes(
+        2, edited={subject.casefold()}
+    )
+    assert embedded.general_probes("zsre", 0, (edit,)) == ()
     assert Path(embedded.__file__).name == "embedded.py"  # the module is not hidden by a function
