@@ -17,9 +17,9 @@ from lib.backbones.passes.logits import edit_loss, label_logits, precise
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import Edit, Stream
 from lib.data.training import TrainingFacts
-from lib.editors.base import Editor, EditorConfig, EditReport, KeysOf
-from lib.editors.hypernet.capture import RowStore, Tokens, trace
-from lib.editors.hypernet.network import HyperNetworks, Standardise
+from lib.editors.base import Editor, EditorConfig, EditReport
+from lib.editors.hypernet.capture import GraphMemory, RowStore, Tokens, trace
+from lib.editors.hypernet.network import HyperNetworks, Standardise, TrainedNetwork
 from lib.editors.hypernet.ridge import Solve
 from lib.editors.parts.sites import Site, first_block
 from lib.editors.parts.weights import EditedWeights
@@ -55,6 +55,15 @@ class HyperConfig(EditorConfig):
     validate_every: int = 0
 
 
+@dataclass(frozen=True)
+class MetaLosses:
+    """L_gen and L_loc of one meta-step: means over its mini-batches (for the record; the gradients
+    are of the sums)."""
+
+    generality: float
+    locality: float
+
+
 class HyperEditor(Editor):
     """Edits by shifts of the weights of `sites` that a trained hyper-network predicts.
 
@@ -86,7 +95,7 @@ class HyperEditor(Editor):
         self._shifts: dict[str, Tensor] = {}
         self._network: HyperNetworks | None = None
         self._m: int | None = None
-        self.trained: Any = None
+        self.trained: TrainedNetwork | None = None
 
     # -- the network ---------------------------------------------------------------------------
 
@@ -94,13 +103,11 @@ class HyperEditor(Editor):
     def network(self) -> HyperNetworks:
         """The hyper-network; trained, or read from the cache, when it is first asked for."""
         if self._network is None:
-            from lib.editors.hypernet.training import trained_network
-
             if self._m is None and self.config.train_m is None:
                 raise EditorError(f"call fit with a stream first: {self.name} trains for its size")
             try:
                 with self.unedited():
-                    self.trained = trained_network(self, self.config.train_m or self._m)
+                    self.trained = self.train(self.config.train_m or self._m)
             finally:
                 self._network = None  # half a network, if the training was interrupted
             self._network = self.trained.network
@@ -148,6 +155,16 @@ class HyperEditor(Editor):
         self._m = m
 
     # -- one batch of edits --------------------------------------------------------------------
+
+    @abstractmethod
+    def train(self, m: int) -> TrainedNetwork:
+        """The network for m edits at once, trained now or before."""
+
+    @abstractmethod
+    def meta_gradients(
+        self, facts: Sequence[Edit], memory: GraphMemory | None = None
+    ) -> MetaLosses:
+        """Leave the meta-gradients of a meta-batch of m facts in the network's `.grad`."""
 
     @abstractmethod
     def shift(self, path: str, keys: Tensor, gradients: Tensor) -> tuple[Tensor, Solve | None]:
@@ -256,13 +273,3 @@ class HyperEditor(Editor):
         shapes = [self.weights.shape(path) for path in self.paths]
         kept = self._network.size() if self._network is not None else 0
         return {"parameters": sum(d * width for d, width in shapes), "stored_floats": kept}
-
-    def observe(self, stream: Stream, keys: KeysOf | None = None) -> Iterator[dict[str, Any]]:
-        """The learning curve, what training cost, what a meta-step of the stream's size keeps in
-        memory, and how well each layer's shift gives every row of the last batch the output change
-        that it wants."""
-        from lib.editors.hypernet.study import memory_rows, module_rows, training_rows
-
-        yield from training_rows(self.trained)
-        yield from memory_rows(self, stream.batch_size)
-        yield from module_rows(self, list(stream.batches())[-1])

@@ -8,17 +8,21 @@ the shift; Gamma = dL_meta/dW.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lib.backbones.passes.fact_passes import MiniBatch, edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.backbones.passes.logits import divergence, edit_loss, label_logits
-from lib.data.records import Edit
+from lib.data.records import Edit, Stream
+from lib.editors.base import KeysOf
 from lib.editors.hypernet.capture import GraphMemory, Tokens
-from lib.editors.hypernet.editor import HyperConfig, HyperEditor
+from lib.editors.hypernet.editor import HyperConfig, HyperEditor, MetaLosses
+from lib.editors.hypernet.network import TrainedNetwork
 from lib.editors.hypernet.ridge import MinimumNorm, Ridge, Solve, rank_one_shifts, wanted_outputs
+from lib.editors.hypernet.study import memory_rows, module_rows, training_rows
+from lib.editors.hypernet.training import trained_network
 from lib.editors.parts.weights import EditedWeights
 
 
@@ -27,15 +31,6 @@ class MalmenConfig(HyperConfig):
     """`ridge`: lambda "learned" from 1 on, "fixed" at 1, or "none" (minimum-norm solution)."""
 
     ridge: Literal["learned", "fixed", "none"] = "learned"
-
-
-@dataclass(frozen=True)
-class MetaLosses:
-    """L_gen and L_loc of one meta-step: means over its mini-batches (for the record; the gradients
-    are of the sums)."""
-
-    generality: float
-    locality: float
 
 
 class Malmen(HyperEditor):
@@ -82,6 +77,10 @@ class Malmen(HyperEditor):
             yield lambda k=k, g=g, constant=constant: (constant * self.wanted(path, k, g)).sum()
 
     # -- one meta-step (malmen 2.4) --------------------------------------------------------------
+
+    def train(self, m: int) -> TrainedNetwork:
+        """See `HyperEditor.train`."""
+        return trained_network(self, m)
 
     def meta_gradients(
         self, facts: Sequence[Edit], memory: GraphMemory | None = None
@@ -145,6 +144,14 @@ def _collected(
     (coefficient * loss).backward()
     weights.collect(gammas)
     return loss.item()
+
+    def observe(self, stream: Stream, keys: KeysOf | None = None) -> Iterator[dict[str, Any]]:
+        """The learning curve, what training cost, what a meta-step of the stream's size keeps in
+        memory, and how well each layer's shift gives every row of the last batch the output change
+        that it wants."""
+        yield from training_rows(self.trained)
+        yield from memory_rows(self, stream.batch_size)
+        yield from module_rows(self, list(stream.batches())[-1])
 
 
 @dataclass(frozen=True)

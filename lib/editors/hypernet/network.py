@@ -5,7 +5,8 @@ it is the identity on the standardised row.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -129,3 +130,24 @@ class HyperNetworks(nn.Module):
     def size(self) -> int:
         """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+@dataclass
+class TrainingLog:
+    """What is known about a training beside its network: meta-steps done, seconds spent and the
+    learning curve (one entry per meta-step)."""
+
+    m: int
+    facts: int
+    steps: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A trained network, its record, and whether it was read from the cache."""
+
+    network: HyperNetworks
+    record: TrainingLog
+    cached: bool

@@ -2,21 +2,19 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lib.backbones.passes.fact_passes import edit_pairs
 from lib.data.records import Edit
 from lib.editors.hypernet.capture import GraphMemory
-from lib.editors.hypernet.ridge import rank_one_shifts, wanted_outputs
-
-if TYPE_CHECKING:
-    from lib.editors.hypernet.malmen import Malmen
-    from lib.editors.hypernet.training import TrainedNetwork
+from lib.editors.hypernet.editor import HyperEditor
+from lib.editors.hypernet.network import TrainedNetwork
+from lib.editors.hypernet.ridge import Ridge, rank_one_shifts, wanted_outputs
 
 
-def training_rows(trained: "TrainedNetwork | None") -> Iterator[dict[str, Any]]:
+def training_rows(trained: TrainedNetwork | None) -> Iterator[dict[str, Any]]:
     """The training's size and seconds, and one row per meta-step."""
     if trained is None:
         return
@@ -34,7 +32,7 @@ def training_rows(trained: "TrainedNetwork | None") -> Iterator[dict[str, Any]]:
         yield {"kind": "curve", "m": record.m, "facts": entry["step"] * record.m, **entry}
 
 
-def memory_rows(editor: "Malmen", m: int) -> Iterator[dict[str, Any]]:
+def memory_rows(editor: HyperEditor, m: int) -> Iterator[dict[str, Any]]:
     """What a meta-step of m facts keeps for its backward passes, jointly and decoupled, and the
     row store, in bytes. The step is made on a copy of the network; nothing without m facts."""
     facts = editor.training.train[:m] if editor.training else ()
@@ -54,15 +52,13 @@ def memory_rows(editor: "Malmen", m: int) -> Iterator[dict[str, Any]]:
 
 
 @torch.no_grad()
-def module_rows(editor: "Malmen", batch: Sequence[Edit]) -> Iterator[dict[str, Any]]:
+def module_rows(editor: HyperEditor, batch: Sequence[Edit]) -> Iterator[dict[str, Any]]:
     """For each edited layer: does one shift give every row of the batch what it wants?
 
     `residual` is |K S - D| / |D| for the editor's own shift; `summed_residual` for the plain sum
     of the rank-one shifts (MEND's) on the same rows, `solved_residual` for the ridge solution;
     norms beside them. All on the unedited backbone.
     """
-    from lib.editors.hypernet.ridge import Ridge
-
     with editor.unedited():
         store, _ = editor.cache(
             editor.passes.mini_batches(edit_pairs(batch), editor.config.batch_rows)

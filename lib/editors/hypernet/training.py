@@ -10,9 +10,8 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
@@ -21,26 +20,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lib.backbones.passes.fact_passes import edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.backbones.passes.fact_passes import Pair, edit_pairs, rephrase_pairs, unrelated_pairs
+from lib.backbones.passes.logits import hits, label_logits
 from lib.data.records import Edit, content_hash
-from lib.editors.hypernet.network import HyperNetworks
+from lib.editors.hypernet.editor import HyperEditor
+from lib.editors.hypernet.network import HyperNetworks, TrainedNetwork, TrainingLog
 from lib.errors import EditorError
 from lib.storage import atomic, fingerprints
 
-if TYPE_CHECKING:
-    from lib.editors.hypernet.malmen import Malmen
-
-from typing import TYPE_CHECKING
-
-from lib.backbones.passes.fact_passes import Pair
-from lib.backbones.passes.logits import hits, label_logits
-
-if TYPE_CHECKING:
-    from lib.editors.hypernet.malmen import Malmen
-
 
 @torch.no_grad()
-def validate(editor: "Malmen", m: int, *, edited: bool = True) -> dict[str, float]:
+def validate(editor: HyperEditor, m: int, *, edited: bool = True) -> dict[str, float]:
     """Edit success, generality and locality (teacher-forced, against gold answers; malmen 5) on the
     validation facts, m at a time, each chunk on the unedited backbone.
 
@@ -65,7 +55,7 @@ def validate(editor: "Malmen", m: int, *, edited: bool = True) -> dict[str, floa
     return {name: sum(found) / len(found) for name, found in scores.items()}
 
 
-def teacher_forced(editor: "Malmen", pairs: Sequence[Pair]) -> list[float]:
+def teacher_forced(editor: HyperEditor, pairs: Sequence[Pair]) -> list[float]:
     """Share of answer tokens that are the argmax, row by row, under the weights in force."""
     found = []
     for batch in editor.passes.mini_batches(pairs, editor.config.batch_rows):
@@ -79,28 +69,7 @@ CHECKPOINT_SECONDS = 30.0
 _UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, SafetensorError)
 
 
-@dataclass
-class TrainingLog:
-    """What is known about a training beside its network: meta-steps done, seconds spent and the
-    learning curve (one entry per meta-step)."""
-
-    m: int
-    facts: int
-    steps: int = 0
-    seconds: float = 0.0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class TrainedNetwork:
-    """A trained network, its record, and whether it was read from the cache."""
-
-    network: HyperNetworks
-    record: TrainingLog
-    cached: bool
-
-
-def trained_network(editor: "Malmen", m: int) -> TrainedNetwork:
+def trained_network(editor: HyperEditor, m: int) -> TrainedNetwork:
     """The network of an editor for m edits at once, trained now or before.
 
     Raises EditorError if the editor has no training facts. Without a cache folder nothing is kept.
@@ -125,7 +94,7 @@ def trained_network(editor: "Malmen", m: int) -> TrainedNetwork:
     return TrainedNetwork(network, record, cached=False)
 
 
-def network_key(editor: "Malmen", m: int) -> str:
+def network_key(editor: HyperEditor, m: int) -> str:
     """The content identity of a trained network."""
     config = asdict(editor.config)
     del config["train_m"]  # m stands beside it
@@ -164,7 +133,7 @@ def _drawn(facts: Sequence[Edit], epoch: int) -> list[Edit]:
     ]
 
 
-def _train(editor: "Malmen", m: int, partial: Path | None) -> tuple[HyperNetworks, TrainingLog]:
+def _train(editor: HyperEditor, m: int, partial: Path | None) -> tuple[HyperNetworks, TrainingLog]:
     config, facts = editor.config, editor.training.train
     network = editor.new_network()
     editor.use_network(network)
@@ -206,13 +175,13 @@ def _train(editor: "Malmen", m: int, partial: Path | None) -> tuple[HyperNetwork
     return network.requires_grad_(False), record
 
 
-def _fill(editor: "Malmen", epoch: int) -> None:
+def _fill(editor: HyperEditor, epoch: int) -> None:
     """Run the frozen blocks on an epoch's rows, once for every training on these facts."""
     drawn = _drawn(editor.training.train, epoch)
     editor.passes.fill([*edit_pairs(drawn), *rephrase_pairs(drawn), *unrelated_pairs(drawn)])
 
 
-def _check(record: TrainingLog, editor: "Malmen") -> None:
+def _check(record: TrainingLog, editor: HyperEditor) -> None:
     latest = record.curve[-1]
     if not math.isfinite(latest["generality"] + latest["locality"]):
         raise EditorError(
@@ -260,7 +229,7 @@ def _resume(
     return record
 
 
-def _read(folder: Path, editor: "Malmen") -> tuple[HyperNetworks, TrainingLog] | None:
+def _read(folder: Path, editor: HyperEditor) -> tuple[HyperNetworks, TrainingLog] | None:
     try:
         network, record = editor.new_network(), _record(folder)
         network.load_state_dict(load_file(folder / "network.safetensors"))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,9 @@ from lib.backbones.encoding import encode_prompts
 from lib.backbones.sources import loading
 from lib.data.records import Edit
 from lib.editors.adapters.vector_index import NONE, exact_distances
+from lib.editors.base import EditorConfig
 from lib.editors.parts.stand_in import StandIn, check_alike
 from lib.errors import EditorError
-
-if TYPE_CHECKING:
-    pass
-
-from dataclasses import dataclass
-
-from lib.editors.base import EditorConfig
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class SeracNetworks:
     Raises EditorError if h does not share the base's vocabulary, or if g is no encoder.
     """
 
-    def __init__(self, backbone: Backbone, config: "SeracConfig") -> None:
+    def __init__(self, backbone: Backbone, config: SeracConfig) -> None:
         device = backbone.device
         self.classifier = loading.load(config.classifier, device=device, num_labels=0)
         self.counterfactual = loading.load(

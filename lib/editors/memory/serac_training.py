@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -21,26 +21,21 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lib.backbones.backbone import Backbone
-from lib.data.records import Edit, content_hash
-from lib.data.training import TrainingFacts
-from lib.editors.memory.serac_networks import SeracNetworks
-from lib.errors import EditorError
-from lib.storage import atomic, fingerprints
-
-if TYPE_CHECKING:
-    from lib.editors.memory.serac_networks import SeracConfig
-
-from typing import TYPE_CHECKING
-
 from lib.backbones.encoding import IGNORED, pad
 from lib.backbones.passes.logits import FactRows, edit_loss, fact_rows, hits, label_logits
+from lib.data.records import Edit, content_hash
+from lib.data.training import TrainingFacts
 from lib.editors.adapters.vector_index import NONE
-from lib.editors.memory.serac_networks import edit_text, exponents, matches
+from lib.editors.memory.serac_networks import (
+    SeracConfig,
+    SeracNetworks,
+    edit_text,
+    exponents,
+    matches,
+)
 from lib.editors.parts.stand_in import StandIn, tell
-
-if TYPE_CHECKING:
-    from lib.editors.memory.serac_networks import SeracConfig
-
+from lib.errors import EditorError
+from lib.storage import atomic, fingerprints
 
 CLOSEST = 1e-6  # -log s is not taken below: log(1 - s) would be infinite
 
@@ -56,9 +51,7 @@ def scope_loss(exponent: Tensor, inside: Tensor, cedit: float) -> Tensor:
     return cedit * reached + left_alone
 
 
-def classifier_loss(
-    networks: SeracNetworks, facts: Sequence[Edit], config: "SeracConfig"
-) -> Tensor:
+def classifier_loss(networks: SeracNetworks, facts: Sequence[Edit], config: SeracConfig) -> Tensor:
     """`scope_loss` of B edits against B prompts that mean them (their first rephrase) and B
     unrelated ones; each edit's own prompt is in its scope, all 2B - 1 others are not."""
     texts = [edit_text(fact) for fact in facts]
@@ -71,14 +64,14 @@ def classifier_loss(
 
 
 def counterfactual_loss(
-    networks: SeracNetworks, facts: Sequence[Edit], config: "SeracConfig"
+    networks: SeracNetworks, facts: Sequence[Edit], config: SeracConfig
 ) -> Tensor:
     """Mean cross-entropy of the answers' tokens behind edit text and first rephrase."""
     return config.cedit * edit_loss(*_answered(networks, facts, config)[1:])
 
 
 def _answered(
-    networks: SeracNetworks, facts: Sequence[Edit], config: "SeracConfig"
+    networks: SeracNetworks, facts: Sequence[Edit], config: SeracConfig
 ) -> tuple[FactRows, Tensor, Tensor]:
     """Rows of edit text, first rephrase and answer; logits [N, V] and labels [N] of the answers."""
     h = networks.counterfactual
@@ -102,7 +95,7 @@ def told_rows(stand_ins: Sequence[StandIn], rows: FactRows) -> FactRows:
 
 @torch.no_grad()
 def validate(
-    networks: SeracNetworks, facts: Sequence[Edit], config: "SeracConfig"
+    networks: SeracNetworks, facts: Sequence[Edit], config: SeracConfig
 ) -> dict[str, float]:
     """Shares of facts whose rephrase finds its own edit among all of them, whose unrelated prompt
     finds none, and whose answer the counterfactual model gives to the rephrase, every token the
@@ -171,7 +164,7 @@ class TrainedNetworks:
 
 def trained_networks(
     backbone: Backbone,
-    config: "SeracConfig",
+    config: SeracConfig,
     training: TrainingFacts | None,
     cache: Path | None,
 ) -> TrainedNetworks:
@@ -202,7 +195,7 @@ def trained_networks(
     return TrainedNetworks(networks, key, record, cached=False)
 
 
-def networks_key(networks: SeracNetworks, config: "SeracConfig", training: TrainingFacts) -> str:
+def networks_key(networks: SeracNetworks, config: SeracConfig, training: TrainingFacts) -> str:
     """The content identity of trained networks. The base model decides nothing but their
     precision."""
     identity = {
@@ -226,7 +219,7 @@ def _read(folder: Path, networks: SeracNetworks) -> TrainingLog | None:
     return record
 
 
-def train(networks: SeracNetworks, config: "SeracConfig", training: TrainingFacts) -> TrainingLog:
+def train(networks: SeracNetworks, config: SeracConfig, training: TrainingFacts) -> TrainingLog:
     """Train both networks in place, one after the other: they share no weight."""
     began, facts = time.monotonic(), training.train
     before = validate(networks, training.valid, config)
