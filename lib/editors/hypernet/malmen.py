@@ -137,14 +137,6 @@ class Malmen(HyperEditor):
                 loss = divergence(reference, logits)
         return _collected(loss, self.weights, gammas, self.config.loc_coef)
 
-
-def _collected(
-    loss: Tensor, weights: EditedWeights, gammas: dict[str, Tensor], coefficient: float = 1.0
-) -> float:
-    (coefficient * loss).backward()
-    weights.collect(gammas)
-    return loss.item()
-
     def observe(self, stream: Stream, keys: KeysOf | None = None) -> Iterator[dict[str, Any]]:
         """The learning curve, what training cost, what a meta-step of the stream's size keeps in
         memory, and how well each layer's shift gives every row of the last batch the output change
@@ -152,6 +144,14 @@ def _collected(
         yield from training_rows(self.trained)
         yield from memory_rows(self, stream.batch_size)
         yield from module_rows(self, list(stream.batches())[-1])
+
+
+def _collected(
+    loss: Tensor, weights: EditedWeights, gammas: dict[str, Tensor], coefficient: float = 1.0
+) -> float:
+    (coefficient * loss).backward()
+    weights.collect(gammas)
+    return loss.item()
 
 
 @dataclass(frozen=True)
