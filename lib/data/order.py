@@ -7,12 +7,25 @@ sha256 of seed, purpose and identity.
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from lib.data.embedded.triples import Fact
-from lib.data.records import Edit
 
-T = TypeVar("T", Fact, Edit)
+class Named(Protocol):
+    """What facts and edits have in common."""
+
+    identity: str
+    relation: str
+    subject: str
+
+
+class Answered(Named, Protocol):
+    """A fact with the object that it is about."""
+
+    object: str
+
+
+T = TypeVar("T", bound=Named)
+A = TypeVar("A", bound=Answered)
 
 
 def place(seed: int, purpose: str, identity: str) -> int:
@@ -21,12 +34,12 @@ def place(seed: int, purpose: str, identity: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def shuffled(facts: Iterable[Fact], seed: int, purpose: str) -> list[Fact]:
+def shuffled(facts: Iterable[T], seed: int, purpose: str) -> list[T]:
     """`facts` in seeded order; the order of any two does not depend on which others are there."""
     return sorted(facts, key=lambda f: (place(seed, purpose, f.identity), f.identity))
 
 
-def is_probe(fact: Fact, seed: int, share: float) -> bool:
+def is_probe(fact: Named, seed: int, share: float) -> bool:
     """Whether this fact's subject is set aside for probes (a fixed `share` of all subjects).
 
     The decision is the subject's, in all relations: no edit ever touches a subject that a
@@ -35,9 +48,9 @@ def is_probe(fact: Fact, seed: int, share: float) -> bool:
     return place(seed, "probe", fact.subject.casefold()) < share * 2**64
 
 
-def one_per_subject(facts: Sequence[Fact]) -> list[Fact]:
+def one_per_subject(facts: Sequence[T]) -> list[T]:
     """One fact for each subject, from the relation that has been given the fewest so far."""
-    by_subject: dict[str, list[Fact]] = {}
+    by_subject: dict[str, list[T]] = {}
     for fact in facts:
         by_subject.setdefault(fact.subject.casefold(), []).append(fact)
     given: dict[str, int] = {}
@@ -60,7 +73,7 @@ def round_robin(facts: Sequence[T], cap: int | None = None) -> list[T]:
     return [turn[i] for i in range(longest) for turn in turns if i < len(turn)]
 
 
-def fresh_answers_first(facts: Sequence[Fact], cap: int | None = None) -> list[Fact]:
+def fresh_answers_first(facts: Sequence[A], cap: int | None = None) -> list[A]:
     """Like `round_robin`, but an answer comes back only when no relation has a new one left.
 
     MELO's selection takes each answer string once; with this order a prefix of N facts holds as
@@ -70,10 +83,10 @@ def fresh_answers_first(facts: Sequence[Fact], cap: int | None = None) -> list[F
     for fact in facts:
         if cap is None or len(left[fact.relation]) < cap:
             left[fact.relation].append(fact)
-    ordered: list[Fact] = []
+    ordered: list[A] = []
     while any(left.values()):
         used: set[str] = set()
-        later: dict[str, deque[Fact]] = {name: deque() for name in left}
+        later: dict[str, deque[A]] = {name: deque() for name in left}
         while any(left.values()):
             for name, queue in left.items():
                 while queue:

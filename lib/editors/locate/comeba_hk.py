@@ -28,9 +28,9 @@ from lib.data.records import Edit, Stream
 from lib.editors.base import UNEDITED, EditReport, KeysOf
 from lib.editors.locate.editor import LocateConfig, LocateEditor
 from lib.editors.locate.scope import HookLayer, Mode, token_rows
-from lib.editors.locate.solve import oriented
 from lib.editors.locate.subjects import CHUNK, Request, Rows, contextual, encode_rows, head_length
 from lib.editors.parts.routing import PromptTracker
+from lib.editors.parts.weights import oriented
 from lib.errors import EditorError
 
 Scope = Literal["as_released", "intended"]

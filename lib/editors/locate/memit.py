@@ -20,7 +20,7 @@ from lib.data.corpus import Corpus
 from lib.data.records import Edit
 from lib.editors.base import EditReport
 from lib.editors.locate.editor import LocateConfig, LocateEditor
-from lib.editors.locate.solve import oriented
+from lib.editors.parts.weights import oriented
 from lib.errors import EditorError
 
 History = Literal["none", "lambda", "one"]

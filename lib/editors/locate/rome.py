@@ -21,9 +21,10 @@ from lib.backbones.backbone import Backbone
 from lib.data.records import Edit
 from lib.editors.base import EditReport
 from lib.editors.locate.editor import LocateConfig, LocateEditor
-from lib.editors.locate.solve import factor, oriented
+from lib.editors.locate.solve import factor
 from lib.editors.locate.subjects import Request
 from lib.editors.locate.values import Found, together
+from lib.editors.parts.weights import oriented
 from lib.errors import EditorError
 
 

@@ -7,7 +7,7 @@ For keys K [f, B], residuals R [d, B] and a symmetric positive C [f, f], the upd
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.errors import EditorError
 
@@ -98,8 +98,3 @@ class KeyMemory:
         if self.solver == "auto":
             return keys.shape[0] > FACTOR_ALWAYS and 8 * keys.shape[1] <= keys.shape[0]
         return self.solver == "woodbury"
-
-
-def oriented(module: nn.Module, update: Tensor) -> Tensor:
-    """An update [d, f] in the layout of the module's weight: Linear keeps [d, f], Conv1D [f, d]."""
-    return update if isinstance(module, nn.Linear) else update.T

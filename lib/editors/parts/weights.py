@@ -7,11 +7,15 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.passes.logits import precise
-from lib.editors.locate.solve import oriented
+
+
+def oriented(module: nn.Module, update: Tensor) -> Tensor:
+    """An update [d, f] in the layout of the module's weight: Linear keeps [d, f], Conv1D [f, d]."""
+    return update if isinstance(module, nn.Linear) else update.T
 
 
 class EditedWeights:
