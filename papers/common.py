@@ -72,7 +72,7 @@ def _judged(study: Study, setting: str) -> claims.Judgement:
         return claims.Judgement(())
     records = study.records(setting, None)
     if records.empty:
-        nothing = verdict.Finding(verdict.UNKNOWN, "No run of this setting is finished.")
+        nothing = verdict.Verdict(verdict.UNKNOWN, "No run of this setting is finished.")
         return claims.Judgement(tuple((finding, nothing) for finding in stated))
     material = verdict.Material(
         records,
@@ -209,7 +209,7 @@ def _told(
 ) -> tuple[summaries.Told, ...]:
     return tuple(
         summaries.Told(
-            claim.key, claim.sentence, claim.source, titles[place], found.verdict, found.evidence,
+            claim.key, claim.sentence, claim.source, titles[place], found.word, found.evidence,
             editor=claim.editor, section=claim.shown,
         )
         for place, judged in verdicts.items()

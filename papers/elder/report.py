@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+import papers.elder.claims  # noqa: F401  (registers the paper's tests)
 from lib.metrics import costs
 from lib.report import summaries, tables
 from lib.report.claims import claims, verdict

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import papers.malmen.claims  # noqa: F401  (registers the paper's tests)
 from lib.report import summaries, tables
 from lib.report.claims import claims, verdict
 from lib.report.claims.comparisons import NAMES

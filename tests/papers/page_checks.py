@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.report.claims.claims import TESTS, Judgement
-from lib.report.claims.verdict import UNKNOWN
+from lib.report.claims.claims import Judgement
+from lib.report.claims.verdict import TESTS, UNKNOWN
 from lib.report.summaries import PaperSummary
 
 

@@ -1,63 +1,19 @@
 """Claims: sentences of a paper, each with a test on reproduced numbers and a verdict.
 
-A test is a function of `Material` that returns a `Finding` (`verdict`); `TESTS` names the factories
-that make them (`comparisons`, `costs`).
+A test is a function of `Material` that returns a `Verdict`; `TESTS` names the functions that make
+them: those imported here, and a paper's own (`papers/<paper>/claims.py`).
 """
 
+import difflib
 import html
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from lib.report.claims.comparisons import (
-    ahead_at_equal_edits,
-    ahead_on_subset,
-    at_least,
-    better_at_largest,
-    better_at_sizes,
-    better_on_some,
-    better_than,
-    better_variant,
-    carries_more,
-    codes_move,
-    defers,
-    family_ahead,
-    flat_retention,
-    gap_grows,
-    hidden_by_forcing,
-    left_to_backbone,
-    mean_within,
-    no_worse_than_before,
-    none_keeps,
-    read_higher_by_all,
-    reads_higher,
-    stable_over,
-    stable_over_steps,
-    sum_overshoots,
-)
-from lib.report.claims.costs import (
-    constant_size,
-    fewest,
-    fits,
-    less_time,
-    overhead_below,
-    passes_stay_flat,
-)
-from lib.report.claims.verdict import SYMBOLS, UNKNOWN, Finding, Material, Test
-
-TESTS: dict[str, Callable[..., Test]] = {
-    test.__name__: test
-    for test in (
-        ahead_at_equal_edits, ahead_on_subset, at_least, better_at_largest, better_at_sizes,
-        better_on_some, better_than, better_variant, carries_more, codes_move, constant_size,
-        defers, family_ahead, fewest, fits, flat_retention, gap_grows, hidden_by_forcing,
-        left_to_backbone, less_time, mean_within, no_worse_than_before, none_keeps,
-        overhead_below, passes_stay_flat, read_higher_by_all, reads_higher, stable_over,
-        stable_over_steps, sum_overshoots,
-    )
-}  # fmt: skip
+from lib.report.claims import comparisons, costs  # noqa: F401  (they register their tests)
+from lib.report.claims.verdict import SYMBOLS, TESTS, UNKNOWN, Material, Test, Verdict
 
 
 @dataclass(frozen=True)
@@ -82,26 +38,28 @@ class Claim:
         texts = [str(arguments.pop(name)) for name in ("key", "sentence", "source")]
         name, shown = str(arguments.pop("test")), str(arguments.pop("shown", ""))
         if name not in TESTS:
-            raise ValueError(f"claim {texts[0]}: no test {name!r}; there are {', '.join(TESTS)}")
+            near = difflib.get_close_matches(name, TESTS)
+            known = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(TESTS)}"
+            raise ValueError(f"claim {texts[0]}: no test {name!r}; {known}")
         return cls(*texts, TESTS[name](**arguments), shown, str(arguments.get("editor", "")))
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Claims with their findings, in order; shows itself as a list in notebooks."""
+    """Claims with their verdicts, in order; shows itself as a list in notebooks."""
 
-    rows: tuple[tuple[Claim, Finding], ...]
+    rows: tuple[tuple[Claim, Verdict], ...]
 
     @property
     def counts(self) -> dict[str, int]:
         """How many claims hold, fail, cannot be told."""
-        return {verdict: sum(f.verdict == verdict for _, f in self.rows) for verdict in SYMBOLS}
+        return {word: sum(found.word == word for _, found in self.rows) for word in SYMBOLS}
 
     @property
     def tidy(self) -> pd.DataFrame:
         """One row per claim: key, sentence, source, verdict, evidence."""
         names = ["key", "sentence", "source", "verdict", "evidence"]
-        rows = [(c.key, c.sentence, c.source, f.verdict, f.evidence) for c, f in self.rows]
+        rows = [(c.key, c.sentence, c.source, f.word, f.evidence) for c, f in self.rows]
         return pd.DataFrame(rows, columns=names)
 
     def to_html(self) -> str:
@@ -109,8 +67,8 @@ class Judgement:
         items = "".join(
             f'<li class="claim"><p class="sentence">{html.escape(claim.sentence)} '
             f'<cite>{html.escape(claim.source)}</cite></p><p class="finding">'
-            f'<span class="badge {found.verdict.split()[0]}"><span aria-hidden="true">'
-            f"{SYMBOLS[found.verdict]}</span> {found.verdict}</span> "
+            f'<span class="badge {found.word.split()[0]}"><span aria-hidden="true">'
+            f"{SYMBOLS[found.word]}</span> {found.word}</span> "
             f"{html.escape(found.evidence)}{_shown(claim)}</p></li>"
             for claim, found in self.rows
         )
@@ -128,7 +86,7 @@ def judge(claims: Iterable[Claim], material: Material) -> Judgement:
             found = claim.test(material)
         except Exception as error:  # a broken test must not take the report down
             reason = f"The test could not run: {type(error).__name__}: {error}"
-            found = Finding(UNKNOWN, reason)
+            found = Verdict(UNKNOWN, reason)
         rows.append((claim, found))
     return Judgement(tuple(rows))
 

@@ -3,7 +3,6 @@
 Each function makes a `Test`. `metric` is a score column, `subset` the rows it is read on.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -24,10 +23,11 @@ from lib.report.claims.verdict import (
     HOLDS,
     LEVEL,
     UNKNOWN,
-    Finding,
     Material,
     Test,
+    Verdict,
     bounded,
+    claim_test,
     decide,
     one_bound,
     paired,
@@ -35,6 +35,7 @@ from lib.report.claims.verdict import (
 )
 
 
+@claim_test
 def at_least(
     editor: str,
     others: Sequence[str],
@@ -54,6 +55,7 @@ def at_least(
     return _against(editor, others, metric, subset, moment, margin, better, setting, False, "")
 
 
+@claim_test
 def better_than(
     editor: str,
     others: Sequence[str],
@@ -87,7 +89,7 @@ def _against(
     strictly: bool,
     missing: str,
 ) -> Test:
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = scores(material.records, metric, subset, setting)
         rows = rows[rows["moment"] == moment]
         mine = rows[rows["editor"] == editor]
@@ -98,11 +100,12 @@ def _against(
             for other, theirs in rivals.items()
         ]
         found = decide(pairs, f"{metric}, {subset}", margin, better, strictly=strictly)
-        return Finding(found.verdict, f"{found.evidence} {missing}".strip())
+        return Verdict(found.word, f"{found.evidence} {missing}".strip())
 
     return test
 
 
+@claim_test
 def no_worse_than_before(
     editor: str,
     metric: str,
@@ -114,7 +117,7 @@ def no_worse_than_before(
 ) -> Test:
     """After all edits `editor` answers the prompts of `subset` as well as the unedited backbone."""
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = scores(material.records, metric, subset, setting)
         mine = rows[rows["editor"] == editor]
         before = mine[mine["moment"] == "before"]
@@ -127,6 +130,7 @@ def no_worse_than_before(
     return test
 
 
+@claim_test
 def flat_retention(
     editor: str,
     metric: str,
@@ -138,7 +142,7 @@ def flat_retention(
 ) -> Test:
     """Edits score after the whole stream as right after their own batch; the oldest third too."""
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = scores(material.records, metric, subset, setting)
         rows = rows[rows["editor"] == editor]
         own, end = rows[rows["moment"] == "own"], rows[rows["moment"] == "end"]
@@ -153,6 +157,7 @@ def flat_retention(
     return test
 
 
+@claim_test
 def stable_over_steps(
     editor: str,
     metric: str,
@@ -167,12 +172,12 @@ def stable_over_steps(
     One comparison per checkpoint, on the rows of the edits applied so far (`edit_index`).
     """
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = scores(material.records, metric, subset, setting)
         rows = rows[(rows["editor"] == editor) & (rows["edit_index"] < rows["n_edits"])]
         end, earlier = rows[rows["moment"] == "end"], rows[rows["moment"] == "checkpoint"]
         if earlier.empty:
-            return Finding(
+            return Verdict(
                 UNKNOWN, f"No checkpoint of {editor} before the end: nothing to compare."
             )
         pairs = [
@@ -184,6 +189,7 @@ def stable_over_steps(
     return test
 
 
+@claim_test
 def stable_over(
     editor: str,
     sweep: str,
@@ -197,13 +203,13 @@ def stable_over(
 ) -> Test:
     """Scores of the same prompts do not fall as the swept value grows from its smallest."""
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = scores(material.records, metric, subset, setting, sweep)
         rows = rows[(rows["editor"] == editor) & (rows["moment"] == moment)]
         by_value = {value: part for value, part in rows.groupby(rows["value"].astype(float))}
         if len(by_value) < 2:
             known = ", ".join(f"{value:g}" for value in by_value) or "none"
-            return Finding(UNKNOWN, f"Too few values of {sweep} were run with {editor} ({known}).")
+            return Verdict(UNKNOWN, f"Too few values of {sweep} were run with {editor} ({known}).")
         (first, base), *others = by_value.items()
         pairs = [
             (f"{value:g} against {first:g}", paired(part, base, metric)) for value, part in others
@@ -213,6 +219,7 @@ def stable_over(
     return test
 
 
+@claim_test
 def none_keeps(parts: Mapping[str, str], bound: float, *, setting: str | None = None) -> Test:
     """No editor has all `parts` (subset to score column) above `bound` after the last edit.
 
@@ -220,14 +227,14 @@ def none_keeps(parts: Mapping[str, str], bound: float, *, setting: str | None = 
     bound; fails if one has all of them above it (Bonferroni over the editors).
     """
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = {
             subset: _last(scores(material.records, column, subset, setting))
             for subset, column in parts.items()
         }
         editors = list(dict.fromkeys(name for part in rows.values() for name in part["editor"]))
         if not editors:
-            return Finding(UNKNOWN, "No editor was scored after the last edit.")
+            return Verdict(UNKNOWN, "No editor was scored after the last edit.")
         short, keeping, told = [], [], []
         for editor in editors:
             below, above = (
@@ -247,11 +254,12 @@ def none_keeps(parts: Mapping[str, str], bound: float, *, setting: str | None = 
             f"worst part is highest for {nearest}."
         )
         verdict = FAILS if keeping else HOLDS if len(short) == len(editors) else UNKNOWN
-        return Finding(verdict, evidence)
+        return Verdict(verdict, evidence)
 
     return test
 
 
+@claim_test
 def family_ahead(
     ours: Sequence[str],
     others: Sequence[str],
@@ -263,7 +271,7 @@ def family_ahead(
     """After the last edit the mean editor of `ours` scores better than that of `others` on the same
     prompts, in every part (subset to score column)."""
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         pairs, met = [], {}
         for subset, column in parts.items():
             rows = _last(scores(material.records, column, subset, setting))
@@ -274,11 +282,12 @@ def family_ahead(
         found = decide(pairs, "means over the editors of each side", margin, strictly=True)
         left = [name for name in (*ours, *others) if name not in met]
         more = f" Not among the editors with all edits: {', '.join(left)}." if left else ""
-        return Finding(found.verdict, f"{found.evidence}{more}")
+        return Verdict(found.word, f"{found.evidence}{more}")
 
     return test
 
 
+@claim_test
 def read_higher_by_all(
     column: str,
     than: str,
@@ -290,7 +299,7 @@ def read_higher_by_all(
     """After the last edit the score `column` is higher than the score `than` of the same answers,
     in the mean over all editors; the evidence counts those of which it is significantly so."""
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = _last(scores(material.records, column, subset, setting))
         rows = rows[rows[than].notna()]
         higher, lower = (rows.assign(read=rows[name].astype(float)) for name in (column, than))
@@ -304,7 +313,7 @@ def read_higher_by_all(
         adjusted = holm([one.p for one in single])
         sure = sum(p < 1 - LEVEL and one.mean > 0 for p, one in zip(adjusted, single, strict=True))
         more = f" Significant of {sure} of {len(names)} single editors (Holm)."
-        return Finding(found.verdict, f"{found.evidence}{more}")
+        return Verdict(found.word, f"{found.evidence}{more}")
 
     return test
 
@@ -320,6 +329,7 @@ def _share(rows: pd.DataFrame, column: str, editor: str, level: float) -> Interv
     return mean_interval(mine[column].astype(float), groups=facts(mine["record"]), level=level)
 
 
+@claim_test
 def mean_within(
     editor: str,
     metric: str,
@@ -332,7 +342,7 @@ def mean_within(
     """The mean score of an editor on the rows of `subset` is at least, or at most, so large."""
     one_bound("mean_within", at_least, at_most)
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = _rows(material, editor, metric, subset, moment)
         found = mean_interval(rows[metric].astype(float), groups=facts(rows["record"]))
         return bounded(found, f"{metric}, {subset}, {editor}", at_least, at_most)
@@ -340,6 +350,7 @@ def mean_within(
     return test
 
 
+@claim_test
 def left_to_backbone(
     editor: str,
     subset: str = "edits",
@@ -352,7 +363,7 @@ def left_to_backbone(
     model is at least, or at most, so large."""
     one_bound("left_to_backbone", at_least, at_most)
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = _rows(material, editor, "route", subset, moment)
         found = mean_interval(
             (rows["route"] == UNEDITED).astype(float), groups=facts(rows["record"])
@@ -363,6 +374,7 @@ def left_to_backbone(
     return test
 
 
+@claim_test
 def reads_higher(
     editor: str,
     metric: str,
@@ -376,10 +388,10 @@ def reads_higher(
     """The same rows score higher read as `metric` than read as `other`; not `strictly`: at most
     `margin` lower. Verdicts as in `decide`."""
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = _rows(material, editor, metric, subset, moment)
         if other not in rows:
-            return Finding(UNKNOWN, f"No run scored {other}.")
+            return Verdict(UNKNOWN, f"No run scored {other}.")
         rows = rows[rows[other].notna()]
         left, right = (rows[name].astype(float) for name in (metric, other))
         pair = (f"{metric} minus {other}", paired_difference(left, right, groups=_facts(rows)))
@@ -388,6 +400,7 @@ def reads_higher(
     return test
 
 
+@claim_test
 def hidden_by_forcing(editor: str, *, moment: str = "end") -> Test:
     """There are edits that score in full when the model is fed the answer and the editor may see it
     (`answer_accuracy`), and not when it decides on the prompt alone (`prompt_accuracy`).
@@ -395,7 +408,7 @@ def hidden_by_forcing(editor: str, *, moment: str = "end") -> Test:
     One such edit is enough; none does not show that there can be none.
     """
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = _rows(material, editor, "prompt_accuracy", "edits", moment)
         fed, alone = (rows[name].astype(float) for name in ("answer_accuracy", "prompt_accuracy"))
         hidden = (fed == 1.0) & (alone < 1.0)
@@ -403,11 +416,12 @@ def hidden_by_forcing(editor: str, *, moment: str = "end") -> Test:
             f"{int(hidden.sum())} of {len(rows)} edits of {editor} are right when the answer is "
             "fed and counted, and not when the prompt alone decides what is edited."
         )
-        return Finding(HOLDS if hidden.any() else UNKNOWN, evidence)
+        return Verdict(HOLDS if hidden.any() else UNKNOWN, evidence)
 
     return test
 
 
+@claim_test
 def ahead_on_subset(
     editor: str,
     metric: str,
@@ -422,7 +436,7 @@ def ahead_on_subset(
     A pair is a fact (and seed): the mean of its prompts in each subset.
     """
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         sides = [
             rows.groupby([_facts(rows), "seed"])[metric].mean()
             for name in (subset, other)
@@ -439,55 +453,6 @@ def ahead_on_subset(
     return test
 
 
-def codes_move(editor: str, *, at_least: float) -> Test:
-    """After the last edit the code that is stored for an edit differs from the one that its prompt
-    now gets, for at least this share of the edits. Observations of ELDER: column own_stored, the
-    distance between the two in digits."""
-
-    def test(material: Material) -> Finding:
-        rows = material.observations
-        if "own_stored" not in rows:
-            return Finding(UNKNOWN, f"No run of {editor} observed its codes.")
-        rows = rows[(rows["editor"] == editor) & (rows["sweep"] == "")]
-        rows = rows[(rows["subset"] == "edits") & rows["own_stored"].notna()]
-        digits = rows["own_stored"].astype(float)
-        found = mean_interval((digits > 0).astype(float), groups=facts(rows["record"]))
-        judged = bounded(found, f"Share of edits of {editor} with another code", at_least, None)
-        more = f" They differ in {digits.mean():.1f} digits on average." if len(rows) else ""
-        return Finding(judged.verdict, judged.evidence + more)
-
-    return test
-
-
-def sum_overshoots(editor: str) -> Test:
-    """On the rows of the largest m the plain sum of rank-one shifts fits what the rows want worse
-    than no shift at all, in every edited layer, and the least-squares shift better than none.
-
-    Observations of MALMEN: relative residuals |K S - D| / |D|, which no shift makes 1. They are
-    exact numbers of one training; no interval stands for another training.
-    """
-
-    def test(material: Material) -> Finding:
-        rows = material.observations
-        if "summed_residual" not in rows:
-            return Finding(UNKNOWN, f"No run of {editor} observed its residuals.")
-        rows = rows[(rows["editor"] == editor) & (rows["kind"] == "module")]
-        if rows.empty:
-            return Finding(UNKNOWN, f"No run of {editor} observed its residuals.")
-        rows = rows[rows["m"] == rows["m"].max()].drop_duplicates(["run", "path"])
-        summed, solved = rows["summed_residual"].astype(float), rows["residual"].astype(float)
-        evidence = (
-            f"At m = {rows['m'].iloc[0]:g}, {len(rows)} layers: relative residual of the plain sum "
-            f"{summed.min():.3g} to {summed.max():.3g}, of least squares {solved.min():.2g} to "
-            f"{solved.max():.2g}; no shift at all gives 1."
-        )
-        if summed.min() > 1 and solved.max() < 1:
-            return Finding(HOLDS, evidence)
-        return Finding(FAILS, evidence)
-
-    return test
-
-
 def _rows(material: Material, editor: str, metric: str, subset: str, moment: str) -> pd.DataFrame:
     rows = scores(material.records, metric, subset, None)
     return rows[(rows["editor"] == editor) & (rows["moment"] == moment)]
@@ -497,6 +462,7 @@ def _facts(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(facts(rows["record"]), index=rows.index, dtype=object)
 
 
+@claim_test
 def ahead_at_equal_edits(
     editor: str,
     others: Sequence[str],
@@ -515,7 +481,7 @@ def ahead_at_equal_edits(
     `missing` names, in the evidence, rivals that the claim means and that were not planned.
     """
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = scores(material.records, metric, subset, setting)
         mine = rows[(rows["editor"] == editor) & rows["moment"].isin(["checkpoint", "end"])]
         level = 1 - (1 - LEVEL) / max(len(others), 1)
@@ -527,11 +493,12 @@ def ahead_at_equal_edits(
             met = f" after {edits:g} edits" if edits < mine["n_edits"].max() else ""
             pairs.append((f"against {other}{met}", paired(then, theirs, metric, level)))
         found = decide(pairs, f"{metric}, {subset}, {editor}", margin, strictly=strictly)
-        return Finding(found.verdict, f"{found.evidence} {missing}".strip())
+        return Verdict(found.word, f"{found.evidence} {missing}".strip())
 
     return test
 
 
+@claim_test
 def better_variant(
     editor: str,
     sweep: str,
@@ -545,7 +512,7 @@ def better_variant(
 ) -> Test:
     """With the swept value `value` an editor ends better than with each of `others`."""
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = _swept(material, editor, sweep, metric, subset, setting)
         mine = rows[rows["value"] == value]
         level = 1 - (1 - LEVEL) / max(len(others), 1)
@@ -558,6 +525,7 @@ def better_variant(
     return test
 
 
+@claim_test
 def better_at_largest(
     editor: str,
     sweep: str,
@@ -569,46 +537,17 @@ def better_at_largest(
 ) -> Test:
     """An editor ends better with the largest swept value than with the smallest."""
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         rows = _swept(material, editor, sweep, metric, subset, setting)
         by_value = dict(list(rows.groupby(rows["value"].astype(float))))
         if len(by_value) < 2:
             known = ", ".join(f"{value:g}" for value in by_value) or "none"
-            return Finding(UNKNOWN, f"Too few values of {sweep} were run with {editor} ({known}).")
+            return Verdict(UNKNOWN, f"Too few values of {sweep} were run with {editor} ({known}).")
         low, high = min(by_value), max(by_value)
         pairs = [
             (f"{high:g} against {low:g}", paired(by_value[high], by_value[low], metric)),
         ]
         return decide(pairs, f"{metric}, {subset}, {editor} by {sweep}", margin, strictly=True)
-
-    return test
-
-
-def defers(
-    editor: str,
-    subsets: Sequence[str],
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    setting: str | None = None,
-) -> Test:
-    """The share of the prompts of `subsets` that an editor's own rule leaves to the unedited model
-    is at least, or at most, so large. Observations of ELDER: columns subset, record, deferred.
-
-    Holds and fails by the 95 % interval of the share; in between it cannot be told.
-    """
-    one_bound("defers", at_least, at_most)
-
-    def test(material: Material) -> Finding:
-        rows = material.observations
-        if rows.empty or "deferred" not in rows:
-            return Finding(UNKNOWN, f"No run of {editor} observed what it defers.")
-        chosen = (rows["editor"] == editor) & (rows["sweep"] == "")
-        rows = rows[chosen & rows["subset"].isin(subsets)]
-        rows = rows if setting is None else rows[rows["setting"] == setting]
-        found = mean_interval(rows["deferred"].astype(float), groups=facts(rows["record"]))
-        what = f"Share of prompts ({', '.join(subsets)}) that {editor} defers"
-        return bounded(found, what, at_least, at_most)
 
     return test
 
@@ -626,6 +565,7 @@ NAMES = {"edits": "ES", "holdout": "GS", "upstream": "LS"}
 Pairs = list[tuple[str, Difference]]
 
 
+@claim_test
 def better_at_sizes(
     editor: str,
     others: Sequence[str],
@@ -644,14 +584,15 @@ def better_at_sizes(
     """
     duels = [(other, editor) if behind else (editor, other) for other in others]
 
-    def test(material: Material) -> Finding:
-        rows = _right_after(material, metric, subset, setting)
+    def test(material: Material) -> Verdict:
+        rows = right_after(material, metric, subset, setting)
         pairs = [pair for duel in duels for pair in _pairs(rows, *duel, usual, metric, len(duels))]
         return decide(pairs, _what(metric, subset), margin, strictly=True)
 
     return test
 
 
+@claim_test
 def better_on_some(
     editor: str,
     others: Sequence[str],
@@ -667,10 +608,10 @@ def better_on_some(
     Each subset is a test of its own at a level divided by their number; fails if all of them fail.
     """
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         found = []
         for subset in subsets:
-            rows = _right_after(material, metric, subset, setting)
+            rows = right_after(material, metric, subset, setting)
             pairs = [
                 pair
                 for other in others
@@ -679,13 +620,14 @@ def better_on_some(
             # Bonferroni over the subsets: any of them may carry the claim.
             pairs = [(name, _sterner(d, len(subsets))) for name, d in pairs]
             found.append(decide(pairs, _what(metric, subset), margin, strictly=True))
-        verdicts = [one.verdict for one in found]
+        verdicts = [one.word for one in found]
         verdict = HOLDS if HOLDS in verdicts else FAILS if set(verdicts) == {FAILS} else UNKNOWN
-        return Finding(verdict, " ".join(one.evidence for one in found))
+        return Verdict(verdict, " ".join(one.evidence for one in found))
 
     return test
 
 
+@claim_test
 def gap_grows(
     editor: str,
     other: str,
@@ -698,15 +640,15 @@ def gap_grows(
     """The lead of `editor` over `other` on a prompt is larger at the largest common m than at the
     smallest; differences of differences on the same prompts, all `subsets` together."""
 
-    def test(material: Material) -> Finding:
+    def test(material: Material) -> Verdict:
         pairs: Pairs = []
         sizes: list[int] = []
         for subset in subsets:
-            rows = _right_after(material, metric, subset, setting)
-            sizes = _common(rows, editor, other)
+            rows = right_after(material, metric, subset, setting)
+            sizes = common_sizes(rows, editor, other)
             if len(sizes) < 2:
-                return Finding(
-                    UNKNOWN, f"{editor} and {other} ran together at {_listed(sizes)} only."
+                return Verdict(
+                    UNKNOWN, f"{editor} and {other} ran together at {listed(sizes)} only."
                 )
             leads = [
                 _lead(rows[rows["m"] == m], editor, other, metric) for m in (sizes[-1], sizes[0])
@@ -718,56 +660,12 @@ def gap_grows(
     return test
 
 
-def carries_more(
-    editor: str,
-    other: str,
-    subset: str,
-    *,
-    times: float = 100.0,
-    metric: str = METRIC,
-    margin: float = 0.1,
-    setting: str | None = None,
-) -> Test:
-    """`editor` carries at least `times` as many facts at once as `other`.
-
-    What an editor carries: the largest m up to which its score stays within `margin` of its own at
-    the smallest m. An interval (Bonferroni over the sizes) that lies within the margin shows that
-    it stays, one beyond that it does not. A range of m below `times` cannot tell.
-    """
-
-    def test(material: Material) -> Finding:
-        rows = _right_after(material, metric, subset, setting)
-        sizes = _common(rows, editor, other)
-        if len(sizes) < 2:
-            return Finding(UNKNOWN, f"{editor} and {other} ran together at {_listed(sizes)} only.")
-        spans = {name: _span(rows, name, sizes, metric, margin) for name in (editor, other)}
-        told = "; ".join(
-            f"{name} keeps its {NAMES.get(subset, subset)} of m = {sizes[0]} within {margin:g} "
-            + (f"up to m = {low}" if low == high else f"up to m = {low} surely, {high} at most")
-            for name, (low, high) in spans.items()
-        )
-        evidence = f"{told} (sizes run: {_listed(sizes)})."
-        (sure, possible), (least, most) = spans[editor], spans[other]
-        if sizes[-1] / sizes[0] < times:
-            ratio = sizes[-1] / sizes[0]
-            return Finding(
-                UNKNOWN, f"{evidence} The sizes span a factor of {ratio:g}, not {times:g}."
-            )
-        if sure / most >= times:
-            return Finding(HOLDS, evidence)
-        # Where the editor still stands at the largest m, what it carries may be more.
-        beyond = possible == sizes[-1]
-        return Finding(FAILS if possible / least < times and not beyond else UNKNOWN, evidence)
-
-    return test
-
-
-def _right_after(material: Material, metric: str, subset: str, setting: str | None) -> pd.DataFrame:
+def right_after(material: Material, metric: str, subset: str, setting: str | None) -> pd.DataFrame:
     rows = scores(material.records, metric, subset, setting, SWEEP)
     return rows[rows["moment"] == "own"]
 
 
-def _common(rows: pd.DataFrame, *editors: str) -> list[int]:
+def common_sizes(rows: pd.DataFrame, *editors: str) -> list[int]:
     """The m at which all these editors ran."""
     known = [set(rows.loc[rows["editor"] == name, "m"]) for name in editors]
     return sorted(int(m) for m in set.intersection(*known))
@@ -777,7 +675,7 @@ def _pairs(
     rows: pd.DataFrame, editor: str, other: str, usual: int, metric: str, rivals: int
 ) -> Pairs:
     """Differences of two editors at the usual and the largest common m, named."""
-    known = _common(rows, editor, other)
+    known = common_sizes(rows, editor, other)
     sizes = sorted({m for m in (usual, *known[-1:]) if m in known}) or [usual]
     level = 1 - (1 - LEVEL) / (len(sizes) * rivals)
     found = []
@@ -807,22 +705,9 @@ def _lead(rows: pd.DataFrame, editor: str, other: str, metric: str) -> pd.DataFr
     return (means[0] - means[1]).dropna().rename(metric).reset_index()
 
 
-def _span(
-    rows: pd.DataFrame, editor: str, sizes: Sequence[int], metric: str, margin: float
-) -> tuple[int, int]:
-    """The m up to which the editor surely, and at most possibly, keeps its score."""
-    mine = rows[rows["editor"] == editor]
-    base = mine[mine["m"] == sizes[0]]
-    level = 1 - (1 - LEVEL) / (len(sizes) - 1)
-    changes = [paired(mine[mine["m"] == m], base, metric, level) for m in sizes[1:]]
-    sure = list(itertools.takewhile(lambda d: d.known and d.low >= -margin, changes))
-    possible = list(itertools.takewhile(lambda d: not (d.known and d.high < -margin), changes))
-    return sizes[len(sure)], sizes[len(possible)]
-
-
 def _what(metric: str, subset: str) -> str:
     return f"{NAMES.get(subset, subset)} ({metric.replace('_', ' ')})"
 
 
-def _listed(sizes: Sequence[int]) -> str:
+def listed(sizes: Sequence[int]) -> str:
     return "m = " + ", ".join(map(str, sizes)) if sizes else "no common m"

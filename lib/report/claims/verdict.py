@@ -1,4 +1,4 @@
-"""What a claim's test sees and says: `Material` in, a `Finding` out, and the arithmetic between.
+"""What a claim's test sees and says: `Material` in, a `Verdict` out, and the arithmetic between.
 
 All tests compare scores of the same prompts, correct for the number of comparisons (Holm) and say
 "cannot be told here" when the data allow both answers; absence of evidence never counts as "holds".
@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pandas as pd
 
@@ -33,18 +34,28 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A verdict and the sentence of numbers it rests on."""
+class Verdict:
+    """The outcome of a test: its word and the sentence of numbers it rests on."""
 
-    verdict: str
+    word: str
     evidence: str
 
     def __post_init__(self) -> None:
-        if self.verdict not in SYMBOLS:
-            raise ValueError(f"verdict {self.verdict!r} is none of {', '.join(SYMBOLS)}")
+        if self.word not in SYMBOLS:
+            raise ValueError(f"verdict {self.word!r} is none of {', '.join(SYMBOLS)}")
 
 
-Test = Callable[[Material], Finding]
+Test = Callable[[Material], Verdict]
+Maker = TypeVar("Maker", bound=Callable[..., Test])
+TESTS: dict[str, Callable[..., Test]] = {}
+
+
+def claim_test(maker: Maker) -> Maker:
+    """Register a maker of tests, so that a `settings.yaml` can name it."""
+    if maker.__name__ in TESTS:
+        raise ValueError(f"there is a test {maker.__name__!r} already")
+    TESTS[maker.__name__] = maker
+    return maker
 
 
 def scores(
@@ -75,7 +86,7 @@ def decide(
     better: str = "higher",
     *,
     strictly: bool = False,
-) -> Finding:
+) -> Verdict:
     """One verdict over several differences (name, ours minus theirs).
 
     Fails if any difference is significantly against us (Holm). Holds if every interval stays above
@@ -84,29 +95,29 @@ def decide(
     """
     sign = {"higher": 1.0, "lower": -1.0}[better]
     adjusted = holm([difference.p for _, difference in pairs])
-    parts, verdicts = [], []
+    parts, words = [], []
     for (name, d), p in zip(pairs, adjusted, strict=True):
         if d.n == 0:
             parts.append(f"{name}: no common prompts")
-            verdicts.append(UNKNOWN)
+            words.append(UNKNOWN)
             continue
         parts.append(f"{name}: {amount(d)}, {chance(p)}")
         ends = sorted((sign * d.low, sign * d.high)) if d.known else (-math.inf, math.inf)
         significant = p < 1 - LEVEL
         if significant and sign * d.mean < 0:
-            verdicts.append(FAILS)
+            words.append(FAILS)
         elif d.clusters < FEWEST_FACTS:
             parts[-1] += f", only {d.clusters} independent facts"
-            verdicts.append(UNKNOWN)
+            words.append(UNKNOWN)
         elif strictly:
             better_indeed = significant and ends[0] > 0
-            verdicts.append(HOLDS if better_indeed else FAILS if ends[1] <= margin else UNKNOWN)
+            words.append(HOLDS if better_indeed else FAILS if ends[1] <= margin else UNKNOWN)
         else:
-            verdicts.append(HOLDS if ends[0] >= -margin else UNKNOWN)
-    verdict = next((v for v in (FAILS, UNKNOWN) if v in verdicts), HOLDS if verdicts else UNKNOWN)
+            words.append(HOLDS if ends[0] >= -margin else UNKNOWN)
+    word = next((w for w in (FAILS, UNKNOWN) if w in words), HOLDS if words else UNKNOWN)
     tail = f" (Holm over {len(pairs)})" if len(pairs) > 1 else ""
-    return Finding(
-        verdict, f"Difference in {what}: {'; '.join(parts)}{tail}; margin {margin:g}, "
+    return Verdict(
+        word, f"Difference in {what}: {'; '.join(parts)}{tail}; margin {margin:g}, "
         f"{better} is better."
     )  # fmt: skip
 
@@ -119,20 +130,20 @@ def one_bound(name: str, at_least: float | None, at_most: float | None) -> None:
 
 def bounded(
     found: Interval, what: str, at_least: float | None = None, at_most: float | None = None
-) -> Finding:
+) -> Verdict:
     """Whether a mean is at least, or at most, so large (one of the two is None): the whole interval
     decides, and one that holds the bound cannot tell."""
     if not found.n:
-        return Finding(UNKNOWN, f"{what}: no rows.")
+        return Verdict(UNKNOWN, f"{what}: no rows.")
     bound = at_least if at_most is None else at_most
     ends = f"[{found.low:.3f}, {found.high:.3f}]" if found.known else "no interval"
     wanted = f"wanted: at {'least' if at_most is None else 'most'} {bound:g}"
     evidence = f"{what}: {found.mean:.3f} {ends}, n = {found.n}; {wanted}."
     if not found.known or found.clusters < FEWEST_FACTS:
-        return Finding(UNKNOWN, f"{evidence} Only {found.clusters} independent facts.")
+        return Verdict(UNKNOWN, f"{evidence} Only {found.clusters} independent facts.")
     above, below = found.low >= bound, found.high <= bound
     holds, fails = (above, found.high < bound) if at_most is None else (below, found.low > bound)
-    return Finding(HOLDS if holds else FAILS if fails else UNKNOWN, evidence)
+    return Verdict(HOLDS if holds else FAILS if fails else UNKNOWN, evidence)
 
 
 def amount(d: Difference) -> str:

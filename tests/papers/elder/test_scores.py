@@ -8,7 +8,6 @@ from lib.report.claims.comparisons import (
     ahead_at_equal_edits,
     better_at_largest,
     better_variant,
-    defers,
 )
 from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
 from lib.report.tables import measure
@@ -101,8 +100,8 @@ def test_rivals_are_met_at_their_own_number_of_edits() -> None:
     told = Material(rows)
     # FEWER facts are fewer than can be judged: the difference is in the evidence.
     found = ahead_at_equal_edits("ELDER", ["ROME"], METRIC)(told)
-    assert "after 8 edits: +0.375" in found.evidence and found.verdict == UNKNOWN
-    assert ahead_at_equal_edits("ELDER", ["GRACE"], METRIC)(told).verdict == FAILS
+    assert "after 8 edits: +0.375" in found.evidence and found.word == UNKNOWN
+    assert ahead_at_equal_edits("ELDER", ["GRACE"], METRIC)(told).word == FAILS
     both = ahead_at_equal_edits("ELDER", ["GRACE", "Absent"], METRIC, missing="Left: X.")(told)
     assert "against Absent: no common prompts" in both.evidence and "after 0" not in both.evidence
     assert both.evidence.endswith("Left: X.")
@@ -113,43 +112,18 @@ def test_ahead_strictly_needs_a_gain() -> None:
     for strictly, verdict in ((False, HOLDS), (True, FAILS)):
         test = ahead_at_equal_edits("ELDER", ["ELDER refreshed"], METRIC, strictly=strictly,
                                     margin=0.2)  # fmt: skip
-        assert test(told).verdict == verdict
-    assert ahead_at_equal_edits("ELDER", ["FT-L"], METRIC, strictly=True)(told).verdict == HOLDS
+        assert test(told).word == verdict
+    assert ahead_at_equal_edits("ELDER", ["FT-L"], METRIC, strictly=True)(told).word == HOLDS
 
 
 def test_variants_of_a_sweep_are_compared_by_name_and_by_size() -> None:
     told = material("auxiliary", "experts")
     found = better_variant("ELDER", "auxiliary", "guided", ["none", "balancing"], METRIC)(told)
-    assert found.verdict == HOLDS and "Holm over 2" in found.evidence
-    assert better_variant("ELDER", "auxiliary", "none", ["guided"], METRIC)(told).verdict == FAILS
+    assert found.word == HOLDS and "Holm over 2" in found.evidence
+    assert better_variant("ELDER", "auxiliary", "none", ["guided"], METRIC)(told).word == FAILS
     layers = material("layers", setting="zsre")
-    assert better_at_largest("ELDER", "layers", METRIC)(layers).verdict == HOLDS
+    assert better_at_largest("ELDER", "layers", METRIC)(layers).word == HOLDS
     same = better_at_largest("ELDER", "experts", METRIC, margin=0.2)(told)
-    assert same.verdict == FAILS and "16 against 4: +0.000" in same.evidence
+    assert same.word == FAILS and "16 against 4: +0.000" in same.evidence
     alone = better_at_largest("ELDER", "layers", METRIC)(told)
-    assert alone.verdict == UNKNOWN and "(none)" in alone.evidence
-
-
-def observed(share: float, n: int = 40) -> Material:
-    rows = pd.DataFrame(
-        {"editor": "ELDER", "sweep": "", "setting": "zsre", "subset": "upstream",
-         "record": [f"q{i}" for i in range(n)], "deferred": [i < share * n for i in range(n)]}
-    )  # fmt: skip
-    swept = rows.assign(sweep="experts", deferred=True)
-    return material(observations=pd.concat([rows, swept], ignore_index=True))
-
-
-def test_deferral_is_judged_by_the_interval_of_its_share() -> None:
-    unrelated = defers("ELDER", ["upstream"], at_least=0.9)
-    assert unrelated(observed(1.0)).verdict == HOLDS and unrelated(observed(0.1)).verdict == FAILS
-    assert unrelated(observed(0.9)).verdict == UNKNOWN
-    assert unrelated(observed(1.0, n=8)).verdict == UNKNOWN  # too few
-    few = defers("ELDER", ["upstream"], at_most=0.1)
-    assert few(observed(0.0)).verdict == HOLDS and few(observed(0.5)).verdict == FAILS
-    assert "n = 40;" in few(observed(0.0)).evidence  # the sweep's rows are not among them
-    assert defers("ELDER", ["near"], at_most=0.1)(observed(0.0)).verdict == UNKNOWN
-    assert unrelated(material()).verdict == UNKNOWN
-    elsewhere = defers("ELDER", ["upstream"], at_least=0.9, setting="counterfact")
-    assert elsewhere(observed(1.0)).verdict == UNKNOWN
-    with pytest.raises(ValueError, match="at_least or at_most"):
-        defers("ELDER", ["upstream"])
+    assert alone.word == UNKNOWN and "(none)" in alone.evidence

@@ -142,30 +142,30 @@ def test_sizes_beyond_the_measured_ones_are_asked_for() -> None:
 
 def test_no_editor_keeps_everything_holds_fails_or_stays_open() -> None:
     material = Material(ROWS)
-    assert none_keeps(PARTS, 0.85)(material).verdict == UNKNOWN  # SERAC: 0.9, 0.8 and 0.9 of 30
+    assert none_keeps(PARTS, 0.85)(material).word == UNKNOWN  # SERAC: 0.9, 0.8 and 0.9 of 30
     weak = Material(ROWS[ROWS["editor"].isin(["FT"])])
-    assert none_keeps(PARTS, 0.8)(weak).verdict == HOLDS
+    assert none_keeps(PARTS, 0.8)(weak).word == HOLDS
     few = weak.records[weak.records["edit_index"] < 8]
-    assert none_keeps(PARTS, 0.8)(Material(few)).verdict == UNKNOWN
+    assert none_keeps(PARTS, 0.8)(Material(few)).word == UNKNOWN
     found = none_keeps({"edits": "begins_with", "near": "agreement"}, 0.8)(
         Material(ROWS[ROWS["editor"].isin(["FT", "GRACE"])])
     )
-    assert found.verdict == FAILS and "GRACE" in found.evidence
-    assert none_keeps(PARTS, 0.8)(Material(ROWS[ROWS["editor"] == "none"])).verdict == UNKNOWN
+    assert found.word == FAILS and "GRACE" in found.evidence
+    assert none_keeps(PARTS, 0.8)(Material(ROWS[ROWS["editor"] == "none"])).word == UNKNOWN
 
 
 def test_families_are_compared_by_their_mean_editor_with_all_edits() -> None:
     test = family_ahead(["SERAC"], ["FT", "ROME"], {"near": "agreement", "upstream": "agreement"})
     found = test(Material(ROWS))
-    assert found.verdict == HOLDS and "with all edits: ROME" in found.evidence
-    assert family_ahead(["FT"], ["SERAC"], {"near": "agreement"})(Material(ROWS)).verdict == FAILS
+    assert found.word == HOLDS and "with all edits: ROME" in found.evidence
+    assert family_ahead(["FT"], ["SERAC"], {"near": "agreement"})(Material(ROWS)).word == FAILS
 
 
 def test_teacher_forcing_reads_higher_where_half_the_tokens_count() -> None:
     found = read_higher_by_all("answer_accuracy", "begins_with")(Material(ROWS))
-    assert found.verdict == HOLDS and "of 4 single editors" in found.evidence
+    assert found.word == HOLDS and "of 4 single editors" in found.evidence
     found = read_higher_by_all("begins_with", "answer_accuracy")(Material(ROWS))
-    assert found.verdict == FAILS
+    assert found.word == FAILS
 
 
 def test_the_findings_of_the_yaml_are_tests_on_columns_that_exist(tmp_path: Path) -> None:
@@ -173,4 +173,4 @@ def test_the_findings_of_the_yaml_are_tests_on_columns_that_exist(tmp_path: Path
     claims = [Claim.from_spec({k: v for k, v in one.items() if k != "needs"}) for one in stated]
     assert len({claim.key for claim in claims}) == len(claims) >= 4
     for claim in claims:
-        assert claim.test(Material(ROWS)).verdict in (HOLDS, FAILS, UNKNOWN)
+        assert claim.test(Material(ROWS)).word in (HOLDS, FAILS, UNKNOWN)

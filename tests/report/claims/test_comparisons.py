@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from lib.metrics.costs import costs_by_editor, inference
-from lib.report.claims.claims import TESTS, Claim, judge
+from lib.report.claims.claims import Claim, judge
 from lib.report.claims.comparisons import (
     at_least,
     better_than,
@@ -14,7 +14,7 @@ from lib.report.claims.comparisons import (
     stable_over_steps,
 )
 from lib.report.claims.costs import constant_size, fewest, overhead_below
-from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Finding, Material
+from lib.report.claims.verdict import FAILS, HOLDS, TESTS, UNKNOWN, Material, Verdict, claim_test
 from tests.report.invented import records, steps
 
 MATERIAL = Material(records(n=96), steps(n=96))
@@ -23,29 +23,29 @@ EMPTY = Material(MATERIAL.records.iloc[:0], MATERIAL.steps.iloc[:0])
 
 def test_better_on_the_same_prompts_holds_and_its_reverse_fails() -> None:
     found = at_least("MELO", ["LoRA"], "f1_ids")(MATERIAL)
-    assert found.verdict == HOLDS and "n = 96" in found.evidence and "p < 0.001" in found.evidence
-    assert at_least("LoRA", ["MELO"], "f1_ids")(MATERIAL).verdict == FAILS
+    assert found.word == HOLDS and "n = 96" in found.evidence and "p < 0.001" in found.evidence
+    assert at_least("LoRA", ["MELO"], "f1_ids")(MATERIAL).word == FAILS
 
 
 def test_one_rival_that_cannot_be_judged_leaves_the_claim_open() -> None:
     found = at_least("MELO", ["LoRA", "Absent"], "f1_ids")(MATERIAL)
-    assert found.verdict == UNKNOWN and "no common prompts" in found.evidence
+    assert found.word == UNKNOWN and "no common prompts" in found.evidence
 
 
 def test_too_few_prompts_cannot_tell() -> None:
     small = Material(records(("MELO", "GRACE"), n=8))
-    assert at_least("MELO", ["GRACE"], "f1_ids", "holdout")(small).verdict == UNKNOWN
+    assert at_least("MELO", ["GRACE"], "f1_ids", "holdout")(small).word == UNKNOWN
 
 
 def test_lower_is_better_turns_the_test_round() -> None:
-    assert at_least("MELO", ["LoRA"], "nll", better="lower")(MATERIAL).verdict == HOLDS
-    assert at_least("LoRA", ["MELO"], "nll", better="lower")(MATERIAL).verdict == FAILS
+    assert at_least("MELO", ["LoRA"], "nll", better="lower")(MATERIAL).word == HOLDS
+    assert at_least("LoRA", ["MELO"], "nll", better="lower")(MATERIAL).word == FAILS
 
 
 def test_locality_against_the_unedited_backbone() -> None:
-    assert no_worse_than_before("LoRA", "f1_ids")(MATERIAL).verdict == FAILS
+    assert no_worse_than_before("LoRA", "f1_ids")(MATERIAL).word == FAILS
     found = no_worse_than_before("MELO", "f1_ids", margin=0.2)(MATERIAL)
-    assert found.verdict == HOLDS
+    assert found.word == HOLDS
 
 
 def test_unedited_scores_of_another_run_will_do() -> None:
@@ -55,20 +55,20 @@ def test_unedited_scores_of_another_run_will_do() -> None:
 
 
 def test_retention() -> None:
-    assert flat_retention("LoRA", "f1_ids")(MATERIAL).verdict == FAILS
+    assert flat_retention("LoRA", "f1_ids")(MATERIAL).word == FAILS
     found = flat_retention("MELO", "f1_ids", margin=0.2)(MATERIAL)
-    assert found.verdict == HOLDS and "n = 32" in found.evidence  # the oldest third of 96
+    assert found.word == HOLDS and "n = 32" in found.evidence  # the oldest third of 96
 
 
 def test_fewest_compares_counts_and_seconds() -> None:
-    assert fewest("GRACE", ["MELO", "LoRA"])(MATERIAL).verdict == HOLDS
-    assert fewest("MELO", ["GRACE", "LoRA"])(MATERIAL).verdict == FAILS
+    assert fewest("GRACE", ["MELO", "LoRA"])(MATERIAL).word == HOLDS
+    assert fewest("MELO", ["GRACE", "LoRA"])(MATERIAL).word == FAILS
     # Stored keys count if asked for: 300 + 16 * 96 numbers for MELO.
     found = fewest("GRACE", ["MELO"], ["parameters", "stored_floats"])(MATERIAL)
-    assert found.verdict == HOLDS and "1,836" in found.evidence
+    assert found.word == HOLDS and "1,836" in found.evidence
     seconds = fewest("MELO", ["GRACE"], ["seconds_per_edit"])(MATERIAL)
-    assert seconds.verdict == UNKNOWN
-    assert fewest("MELO", ["Absent"])(MATERIAL).verdict == UNKNOWN
+    assert seconds.word == UNKNOWN
+    assert fewest("MELO", ["Absent"])(MATERIAL).word == UNKNOWN
     with pytest.raises(ValueError, match="no cost joules"):
         fewest("MELO", [], ["joules"])
 
@@ -129,40 +129,42 @@ def test_a_broken_test_does_not_take_the_report_down() -> None:
 def test_claims_come_from_plain_specs() -> None:
     spec = {"key": "k", "sentence": "MELO is best.", "source": "Table 2", "test": "at_least",
             "editor": "MELO", "others": ["LoRA"], "metric": "f1_ids"}  # fmt: skip
-    assert Claim.from_spec(spec).test(MATERIAL).verdict == HOLDS
-    with pytest.raises(ValueError, match="no test 'guess'"):
-        Claim.from_spec(spec | {"test": "guess"})
+    assert Claim.from_spec(spec).test(MATERIAL).word == HOLDS
+    with pytest.raises(ValueError, match="no test 'atleast'; did you mean at_least"):
+        Claim.from_spec(spec | {"test": "atleast"})
+    with pytest.raises(ValueError, match="there are at_least, better_than"):
+        Claim.from_spec(spec | {"test": "?"})
 
 
 def test_better_needs_a_difference_and_not_only_the_absence_of_one() -> None:
-    assert better_than("MELO", ["LoRA"], "f1_ids")(MATERIAL).verdict == HOLDS
-    assert better_than("LoRA", ["MELO"], "f1_ids")(MATERIAL).verdict == FAILS
+    assert better_than("MELO", ["LoRA"], "f1_ids")(MATERIAL).word == HOLDS
+    assert better_than("LoRA", ["MELO"], "f1_ids")(MATERIAL).word == FAILS
     twin = MATERIAL.records[MATERIAL.records["editor"] == "MELO"].assign(editor="Twin", run="t")
     both = Material(pd.concat([MATERIAL.records, twin]))
     # A twin's scores agree on 96 prompts: at least as good for sure, better by no more than this.
-    assert at_least("Twin", ["MELO"], "f1_ids", margin=0.2)(both).verdict == HOLDS
-    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.2)(both).verdict == FAILS
-    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.01)(both).verdict == UNKNOWN
+    assert at_least("Twin", ["MELO"], "f1_ids", margin=0.2)(both).word == HOLDS
+    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.2)(both).word == FAILS
+    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.01)(both).word == UNKNOWN
 
 
 def test_a_rival_that_was_not_run_is_named_or_leaves_the_claim_open() -> None:
     found = better_than("MELO", ["LoRA"], "f1_ids", missing="Not compared with MEND.")(MATERIAL)
-    assert found.verdict == HOLDS and found.evidence.endswith("Not compared with MEND.")
-    assert better_than("MELO", ["LoRA", "MEND"], "f1_ids")(MATERIAL).verdict == UNKNOWN
+    assert found.word == HOLDS and found.evidence.endswith("Not compared with MEND.")
+    assert better_than("MELO", ["LoRA", "MEND"], "f1_ids")(MATERIAL).word == UNKNOWN
 
 
 def test_stable_over_steps_compares_only_what_was_edited_by_then() -> None:
     found = stable_over_steps("MELO", "f1_ids", margin=0.15)(MATERIAL)
     # Checkpoints at 48 and 96 edits: as many rows as edits, not all that were scored.
-    assert found.verdict == HOLDS
+    assert found.word == HOLDS
     assert "end against 48 edits" in found.evidence and "n = 48" in found.evidence
     forgetting = MATERIAL.records.copy()
     early = (forgetting["moment"] == "end") & (forgetting["edit_index"] < 40)
     forgetting.loc[early, "f1_ids"] = 0.0
-    assert stable_over_steps("MELO", "f1_ids")(Material(forgetting)).verdict == FAILS
+    assert stable_over_steps("MELO", "f1_ids")(Material(forgetting)).word == FAILS
     no_checkpoint = MATERIAL.records[MATERIAL.records["moment"] != "checkpoint"]
     found = stable_over_steps("MELO", "f1_ids")(Material(no_checkpoint))
-    assert found.verdict == UNKNOWN and "No checkpoint" in found.evidence
+    assert found.word == UNKNOWN and "No checkpoint" in found.evidence
 
 
 def swept(worse: float) -> Material:
@@ -179,33 +181,33 @@ def swept(worse: float) -> Material:
 def test_stable_over_a_sweep_compares_with_its_smallest_value() -> None:
     test = stable_over("MELO", "batch", "f1_ids")
     found = test(swept(0.0))
-    assert found.verdict == HOLDS and "10 against 9" in found.evidence  # numbers, not text
-    assert test(swept(0.3)).verdict == FAILS
+    assert found.word == HOLDS and "10 against 9" in found.evidence  # numbers, not text
+    assert test(swept(0.3)).word == FAILS
     alone = swept(0.0).records
     found = test(Material(alone[alone["value"] != "9"]))
-    assert found.verdict == UNKNOWN and "Too few values" in found.evidence
-    assert stable_over("MELO", "alpha", "f1_ids")(swept(0.0)).verdict == UNKNOWN
+    assert found.word == UNKNOWN and "Too few values" in found.evidence
+    assert stable_over("MELO", "alpha", "f1_ids")(swept(0.0)).word == UNKNOWN
 
 
 def test_sweeps_stay_out_of_the_main_comparisons() -> None:
     rows = MATERIAL.records
     noise = rows[rows["editor"] == "MELO"].assign(sweep="batch", value="1", run="s", f1_ids=0.0)
     both = Material(pd.concat([rows.assign(sweep="", value=""), noise]))
-    assert at_least("MELO", ["LoRA"], "f1_ids")(both).verdict == HOLDS
+    assert at_least("MELO", ["LoRA"], "f1_ids")(both).word == HOLDS
 
 
 def test_constant_size_counts_after_every_batch() -> None:
     rows = MATERIAL.steps.assign(editor=MATERIAL.steps["run"].str.split("-").str[0], setting="tiny")
     material = Material(MATERIAL.records, rows)
-    assert constant_size("LoRA")(material).verdict == HOLDS
+    assert constant_size("LoRA")(material).word == HOLDS
     found = constant_size("MELO")(material)
-    assert found.verdict == FAILS and "428" in found.evidence and "1,836" in found.evidence
-    assert constant_size("MELO", ["parameters"])(material).verdict == HOLDS
-    assert constant_size("LoRA", setting="elsewhere")(material).verdict == UNKNOWN
+    assert found.word == FAILS and "428" in found.evidence and "1,836" in found.evidence
+    assert constant_size("MELO", ["parameters"])(material).word == HOLDS
+    assert constant_size("LoRA", setting="elsewhere")(material).word == UNKNOWN
     first = rows.groupby("run").head(1)
-    assert constant_size("LoRA")(Material(MATERIAL.records, first)).verdict == UNKNOWN
+    assert constant_size("LoRA")(Material(MATERIAL.records, first)).word == UNKNOWN
     uncounted = rows.assign(stored_floats=float("nan"))
-    assert constant_size("LoRA")(Material(MATERIAL.records, uncounted)).verdict == UNKNOWN
+    assert constant_size("LoRA")(Material(MATERIAL.records, uncounted)).word == UNKNOWN
 
 
 def timed(**overheads: float) -> Material:
@@ -220,17 +222,25 @@ def timed(**overheads: float) -> Material:
 def test_overhead_must_clear_the_bound_by_more_than_the_noise() -> None:
     test = overhead_below("MELO", 0.15, unchanged=["FT"])
     found = test(timed(MELO=0.08, FT=-0.02))
-    assert found.verdict == HOLDS and "+8.0 %" in found.evidence and "2.0 %" in found.evidence
-    assert test(timed(MELO=0.3, FT=0.02)).verdict == FAILS
-    assert test(timed(MELO=0.08, FT=0.2)).verdict == UNKNOWN
-    assert test(timed(FT=0.01)).verdict == UNKNOWN
+    assert found.word == HOLDS and "+8.0 %" in found.evidence and "2.0 %" in found.evidence
+    assert test(timed(MELO=0.3, FT=0.02)).word == FAILS
+    assert test(timed(MELO=0.08, FT=0.2)).word == UNKNOWN
+    assert test(timed(FT=0.01)).word == UNKNOWN
     untimed = timed(MELO=0.08).inference.assign(overhead=float("nan"))
-    assert test(Material(MATERIAL.records, inference=untimed)).verdict == UNKNOWN
-    assert overhead_below("MELO", 0.15)(timed(MELO=0.08)).verdict == HOLDS
+    assert test(Material(MATERIAL.records, inference=untimed)).word == UNKNOWN
+    assert overhead_below("MELO", 0.15)(timed(MELO=0.08)).word == HOLDS
 
 
 def test_every_test_can_be_named_in_a_paper() -> None:
     assert all(test.__doc__ and name == test.__name__ for name, test in TESTS.items())
+    assert TESTS["at_least"] is at_least and TESTS["fewest"] is fewest
+
+
+def test_a_name_is_given_once() -> None:
+    def at_least() -> None: ...
+
+    with pytest.raises(ValueError, match="a test 'at_least' already"):
+        claim_test(at_least)
 
 
 def test_a_claim_links_to_the_section_that_shows_it() -> None:
@@ -241,9 +251,9 @@ def test_a_claim_links_to_the_section_that_shows_it() -> None:
 
 
 def test_display_has_words_and_escapes() -> None:
-    claim = Claim("k", "<b>best</b>", "<i>", lambda m: Finding(FAILS, "<script>"))
+    claim = Claim("k", "<b>best</b>", "<i>", lambda m: Verdict(FAILS, "<script>"))
     shown = judge([claim], EMPTY).to_html()
     assert "<b>" not in shown and "<i>" not in shown and "<script>" not in shown
     assert "✗</span> fails" in shown
     with pytest.raises(ValueError, match="perhaps"):
-        Finding("perhaps", "")
+        Verdict("perhaps", "")

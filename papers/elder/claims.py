@@ -1,0 +1,65 @@
+"""Tests of claims about ELDER's rule and codes; importing this registers them."""
+
+from collections.abc import Sequence
+
+from lib.metrics.intervals import facts, mean_interval
+from lib.report.claims.verdict import (
+    UNKNOWN,
+    Material,
+    Test,
+    Verdict,
+    bounded,
+    claim_test,
+    one_bound,
+)
+
+
+@claim_test
+def defers(
+    editor: str,
+    subsets: Sequence[str],
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    setting: str | None = None,
+) -> Test:
+    """The share of the prompts of `subsets` that an editor's own rule leaves to the unedited model
+    is at least, or at most, so large. Observations of ELDER: columns subset, record, deferred.
+
+    Holds and fails by the 95 % interval of the share; in between it cannot be told.
+    """
+    one_bound("defers", at_least, at_most)
+
+    def test(material: Material) -> Verdict:
+        rows = material.observations
+        if rows.empty or "deferred" not in rows:
+            return Verdict(UNKNOWN, f"No run of {editor} observed what it defers.")
+        chosen = (rows["editor"] == editor) & (rows["sweep"] == "")
+        rows = rows[chosen & rows["subset"].isin(subsets)]
+        rows = rows if setting is None else rows[rows["setting"] == setting]
+        found = mean_interval(rows["deferred"].astype(float), groups=facts(rows["record"]))
+        what = f"Share of prompts ({', '.join(subsets)}) that {editor} defers"
+        return bounded(found, what, at_least, at_most)
+
+    return test
+
+
+@claim_test
+def codes_move(editor: str, *, at_least: float) -> Test:
+    """After the last edit the code that is stored for an edit differs from the one that its prompt
+    now gets, for at least this share of the edits. Observations of ELDER: column own_stored, the
+    distance between the two in digits."""
+
+    def test(material: Material) -> Verdict:
+        rows = material.observations
+        if "own_stored" not in rows:
+            return Verdict(UNKNOWN, f"No run of {editor} observed its codes.")
+        rows = rows[(rows["editor"] == editor) & (rows["sweep"] == "")]
+        rows = rows[(rows["subset"] == "edits") & rows["own_stored"].notna()]
+        digits = rows["own_stored"].astype(float)
+        found = mean_interval((digits > 0).astype(float), groups=facts(rows["record"]))
+        judged = bounded(found, f"Share of edits of {editor} with another code", at_least, None)
+        more = f" They differ in {digits.mean():.1f} digits on average." if len(rows) else ""
+        return Verdict(judged.word, judged.evidence + more)
+
+    return test

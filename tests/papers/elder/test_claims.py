@@ -1,0 +1,55 @@
+"""Claims about ELDER's rule and codes get the verdict that the observations allow."""
+
+import pandas as pd
+import pytest
+
+from lib.report.claims.verdict import FAILS, HOLDS, TESTS, UNKNOWN, Material
+from papers.elder.claims import codes_move, defers
+
+NOTHING = Material(pd.DataFrame())
+
+
+def told(observations: pd.DataFrame) -> Material:
+    return Material(pd.DataFrame(), observations=observations)
+
+
+def observed(share: float, n: int = 40) -> Material:
+    rows = pd.DataFrame(
+        {"editor": "ELDER", "sweep": "", "setting": "zsre", "subset": "upstream",
+         "record": [f"q{i}" for i in range(n)], "deferred": [i < share * n for i in range(n)]}
+    )  # fmt: skip
+    swept = rows.assign(sweep="experts", deferred=True)
+    return told(pd.concat([rows, swept], ignore_index=True))
+
+
+def test_deferral_is_judged_by_the_interval_of_its_share() -> None:
+    unrelated = defers("ELDER", ["upstream"], at_least=0.9)
+    assert unrelated(observed(1.0)).word == HOLDS and unrelated(observed(0.1)).word == FAILS
+    assert unrelated(observed(0.9)).word == UNKNOWN
+    assert unrelated(observed(1.0, n=8)).word == UNKNOWN  # too few
+    few = defers("ELDER", ["upstream"], at_most=0.1)
+    assert few(observed(0.0)).word == HOLDS and few(observed(0.5)).word == FAILS
+    assert "n = 40;" in few(observed(0.0)).evidence  # the sweep's rows are not among them
+    assert defers("ELDER", ["near"], at_most=0.1)(observed(0.0)).word == UNKNOWN
+    assert unrelated(NOTHING).word == UNKNOWN
+    elsewhere = defers("ELDER", ["upstream"], at_least=0.9, setting="counterfact")
+    assert elsewhere(observed(1.0)).word == UNKNOWN
+    with pytest.raises(ValueError, match="at_least or at_most"):
+        defers("ELDER", ["upstream"])
+
+
+def test_codes_move_as_observed() -> None:
+    seen = pd.DataFrame(
+        {"editor": "ELDER", "sweep": "", "subset": "edits",
+         "record": [f"fact{i}" for i in range(40)], "own_stored": [0.0] * 4 + [6.0] * 36}
+    )  # fmt: skip
+    test = codes_move("ELDER", at_least=0.5)
+    found = test(told(seen))
+    assert found.word == HOLDS and "5.4 digits on average" in found.evidence
+    assert test(told(seen.assign(own_stored=0.0))).word == FAILS
+    assert test(told(seen.assign(sweep="layers"))).word == UNKNOWN
+    assert test(NOTHING).word == UNKNOWN
+
+
+def test_a_claim_can_name_them() -> None:
+    assert all(TESTS[test.__name__] is test for test in (codes_move, defers))

@@ -1,0 +1,38 @@
+"""What every paper's page says in the same way."""
+
+from pathlib import Path
+
+import pandas as pd
+
+import papers.elder.claims  # noqa: F401  (registers the paper's tests)
+from papers import common
+from tests.papers.elder.invented_elder import InventedStudy
+
+
+def test_findings_are_judged_where_their_editors_are_planned(tmp_path: Path) -> None:
+    study = InventedStudy(tmp_path)
+    found = common.findings(study)
+    assert set(found.by_setting) == {"counterfact", "zsre"}
+    kept = pd.read_csv(tmp_path / "tables" / "elder-findings.csv")
+    assert kept["verdict"].tolist() == found.tidy["verdict"].tolist() and len(kept) == 6
+    assert "<h3>Findings: zsre, a tiny model</h3>" in found._repr_html_()
+
+    document = study.document
+    spec = {"key": "k", "sentence": "s", "source": "o", "test": "defers", "editor": "ELDER",
+            "subsets": ["upstream"], "at_most": 0.1}  # fmt: skip
+
+    class Fewer(InventedStudy):
+        @property
+        def document(self):
+            return document | {
+                "findings": [
+                    spec | {"settings": ["zsre", "elsewhere"]},
+                    spec | {"key": "l", "needs": ["Nobody"]},
+                    spec | {"key": "m", "editor": "Nobody"},
+                ]
+            }
+
+    fewer = common.findings(Fewer(tmp_path))
+    assert fewer.tidy[["setting", "key"]].values.tolist() == [["zsre", "k"]]
+    nothing = common.findings(Fewer(tmp_path, empty=True)).tidy
+    assert nothing["evidence"].tolist() == ["No run of this setting is finished."]
