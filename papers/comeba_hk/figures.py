@@ -5,12 +5,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
 from lib.metrics.costs import SIZES
 from lib.metrics.intervals import facts, mean_interval
-from lib.report.figures.parts import about_rows, counted, curves, having, means, score_axis, stacked
+from lib.report.figures.parts import (
+    Panel,
+    about_rows,
+    counted,
+    having,
+    lines,
+    means,
+    outline,
+    score_axis,
+    stacked,
+)
 from lib.report.figures.style import (
+    COLOURS,
     INK,
     LINES,
     MARKERS,
@@ -71,21 +83,20 @@ def by_step(
     readings = (TRUE, PRINTED) if printed else (TRUE,)
     data = means(rows, metric, ["subset", "reading", by, "n_edits"])
     data = data[data["reading"].isin(readings)]
-    style = looks(dict.fromkeys(rows[by]))
-    places = [(subset, reading) for subset in subsets for reading in readings]
-    drawn = _side_by_side(data, by, list(style))
-    with use_style():
-        figure, axes = panels(len(places), height=2.6 if len(places) > 1 else 3.4)
-        for panel, (subset, reading) in zip(axes, places, strict=True):
-            name = {**TITLES, **(titles or {})}.get(subset, subset)
-            panel.set_title(f"{name}: {reading}" if printed else name)
-            part = drawn[(drawn["subset"] == subset) & (drawn["reading"] == reading)]
-            curves(panel, part, by, "_x", style, whiskers=True)
-            if panel.lines:
-                panel.set_xlabel("edits applied")
-                panel.set_xticks(sorted(data["n_edits"].unique())[:12])
-                score_axis(panel, ylabel or metric)
-        legend(figure, axes)
+    style, called = looks(dict.fromkeys(rows[by])), {**TITLES, **(titles or {})}
+    drawn, shown = _side_by_side(data, by, list(style)), []
+    for subset, reading in itertools.product(subsets, readings):
+        name = called.get(subset, subset)
+        part = drawn[(drawn["subset"] == subset) & (drawn["reading"] == reading)]
+        shown.append(Panel(f"{name}: {reading}" if printed else name, part))
+
+    def finish(panel: Axes, _: pd.DataFrame) -> None:
+        panel.set_xlabel("edits applied")
+        panel.set_xticks(sorted(data["n_edits"].unique())[:12])
+        score_axis(panel, ylabel or metric)
+
+    height = 2.6 if len(shown) > 1 else 3.4
+    figure = lines(shown, "_x", by, style, finish, height=height, whiskers=True)
     facts = "Whiskers: 95 % interval; editors stand side by side at each number of edits."
     return Plot(figure, data, about_rows(rows, data, facts))
 
@@ -115,45 +126,41 @@ def thresholds(steps: pd.DataFrame, *, by: str = "editor", initial: float | None
     names = [name for name in dict.fromkeys(rows[by]) if name in set(data[by])]
     layers = sorted(data["layer"].unique())
     style = {f"layer {block}": look for block, look in zip(layers, _ladder(layers), strict=True)}
-    with use_style():
-        figure, axes = panels(len(names), height=2.7)
-        if not names:
-            say(axes[0], "No thresholds recorded.")
-        for panel, name in zip(axes, names, strict=False):
-            panel.set_title(str(name))
-            part = data[data[by] == name].assign(which=lambda d: "layer " + d["layer"].astype(str))
-            curves(panel, part, "which", "n_edits", style)
-            if initial is not None:
-                panel.axhline(initial, color="#5b6470", linestyle=":", label="initial alpha")
-            panel.set(xlabel="edits applied", ylabel="alpha")
-        legend(figure, axes)
+    drawn = data.assign(which="layer " + data["layer"].astype(str))
+
+    def finish(panel: Axes, _: pd.DataFrame) -> None:
+        if initial is not None:
+            panel.axhline(initial, color=MUTED, linestyle=":", label="initial alpha")
+        panel.set(xlabel="edits applied", ylabel="alpha")
+
+    shown = [Panel(str(name), drawn[drawn[by] == name]) for name in names]
+    empty = "No thresholds recorded."
+    figure = lines(shown, "n_edits", "which", style, finish, height=2.7, empty=empty)
     runs = counted(long["run"].nunique(), "run") if names else "no run"
     return Plot(figure, data, f"Read off the editor after each batch; {runs}.")
 
 
 def state_size(steps: pd.DataFrame, *, columns: Sequence[str] = SIZES, by: str = "editor") -> Plot:
     """Numbers that an editor adds and keeps, against edits applied: flat if memory is constant."""
+    shown = []
+    for column in columns:
+        part = means(having(steps, column, by, "n_edits"), column, [by, "n_edits"])
+        part = part.assign(quantity=column)
+        shown.append(Panel(TITLES.get(column, column), part, why=f"no {column} counted"))
+
+    def finish(panel: Axes, part: pd.DataFrame) -> None:
+        panel.set(xlabel="edits applied", ylabel="count")
+        low, high = part["mean"].min(), part["mean"].max()
+        if high > 0 and low < high / 50:
+            panel.set_yscale("symlog", linthresh=max(1.0, _smallest(part["mean"])))
+            panel.set_ylabel("count (logarithmic above zero)")
+        panel.set_ylim(bottom=0)
+
     style = looks(dict.fromkeys(having(steps, by)[by]))
-    parts = []
-    with use_style():
-        figure, axes = panels(len(columns))
-        for panel, column in zip(axes, columns, strict=True):
-            panel.set_title(TITLES.get(column, column))
-            part = means(having(steps, column, by, "n_edits"), column, [by, "n_edits"])
-            parts.append(part.assign(quantity=column))
-            curves(panel, part, by, "n_edits", style, why=f"no {column} counted")
-            if not panel.lines:
-                continue
-            panel.set(xlabel="edits applied", ylabel="count")
-            low, high = part["mean"].min(), part["mean"].max()
-            if high > 0 and low < high / 50:
-                panel.set_yscale("symlog", linthresh=max(1.0, _smallest(part["mean"])))
-                panel.set_ylabel("count (logarithmic above zero)")
-            panel.set_ylim(bottom=0)
-        legend(figure, axes)
+    figure = lines(shown, "n_edits", by, style, finish)
     runs = steps["run"].nunique() if "run" in steps else 0
     facts = f"Counted after each batch; {counted(runs, 'run')}. A number is 4 bytes in float32."
-    return Plot(figure, stacked(parts), facts)
+    return Plot(figure, stacked([panel.rows for panel in shown]), facts)
 
 
 def _smallest(values: pd.Series) -> float:
@@ -163,12 +170,10 @@ def _smallest(values: pd.Series) -> float:
 
 def _ladder(layers: Sequence[int]) -> list[Look]:
     """Looks for ordered layers: one hue from pale to dark, each with its own marker and line."""
-    shades = ("#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#08519c", "#08306b")
-    count = len(layers)
-    picked = [shades[-1 - (count - 1 - i) % len(shades)] for i in range(count)]
+    shades = sns.color_palette("Blues", len(layers) + 2).as_hex()[2:]  # the palest are too pale
     return [
         Look(shade, MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], "")
-        for i, shade in enumerate(picked)
+        for i, shade in enumerate(shades)
     ]
 
 
@@ -293,17 +298,14 @@ def _edges(values: pd.Series, bins: int) -> np.ndarray:
 
 def _outlines(panel: Axes, part: pd.DataFrame, edges: np.ndarray) -> pd.DataFrame:
     found = []
-    for kind, colour, line, hatch in (
-        (OTHER, MUTED, "--", "///"), (SUBJECT, "#0072B2", "-", ""),
-    ):  # fmt: skip
+    for kind, look in (
+        (OTHER, Look(MUTED, "", "--", "")),
+        (SUBJECT, Look(COLOURS[0], "", "-", "")),
+    ):
         values = part.loc[part["kind"] == kind, "z"].to_numpy(float)
         if not len(values):
             continue
-        heights, _ = np.histogram(values, bins=edges, density=True)
-        panel.stairs(
-            heights, edges, color=colour, linestyle=line, linewidth=1.6, label=kind, zorder=3
-        )
-        panel.stairs(heights, edges, fill=True, facecolor=colour, alpha=0.14, hatch=hatch)
+        heights = outline(panel, values, edges, look, kind, density=True)
         found.append(
             pd.DataFrame({
                 "tokens": kind, "z_from": edges[:-1], "z_to": edges[1:],
@@ -342,9 +344,10 @@ def _under_the_bound(panel: Axes, prompts: pd.DataFrame, longest: float) -> None
         part = prompts[prompts["subset"] == subset]
         if len(part):
             shift = (place - 1.5) * 0.16  # kinds of prompts side by side
-            panel.scatter(
-                part["tokens"] + shift, part["z"], s=18, color=look.colour, alpha=0.75,
+            sns.scatterplot(
+                x=part["tokens"] + shift, y=part["z"], s=18, color=look.colour, alpha=0.75,
                 marker=look.marker, linewidth=0, label=SCOPE_TITLES[subset], zorder=3,
+                legend=False, ax=panel,
             )  # fmt: skip
     tokens = np.linspace(1, longest, 200)
     panel.plot(tokens, bound(tokens), color=INK, linewidth=1.4, label="bound (n − 1)/√n")

@@ -8,7 +8,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from lib.report.figures.parts import about_rows, counted, curves, having, means, stacked
+from lib.report.figures.parts import (
+    Panel,
+    about_rows,
+    counted,
+    having,
+    lines,
+    means,
+    outline,
+    stacked,
+)
 from lib.report.figures.style import INK, MUTED, Look, Plot, legend, looks, panels, say, use_style
 
 CODES = {"stored": "codes as stored", "refreshed": "codes recomputed at the end"}
@@ -50,10 +59,8 @@ def nearest_codes(
 def _outlines(panel: Axes, part: pd.DataFrame, edges: np.ndarray) -> pd.DataFrame:
     found = []
     for (column, name), look in zip(CODES.items(), looks(CODES).values(), strict=True):
-        counts, _ = np.histogram(part[column].astype(float), bins=edges)
-        share = counts / len(part)
-        panel.stairs(share, edges, color=look.colour, linestyle=look.line, label=name, zorder=3)
-        panel.stairs(share, edges, fill=True, facecolor=look.colour, alpha=0.12, hatch=look.hatch)
+        values = part[column].to_numpy(float)
+        share = outline(panel, values, edges, look, name, density=False)
         found.append(pd.DataFrame({"codes": column, "distance": edges[:-1] + 1, "share": share}))
     return pd.concat(found, ignore_index=True)
 
@@ -64,38 +71,28 @@ def deferred_by_threshold(data: pd.DataFrame, titles: Mapping[str, str], about: 
     drawn dotted, every subset of `titles` with its band. `rule`: ELDER's epsilon."""
     data = having(data, "experts", "codes", "subset", "epsilon", "mean")
     places = list(dict.fromkeys(zip(data["experts"], data["codes"], strict=True)))
-    style = {subset: look for subset, look in zip(titles, looks(titles).values(), strict=True)}
-    with use_style():
-        figure, axes = panels(len(places), height=2.5)
-        if not places:
-            say(axes[0], "Empty: no run observed its distances.")
-        for panel, (experts, codes) in zip(axes, places, strict=False):
-            panel.set_title(f"N = {experts}, {CODES[codes]}")
-            part = data[(data["experts"] == experts) & (data["codes"] == codes)]
-            for subset, look in style.items():
-                _curve(panel, part[part["subset"] == subset], look, titles[subset])
-            chance = part[part["subset"] == CHANCE]
-            panel.plot(chance["epsilon"], chance["mean"], color=INK, linestyle=":", marker=".",
-                       label=CHANCE)  # fmt: skip
-            rules = part["rule"].dropna().unique() if "rule" in part else ()
-            for epsilon in rules:
-                panel.axvline(float(epsilon), color=MUTED, linestyle="--", label="ELDER's epsilon")
-            panel.set(xlabel="epsilon", ylabel="share deferred")
-            panel.set_ylim(-0.02, 1.04)
-            ticks = sorted(part["epsilon"].unique())
-            panel.set_xticks(ticks[:: 2 if len(ticks) > 8 else 1])
-        legend(figure, axes)
+    style = {titles[subset]: look for subset, look in looks(titles).items()}
+    style[CHANCE] = Look(INK, ".", ":", "")
+    drawn = data.assign(what=data["subset"].replace(titles))
+    shown = [
+        Panel(
+            f"N = {experts}, {CODES[codes]}",
+            drawn[(drawn["experts"] == experts) & (drawn["codes"] == codes)],
+        )
+        for experts, codes in places
+    ]
+
+    def finish(panel: Axes, part: pd.DataFrame) -> None:
+        for epsilon in part["rule"].dropna().unique() if "rule" in part else ():
+            panel.axvline(float(epsilon), color=MUTED, linestyle="--", label="ELDER's epsilon")
+        panel.set(xlabel="epsilon", ylabel="share deferred", ylim=(-0.02, 1.04))
+        ticks = sorted(part["epsilon"].unique())
+        panel.set_xticks(ticks[:: 2 if len(ticks) > 8 else 1])
+
+    empty = "Empty: no run observed its distances."
+    figure = lines(shown, "epsilon", "what", style, finish, height=2.5, empty=empty)
     facts = f"{about} Bands: 95 % interval over prompts, resampled by fact."
     return Plot(figure, data, facts.strip())
-
-
-def _curve(panel: Axes, part: pd.DataFrame, look: Look, label: str) -> None:
-    if part.empty:
-        return
-    x, mean, low, high = (part[c].to_numpy(float) for c in ("epsilon", "mean", "low", "high"))
-    panel.plot(x, mean, color=look.colour, marker=look.marker, linestyle=look.line, label=label,
-               markersize=4.5, zorder=3)  # fmt: skip
-    panel.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
 
 
 def code_map(points: Mapping[str, pd.DataFrame], about: str = "") -> Plot:
@@ -151,27 +148,20 @@ def scores_and_size(
     counted = having(steps, "parameters", by, "n_edits")
     size = means(counted.drop(columns="record", errors="ignore"), "parameters", [by, "n_edits"])
     style = looks(dict.fromkeys([*rows[by], *counted[by]]))
-    with use_style():
-        figure, axes = panels(len(titles) + 1)
-        for panel, (subset, title) in zip(axes, titles.items(), strict=False):
-            panel.set_title(title)
-            curves(panel, data[data["subset"] == subset], by, "n_edits", style)
-            if panel.lines:
-                panel.set(xlabel="edits applied", ylabel="share right")
-                panel.set_ylim(-0.02, 1.04)
-                counts = sorted(set(data["n_edits"]))
-                few = len(counts) <= 6
-                panel.xaxis.set_major_locator(
-                    FixedLocator(counts) if few else MaxNLocator(6, integer=True)
-                )
-        panel = axes[-1]
-        panel.set_title("Trained parameters, thousands")
-        thousands = size.assign(**{name: size[name] / 1000 for name in ("mean", "low", "high")})
-        curves(panel, thousands, by, "n_edits", style, why="no parameters counted")
-        if panel.lines:
-            panel.set_xlabel("edits applied")
-            panel.set_ylim(bottom=0)
-            panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        legend(figure, axes)
+    thousands = size.assign(**{name: size[name] / 1000 for name in ("mean", "low", "high")})
+    shown = [
+        *(Panel(title, data[data["subset"] == subset]) for subset, title in titles.items()),
+        Panel("Trained parameters, thousands", thousands, why="no parameters counted"),
+    ]
+    counts = sorted(set(data["n_edits"]))
+
+    def finish(panel: Axes, part: pd.DataFrame) -> None:
+        score = "subset" in part
+        few = score and len(counts) <= 6
+        panel.set(xlabel="edits applied", ylabel="share right" if score else "")
+        panel.set_ylim(*((-0.02, 1.04) if score else (0, None)))
+        panel.xaxis.set_major_locator(FixedLocator(counts) if few else MaxNLocator(6, integer=True))
+
+    figure = lines(shown, "n_edits", by, style, finish)
     drawn = stacked([data.assign(quantity="score"), size.assign(quantity="parameters")])
     return Plot(figure, drawn, about_rows(rows, data, "Bands: 95 % interval."))

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from lib.report.claims.verdict import paired
-from lib.report.figures.parts import about_rows, counted, curves, having, means, stacked
+from lib.report.figures.parts import Panel, about_rows, counted, having, lines, means, stacked
 from lib.report.figures.style import (
     COLOURS,
     HATCHES,
@@ -44,20 +45,15 @@ def scores_by_m(records: pd.DataFrame, before: pd.DataFrame, metric: str) -> Plo
     data = means(rows, metric, ["subset", "editor", "m"])
     level = means(having(before, metric, "subset"), metric, ["subset"])
     style = looks(dict.fromkeys(rows["editor"]))
-    drawn = data.assign(_x=_beside(data, list(style)))
-    with use_style():
-        figure, axes = panels(len(TITLES))
-        for panel, (subset, title) in zip(axes, TITLES.items(), strict=True):
-            panel.set_title(title)
-            curves(panel, drawn[drawn["subset"] == subset], "editor", "_x", style, whiskers=True)
-            if not panel.lines:
-                continue
-            for value in level.loc[level["subset"] == subset, "mean"]:
-                panel.axhline(value, color=MUTED, linestyle="--", label="unedited model", zorder=1)
-            panel.set_ylabel("share of answer tokens")
-            panel.set_ylim(-0.02, 1.04)
-            over_m(panel, data["m"])
-        legend(figure, axes)
+    drawn, sizes = data.assign(_x=_beside(data, list(style))), data["m"]
+
+    def finish(panel: Axes, part: pd.DataFrame) -> None:
+        for value in level.loc[level["subset"] == part["subset"].iloc[0], "mean"]:
+            panel.axhline(value, color=MUTED, linestyle="--", label="unedited model", zorder=1)
+        panel.set(ylabel="share of answer tokens", ylim=(-0.02, 1.04))
+        over_m(panel, sizes)
+
+    figure = lines(_by_subset(drawn), "_x", "editor", style, finish, whiskers=True)
     data = stacked([data, level.assign(editor="unedited model")])
     return Plot(figure, data, about_rows(rows, data, "Whiskers: 95 % interval."))
 
@@ -78,21 +74,22 @@ def gaps_by_m(records: pd.DataFrame, metric: str, own: str, others: Sequence[str
     style = {f"minus {name}": look for name, look in looks(others).items()}
     drawn = data.assign(_x=_beside(data.rename(columns={"other": "editor"}), list(style)))
     used = rows[rows["editor"].isin([own, *others])]
-    with use_style():
-        figure, axes = panels(len(TITLES))
-        for panel, (subset, title) in zip(axes, TITLES.items(), strict=True):
-            panel.set_title(title)
-            part = drawn[drawn["subset"] == subset]
-            curves(panel, part, "other", "_x", style, why="no two editors share prompts",
-                   whiskers=True)  # fmt: skip
-            if not panel.lines:
-                continue
-            panel.axhline(0, color=INK, linewidth=0.9)
-            panel.set_ylabel(f"{own} minus another")
-            over_m(panel, data["m"])
-        legend(figure, axes)
+
+    def finish(panel: Axes, _: pd.DataFrame) -> None:
+        panel.axhline(0, color=INK, linewidth=0.9)
+        panel.set_ylabel(f"{own} minus another")
+        over_m(panel, data["m"])
+
+    shown = _by_subset(drawn, why="no two editors share prompts")
+    figure = lines(shown, "_x", "other", style, finish, whiskers=True)
     text = "Paired differences on the same prompts; whiskers: 95 % interval. Above zero: for "
     return Plot(figure, data, about_rows(used, data, f"{text}{own}."))
+
+
+def _by_subset(drawn: pd.DataFrame, **more: str) -> list[Panel]:
+    return [
+        Panel(title, drawn[drawn["subset"] == subset], **more) for subset, title in TITLES.items()
+    ]
 
 
 def memory_by_m(
@@ -107,26 +104,23 @@ def memory_by_m(
     rows = rows[rows["editor"].isin(editors)]
     long = rows.melt(["editor", "m"], list(names), "quantity", "bytes")
     long["mean"] = long["bytes"].astype(float) / MIB
-    data = long[["editor", "quantity", "m", "mean"]].assign(low=float("nan"), high=float("nan"))
-    data["what"] = data["quantity"].map(dict(names))
+    data = long[["editor", "quantity", "m", "mean"]]
+    data = data.assign(what=data["quantity"].map(dict(names)))
     editors = [name for name in editors if name in set(rows["editor"])]
-    style = looks(names.values())
-    with use_style():
-        figure, axes = panels(len(editors), height=3.2)
-        if not editors:
-            say(axes[0], "Empty: no run counted the memory of its passes.")
-        for panel, editor in zip(axes, editors, strict=False):
-            panel.set_title(editor)
-            curves(panel, data[data["editor"] == editor], "what", "m", style, whiskers=True)
-            panel.set_ylabel("MiB, logarithmic")
-            logarithmic(panel, data["mean"])
-            over_m(panel, data["m"])
-        legend(figure, axes)
+
+    def finish(panel: Axes, _: pd.DataFrame) -> None:
+        panel.set_ylabel("MiB, logarithmic")
+        logarithmic(panel, data["mean"])
+        over_m(panel, data["m"])
+
+    shown = [Panel(editor, data[data["editor"] == editor]) for editor in editors]
+    empty = "Empty: no run counted the memory of its passes."
+    figure = lines(shown, "m", "what", looks(names.values()), finish, height=3.2, empty=empty)
     facts = (
         f"Counted in one meta-step each of {counted(len(rows), 'network')}: bytes of distinct "
         "tensors that autograd keeps, weights not counted."
     )
-    return Plot(figure, data.drop(columns=["low", "high"]), facts)
+    return Plot(figure, data, facts)
 
 
 def over_m(panel: Axes, values: Sequence[float]) -> None:
@@ -176,13 +170,13 @@ def differences(
             if not part["mean"].notna().any():
                 say(panel, "Empty: no variant was run.")
                 continue
-            places = np.arange(len(names))
             panel.axvline(0, color=INK, linewidth=0.9)
-            panel.hlines(places, part["low"], part["high"], color=MUTED, linewidth=1.4)
-            panel.plot(part["mean"], places, "o", color=COLOURS[0], zorder=3)
-            panel.set_yticks(places, names)
-            panel.set_ylim(len(names) - 0.5, -0.5)
-            panel.set_xlabel(xlabel)
+            panel.hlines(range(len(names)), part["low"], part["high"], color=MUTED, linewidth=1.4)
+            sns.pointplot(
+                part.reset_index(), x="mean", y="variant", order=names, errorbar=None, ax=panel,
+                color=COLOURS[0], linestyle="none", markersize=5.5, zorder=3,
+            )  # fmt: skip
+            panel.set(xlabel=xlabel, ylabel="")
             panel.xaxis.set_major_locator(MaxNLocator(5))
             panel.grid(True, axis="x")
             panel.grid(False, axis="y")
@@ -191,7 +185,10 @@ def differences(
 
 
 def time_parts(rows: pd.DataFrame, parts: Mapping[str, str], *, by: str = "editor") -> Plot:
-    """Seconds per `by` as stacked bars; `parts`: column of `rows` -> what it is called."""
+    """Seconds per `by` as stacked bars; `parts`: column of `rows` -> what it is called.
+
+    Drawn without seaborn, which does not stack bars.
+    """
     rows = having(rows, by, *parts)
     data = rows.groupby(by, sort=False)[list(parts)].mean()
     with use_style():
@@ -234,40 +231,28 @@ def learning_curves(observations: pd.DataFrame, editors: Sequence[str]) -> Plot:
     absent = {name: float("nan") for name in CURVES if name not in rows}
     rows = rows.assign(**absent).sort_values(["editor", "step"])
     style = looks([name for name in editors if name in set(rows["editor"])])
-    with use_style():
-        figure, axes = panels(len(CURVES), height=2.6)
-        for panel, (column, title) in zip(axes, CURVES.items(), strict=True):
-            panel.set_title(title)
-            part = rows[rows[column].notna()]
-            if part.empty:
-                say(panel, "Empty: no training of this profile recorded it.")
-                continue
-            for name, look in style.items():
-                _curve(panel, part[part["editor"] == name], column, look, name)
-            panel.set_xlabel("meta-steps")
-            panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            if column.startswith("valid"):
-                level = part.loc[part["step"] == 0, column].head(1)
-                for value in level:
-                    panel.axhline(value, color=MUTED, linestyle=":", label="unedited model")
-                panel.set_ylim(-0.02, 1.04)
-                panel.set_ylabel("share of answer tokens")
-            else:
-                panel.set_ylim(0, max(1e-9, 1.08 * float(part[column].max())))
-                panel.set_ylabel("nats per token")
-        legend(figure, axes)
+    why = "no training of this profile recorded it"
+    shown = [
+        Panel(title, rows.assign(mean=rows[column], what=column).dropna(subset=["mean"]), why=why)
+        for column, title in CURVES.items()
+    ]
+
+    def finish(panel: Axes, part: pd.DataFrame) -> None:
+        panel.set_xlabel("meta-steps")
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if part["what"].iloc[0].startswith("valid"):
+            for value in part.loc[part["step"] == 0, "mean"].head(1):
+                panel.axhline(value, color=MUTED, linestyle=":", label="unedited model")
+            panel.set(ylabel="share of answer tokens", ylim=(-0.02, 1.04))
+        else:
+            panel.set_ylim(0, max(1e-9, 1.08 * float(part["mean"].max())))
+            panel.set_ylabel("nats per token")
+
+    figure = lines(shown, "step", "editor", style, finish, height=2.6)
     trained = counted(rows["editor"].nunique(), "training")
     return Plot(
         figure, rows[["editor", "step", *CURVES]].reset_index(drop=True),
         f"{trained}; losses are means over the mini-batches of one meta-step.",
-    )  # fmt: skip
-
-
-def _curve(panel: Axes, part: pd.DataFrame, column: str, look: Look, name: str) -> None:
-    steps, values = part["step"].to_numpy(float), part[column].to_numpy(float)
-    panel.plot(
-        steps, values, color=look.colour, linestyle=look.line, marker=look.marker, label=name,
-        markevery=max(1, len(steps) // 10), zorder=3,
     )  # fmt: skip
 
 
@@ -329,11 +314,13 @@ def _short(path: str) -> str:
 
 
 def _layers(panel: Axes, part: pd.DataFrame, column: str, look: Look, name: str) -> None:
-    for _, layer in part.groupby("layer"):
-        one = layer.groupby("m")[column].mean()
-        panel.plot(one.index, one, color=look.colour, linewidth=0.7, alpha=0.45, zorder=2)
-    middle = part.groupby("m")[column].mean()
-    panel.plot(
-        middle.index, middle, color=look.colour, linestyle=look.line, marker=look.marker,
-        linewidth=2.0, label=name, zorder=3,
+    single = part.groupby(["layer", "m"], as_index=False)[column].mean()
+    sns.lineplot(
+        single, x="m", y=column, units="layer", estimator=None, color=look.colour, linewidth=0.7,
+        alpha=0.45, legend=False, ax=panel, zorder=2,
+    )  # fmt: skip
+    sns.lineplot(
+        part, x="m", y=column, errorbar=None, color=look.colour, linestyle=look.line,
+        marker=look.marker, markeredgecolor=look.colour, linewidth=2.0, label=name, legend=False,
+        ax=panel, zorder=3,
     )  # fmt: skip

@@ -5,13 +5,26 @@ what ran here, right what was reported, in the same colours where the same value
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lib.report.figures.parts import about_rows, counted, having, means, score_axis, series, stacked
+from lib.report.figures.parts import (
+    Panel,
+    about_rows,
+    counted,
+    having,
+    lines,
+    means,
+    minutes,
+    score_axis,
+    stacked,
+)
 from lib.report.figures.style import INK, Look, Plot, legend, looks, panels, say, use_style
 
 SCORES = {
@@ -42,7 +55,7 @@ def scores_over_edits(
     rows = rows[rows["moment"].isin(["before", "checkpoint", "end"])]
     scores = means(rows, metric, ["subset", by, "n_edits"])
     parts = {name: scores[scores["subset"] == name] for name in subsets}
-    parts[TIME] = means(minutes(steps, by), "minutes", [by, "n_edits"])
+    parts[TIME] = minutes(steps, by)
     titles = {**subsets, TIME: "Cumulative editing time"}
     labels = dict.fromkeys(subsets, ylabel) | {TIME: "minutes"}
     figure, drawn = _pairs(parts, titles, labels, reported, by)
@@ -70,13 +83,6 @@ def counts_over_edits(
     return Plot(figure, drawn, f"Read after each batch; {runs} runs. {_facts(reported)}".strip())
 
 
-def minutes(steps: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Steps with `minutes`: the editing time of the run so far."""
-    rows = having(steps, by, "n_edits", "seconds_edit", "run").sort_values(["run", "n_edits"])
-    spent = rows["seconds_edit"].astype(float).groupby([rows["run"], rows[by]]).cumsum() / 60
-    return rows.assign(minutes=spent).drop(columns="record", errors="ignore")
-
-
 def _facts(reported: Mapping[str, pd.DataFrame] | None) -> str:
     text = "Bands: 95 % interval."
     if not reported:
@@ -90,65 +96,41 @@ def _pairs(
     labels: Mapping[str, str],
     reported: Mapping[str, pd.DataFrame] | None,
     by: str,
-    lines: Mapping[str, float] | None = None,
-) -> tuple[object, pd.DataFrame]:
+    answers: Mapping[str, float] | None = None,
+) -> tuple[Figure, pd.DataFrame]:
     """The figure, and the numbers of both sides in long form."""
     told = reported or {}
     names = [str(v) for part in (*parts.values(), *told.values()) for v in part.get(by, ())]
-    style, drawn = looks(sorted(dict.fromkeys(names), key=_order)), []
-    with use_style():
-        figure, axes = panels(len(parts) * (2 if reported else 1), height=2.5)
-        places = iter(axes)
-        for name, part in parts.items():
-            panel = next(places)
-            panel.set_title(f"{titles[name]}{': here' if reported else ''}")
-            _lines(panel, part, by, style, labels[name], "no scores in these runs")
-            _line(panel, (lines or {}).get("here"), name)
-            drawn.append(part.assign(quantity=name, side="here"))
-            if not reported:
-                continue
-            panel, theirs = next(places), told.get(name, pd.DataFrame(columns=[by]))
-            panel.set_title("reported (digitised)")
-            theirs = theirs.rename(columns={"value": "mean"}).assign(
-                low=float("nan"), high=float("nan")
+    style, shown = looks(sorted(dict.fromkeys(names), key=_order)), []
+    hollow = {name: replace(look, hollow=True) for name, look in style.items()}
+    for name, part in parts.items():
+        title = f"{titles[name]}{': here' if reported else ''}"
+        shown.append(Panel(title, part.assign(quantity=name, side="here")))
+        if reported:
+            theirs = told.get(name, pd.DataFrame(columns=[by])).rename(columns={"value": "mean"})
+            theirs = theirs.assign(
+                low=float("nan"), high=float("nan"), quantity=name, side="reported"
             )
             why = SILENT.get(name, "no curve could be read off")
-            _lines(panel, theirs, by, style, labels[name], why, hollow=True)
-            _line(panel, (lines or {}).get("reported"), name)
-            drawn.append(theirs.assign(quantity=name, side="reported"))
-        legend(figure, axes)
-    return figure, stacked(drawn)
+            shown.append(Panel("reported (digitised)", theirs, why=why, style=hollow))
 
+    def finish(panel: Axes, part: pd.DataFrame) -> None:
+        quantity, side = part["quantity"].iloc[0], part["side"].iloc[0]
+        panel.set_xlabel("edits applied")
+        panel.set_xlim(left=0)
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if labels[quantity] in ("minutes", "count"):
+            panel.set_ylabel(labels[quantity])
+            panel.set_ylim(bottom=0)
+        else:
+            score_axis(panel, labels[quantity])
+        if quantity == "clusters" and answers and side in answers:
+            panel.axhline(
+                answers[side], color=INK, linestyle=":", linewidth=1.4, label="distinct answers"
+            )
 
-def _lines(
-    panel: Axes,
-    part: pd.DataFrame,
-    by: str,
-    style: Mapping[str, Look],
-    label: str,
-    why: str,
-    *,
-    hollow: bool = False,
-) -> None:
-    for name, look in style.items():
-        mine = part[part[by].astype(str) == name] if len(part) else part
-        series(panel, mine, "n_edits", look, name, hollow=hollow)
-    if not panel.lines:
-        say(panel, f"Empty: {why}.")
-        return
-    panel.set_xlabel("edits applied")
-    panel.set_xlim(left=0)
-    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    if label in ("minutes", "count"):
-        panel.set_ylabel(label)
-        panel.set_ylim(bottom=0)
-    else:
-        score_axis(panel, label)
-
-
-def _line(panel: Axes, height: float | None, quantity: str) -> None:
-    if height is not None and quantity == "clusters" and panel.lines:
-        panel.axhline(height, color=INK, linestyle=":", linewidth=1.4, label="distinct answers")
+    figure = lines(shown, "n_edits", by, style, finish, height=2.5)
+    return figure, stacked([panel.rows for panel in shown])
 
 
 def _order(name: str) -> tuple[str, float]:
@@ -217,12 +199,13 @@ def _map(
     rest = ~np.isin(labels, large)
     style: dict[str, Look] = looks(f"cluster {label}" for label in large)
     if rest.any():
-        panel.scatter(x[rest], y[rest], s=13, color=OTHERS, label="smaller clusters", zorder=1)
+        sns.scatterplot(x=x[rest], y=y[rest], s=13, color=OTHERS, label="smaller clusters",
+                        linewidth=0, legend=False, ax=panel, zorder=1)  # fmt: skip
     for place, label in enumerate(large):
         look, mine = style[f"cluster {label}"], labels == label
-        panel.scatter(
-            x[mine], y[mine], s=32, color=look.colour, marker=look.marker, edgecolor="white",
-            linewidth=0.5, label=f"largest cluster {place + 1}", zorder=3,
+        sns.scatterplot(
+            x=x[mine], y=y[mine], s=32, color=look.colour, marker=look.marker, edgecolor="white",
+            linewidth=0.5, label=f"largest cluster {place + 1}", legend=False, ax=panel, zorder=3,
         )  # fmt: skip
     panel.grid(False)
     for axis, component in zip("xy", pair, strict=True):

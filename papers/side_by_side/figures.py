@@ -1,4 +1,7 @@
-"""Figures that compare many editors: colours are families, editors are named where they stand."""
+"""Figures that compare many editors: colours are families, editors are named where they stand.
+
+Dumbbells, ranks and a scatter of named points are drawn mark by mark: seaborn has no such plots.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lib.report.figures.parts import about_rows, having, means
+from lib.report.figures.parts import about_rows, having, means, series
 from lib.report.figures.style import (
     COLOURS,
     INK,
@@ -77,13 +80,10 @@ def _named_lines(panel: Axes, part: pd.DataFrame, edits: Sequence[int]) -> None:
     ends = []
     for number, (name, line) in enumerate(part.groupby("editor", sort=False)):
         line = line.sort_values("n_edits")
-        x, look = line["n_edits"].map(place).to_numpy(float), COLOURS[number % len(COLOURS)]
-        panel.plot(
-            x, line["mean"], color=look, marker=MARKERS[number % len(MARKERS)],
-            linestyle=LINES[number % len(LINES)], zorder=3,
-        )  # fmt: skip
-        panel.fill_between(x, line["low"], line["high"], color=look, alpha=0.07, linewidth=0)
-        ends.append((name, x[-1], float(line["mean"].iloc[-1]), look))
+        line = line.assign(_x=line["n_edits"].map(place))
+        look = Look(COLOURS[number % 8], MARKERS[number % 8], LINES[number % 8], "")
+        series(panel, line, "_x", look, "_named where it ends")
+        ends.append((name, line["_x"].iloc[-1], line["mean"].iloc[-1], look.colour))
     last = len(edits) - 1
     for (name, x, y, look), free in zip(ends, apart([end[2] for end in ends], 0.1), strict=True):
         panel.plot([x, last + 0.12], [y, free], color=look, linewidth=0.6, alpha=0.7)

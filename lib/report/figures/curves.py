@@ -8,20 +8,30 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from lib.metrics.costs import COSTS
 from lib.report.figures.parts import (
+    Panel,
     about_rows,
     bars,
-    curves,
     having,
+    lines,
     means,
+    minutes,
     score_axis,
-    series,
     stacked,
-    time_panel,
 )
-from lib.report.figures.style import MUTED, Look, Plot, legend, looks, panels, say, use_style
+from lib.report.figures.style import (
+    COLOURS,
+    MUTED,
+    Look,
+    Plot,
+    looks,
+    panels,
+    say,
+    use_style,
+)
 
 TITLES = {
     "edits": "Edit success", "holdout": "Held-out rephrases", "upstream": "Locality (upstream)",
@@ -56,19 +66,25 @@ def score_curves(
     # The last checkpoint and the end are one moment: count each prompt once.
     rows = rows.drop_duplicates(identity, keep="last")
     data = means(rows, metric, ["subset", by, "n_edits"])
-    style, reported = looks(dict.fromkeys(rows[by])), reported or {}
-    with use_style():
-        figure, axes = panels(len(subsets) + (steps is not None))
-        for panel, subset in zip(axes, subsets, strict=False):
-            panel.set_title({**TITLES, **(titles or {})}.get(subset, subset))
-            part = data[data["subset"] == subset]
-            curves(panel, part, by, "n_edits", style, reported.get(subset))
-            if panel.lines:
-                panel.set_xlabel("edits applied")
-                score_axis(panel, ylabel or metric)
-        if steps is not None:
-            time_panel(axes[-1], steps, records, by, style, reported.get("time"))
-        legend(figure, axes)
+    reported, called = reported or {}, {**TITLES, **(titles or {})}
+    shown = [
+        Panel(called.get(subset, subset), data[data["subset"] == subset], reported.get(subset))
+        for subset in subsets
+    ]
+    if steps is not None:
+        spent = minutes(steps, by, records)
+        why = "no editing time recorded"
+        shown.append(Panel("Cumulative editing time", spent, reported.get("time"), why))
+
+    def finish(panel: Axes, part: pd.DataFrame) -> None:
+        panel.set_xlabel("edits applied")
+        if "subset" in part:
+            score_axis(panel, ylabel or metric)
+        else:
+            panel.set_ylabel("minutes")
+            panel.set_ylim(bottom=0)
+
+    figure = lines(shown, "n_edits", by, looks(dict.fromkeys(rows[by])), finish)
     return Plot(figure, data, about_rows(rows, data, "Bands: 95 % interval."))
 
 
@@ -93,20 +109,17 @@ def retention(
         rows = rows.assign(position=1 + (slot * width + last) / 2)
     data = means(rows, metric, [by, "moment", "position"])
     names = list(dict.fromkeys(rows[by]))
-    with use_style():
-        figure, axes = panels(len(names), height=2.6)
-        if not names:
-            say(axes[0], f"No {subset} scored with {metric} at their own moment or at the end.")
-        for panel, name in zip(axes, names, strict=False):
-            panel.set_title(str(name))
-            for moment, label in (("own", "right after its batch"), ("end", "after all edits")):
-                part = data[(data[by] == name) & (data["moment"] == moment)]
-                own = moment == "own"
-                look = Look(MUTED, "o", "--", "") if own else Look("#0072B2", "s", "-", "")
-                series(panel, part, "position", look, label, hollow=own)
-            panel.set_xlabel("position in the stream (1 = oldest)")
-            score_axis(panel, ylabel or metric)
-        legend(figure, axes)
+    own, end = "right after its batch", "after all edits"
+    style = {own: Look(MUTED, "o", "--", "", hollow=True), end: Look(COLOURS[0], "s", "-", "")}
+    drawn = data.assign(when=data["moment"].map({"own": own, "end": end}))
+
+    def finish(panel: Axes, _: pd.DataFrame) -> None:
+        panel.set_xlabel("position in the stream (1 = oldest)")
+        score_axis(panel, ylabel or metric)
+
+    shown = [Panel(str(name), drawn[drawn[by] == name]) for name in names]
+    empty = f"No {subset} scored with {metric} at their own moment or at the end."
+    figure = lines(shown, "position", "when", style, finish, height=2.6, empty=empty)
     facts = "Each point is a stretch of neighbouring edits. Bands: 95 % interval."
     return Plot(figure, data, about_rows(rows, data, facts))
 
@@ -135,30 +148,28 @@ def sweep(
     numeric = pd.api.types.is_numeric_dtype(data[x])
     places = {v: i for i, v in enumerate(dict.fromkeys(data[x]))}
     drawn = data.assign(_x=data[x] if numeric else data[x].map(places))
-    style, reported = looks(dict.fromkeys(rows[by])), reported or {}
-    with use_style():
-        figure, axes = panels(len(subsets))
-        for panel, subset in zip(axes, subsets, strict=True):
-            panel.set_title({**TITLES, **(titles or {})}.get(subset, subset))
-            paper = reported.get(subset)
-            if paper is not None:
-                where = paper[x] if numeric else paper[x].map(places)
-                paper = paper.assign(_x=where, method="this sweep").dropna(subset=["_x"])
-            part = drawn[drawn["subset"] == subset]
-            curves(panel, part, by, "_x", style, paper, whiskers=True)
-            if not panel.lines:
-                continue
-            panel.set_xlabel(xlabel or x)
-            score_axis(panel, ylabel or metric)
-            if numeric and log_x:
-                panel.set_xscale("log")
-            ticks = sorted(part["_x"].unique()) if numeric else list(places.values())
-            if len(ticks) <= 8:
-                labels = [f"{v:g}" for v in ticks] if numeric else [str(v) for v in places]
-                panel.set_xticks(ticks, labels)
-                panel.minorticks_off()
-            panel.margins(x=0.12)
-        legend(figure, axes)
+    shown, called = [], {**TITLES, **(titles or {})}
+    for subset in subsets:
+        paper = (reported or {}).get(subset)
+        if paper is not None:
+            where = paper[x] if numeric else paper[x].map(places)
+            paper = paper.assign(_x=where, method="this sweep").dropna(subset=["_x"])
+        part = drawn[drawn["subset"] == subset]
+        shown.append(Panel(called.get(subset, subset), part, paper))
+
+    def finish(panel: Axes, part: pd.DataFrame) -> None:
+        panel.set_xlabel(xlabel or x)
+        score_axis(panel, ylabel or metric)
+        if numeric and log_x:
+            panel.set_xscale("log")
+        ticks = sorted(part["_x"].unique()) if numeric else list(places.values())
+        if len(ticks) <= 8:
+            labels = [f"{v:g}" for v in ticks] if numeric else [str(v) for v in places]
+            panel.set_xticks(ticks, labels)
+            panel.minorticks_off()
+        panel.margins(x=0.12)
+
+    figure = lines(shown, "_x", by, looks(dict.fromkeys(rows[by])), finish, whiskers=True)
     return Plot(figure, data, about_rows(rows, data, "Whiskers: 95 % interval."))
 
 

@@ -133,7 +133,6 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Title": alt})
     # The layout was measured in DejaVu Sans; browsers without it get the nearest wide face.
     text = stream.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
-    text = text.replace("Verdana, sans-serif, sans-serif", "Verdana, sans-serif")
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     return text[text.index("<svg") :]
 

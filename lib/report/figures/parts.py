@@ -1,14 +1,27 @@
-"""Pieces that several figures share: means with intervals, lines with bands, reported curves."""
+"""Pieces that several figures share: means with intervals, panels of lines with bands, bars."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lib.metrics.intervals import facts, mean_interval
-from lib.report.figures.style import INK, MARKERS, MUTED, REPORTED, Look, say
+from lib.report.figures.style import (
+    INK,
+    MARKERS,
+    MUTED,
+    REPORTED,
+    Look,
+    legend,
+    panels,
+    say,
+    use_style,
+)
 
 RESAMPLES = 1000
 
@@ -32,20 +45,25 @@ def means(rows: pd.DataFrame, column: str, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def series(
-    panel: Axes, part: pd.DataFrame, x: str, look: Look, label: str, *, hollow: bool = False,
-    whiskers: bool = False,
-) -> None:  # fmt: skip
-    """One line of means with its 95 % band (or whiskers); a single point stays a point."""
+    panel: Axes, part: pd.DataFrame, x: str, look: Look, label: str, *, whiskers: bool = False
+) -> None:
+    """One line of means with its 95 % band (or whiskers); a single point stays a point.
+
+    The intervals are the columns low and high, where `part` has them: seaborn's own would not
+    resample whole facts. Of many points only about ten bear a marker.
+    """
     if part.empty:
         return
     part = part.sort_values(x)
-    places, middle = part[x].to_numpy(float), part["mean"].to_numpy()
-    face = "white" if hollow else look.colour
-    panel.plot(
-        places, middle, color=look.colour, marker=look.marker, linestyle=look.line, label=label,
-        markerfacecolor=face, zorder=3,
+    sns.lineplot(
+        part, x=x, y="mean", estimator=None, errorbar=None, ax=panel, color=look.colour,
+        marker=look.marker, linestyle=look.line, label=label, legend=False, zorder=3,
+        markerfacecolor="white" if look.hollow else look.colour, markeredgecolor=look.colour,
+        markevery=max(1, len(part) // 10),
     )  # fmt: skip
-    low, high = part["low"].to_numpy(), part["high"].to_numpy()
+    if "low" not in part:
+        return
+    places, low, high = (part[name].to_numpy(float) for name in (x, "low", "high"))
     if whiskers or len(part) == 1:
         panel.vlines(places, low, high, color=look.colour, linewidth=1.1, zorder=2)
     else:
@@ -73,6 +91,47 @@ def curves(
         say(panel, f"Empty: {why}.")
 
 
+@dataclass(frozen=True)
+class Panel:
+    """A panel of `lines`: its title, rows of means, and what may differ from panel to panel."""
+
+    title: str
+    rows: pd.DataFrame
+    reported: pd.DataFrame | None = None
+    why: str = "no scores in these runs"
+    style: Mapping[str, Look] | None = None
+
+
+def lines(
+    shown: Sequence[Panel],
+    x: str,
+    by: str,
+    style: Mapping[str, Look],
+    finish: Callable[[Axes, pd.DataFrame], None],
+    *,
+    height: float = 2.9,
+    whiskers: bool = False,
+    empty: str = "",
+) -> Figure:
+    """The figure with a panel of `curves` for each of `shown`, and one legend.
+
+    `finish(axes, rows)` labels and scales a panel that shows a line. Without panels the figure is
+    the sentence `empty`.
+    """
+    with use_style():
+        figure, axes = panels(len(shown), height=height)
+        if not shown:
+            say(axes[0], empty)
+        for panel, one in zip(axes, shown, strict=False):
+            panel.set_title(one.title)
+            looks = one.style or style
+            curves(panel, one.rows, by, x, looks, one.reported, one.why, whiskers=whiskers)
+            if panel.lines:
+                finish(panel, one.rows)
+        legend(figure, axes)
+    return figure
+
+
 def score_axis(panel: Axes, label: str) -> None:
     """Label the score axis; scores between 0 and 1 get the whole scale, so noise looks small."""
     panel.set_ylabel(label)
@@ -94,29 +153,34 @@ def paper(panel: Axes, reported: pd.DataFrame, x: str) -> None:
         )  # fmt: skip
 
 
-def time_panel(
-    panel: Axes,
-    steps: pd.DataFrame,
-    records: pd.DataFrame,
-    by: str,
-    style: Mapping[str, Look],
-    reported: pd.DataFrame | None,
-) -> None:
-    """Cumulative editing time of every run in minutes against the edits applied."""
-    panel.set_title("Cumulative editing time")
+def minutes(steps: pd.DataFrame, by: str, records: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Mean editing time so far, in minutes, per `by` and number of edits applied.
+
+    `by` may be a column of `records` alone, one value per run.
+    """
     rows = having(steps, "n_edits", "seconds_edit", "run").sort_values(["run", "n_edits"])
-    if by not in rows and len(records):
+    if by not in rows and records is not None and len(records):
         rows = rows.assign(
             **{by: rows["run"].map(records.drop_duplicates("run").set_index("run")[by])}
         )
-    rows = having(rows, by)
+    rows = having(rows, by).drop(columns="record", errors="ignore")
     seconds = rows["seconds_edit"].astype(float)
-    rows = rows.assign(minutes=seconds.groupby(rows["run"]).cumsum() / 60)
-    curves(panel, means(rows, "minutes", [by, "n_edits"]), by, "n_edits", style, reported,
-           "no editing time recorded")  # fmt: skip
-    if panel.lines:
-        panel.set(xlabel="edits applied", ylabel="minutes")
-        panel.set_ylim(bottom=0)
+    rows = rows.assign(minutes=seconds.groupby([rows["run"], rows[by]]).cumsum() / 60)
+    return means(rows, "minutes", [by, "n_edits"])
+
+
+def outline(
+    panel: Axes, values: np.ndarray, edges: np.ndarray, look: Look, label: str, density: bool
+) -> np.ndarray:
+    """Draw a histogram as an outline of density, or of shares of all `values`; its heights."""
+    heights, _ = np.histogram(values, bins=edges, density=density)
+    heights = heights if density else heights / len(values)
+    sns.histplot(
+        x=(edges[:-1] + edges[1:]) / 2, weights=heights, bins=edges.tolist(), element="step",
+        color=look.colour, alpha=0.14, linestyle=look.line, linewidth=1.6, label=label, ax=panel,
+        legend=False, zorder=3,
+    )  # fmt: skip
+    return heights
 
 
 def bars(

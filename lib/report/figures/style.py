@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -27,18 +28,16 @@ KNOWN = {
     "MEMIT": 2, "COMEBA-HK intended": 5, "COMEBA-HK without hooks": 6, "ROME": 7,
 }  # fmt: skip
 
+# What departs from seaborn's "paper" context and "ticks" style.
 _RC = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10,
-    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.labelsize": 10, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "legend.fontsize": 9.5,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 8.0,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED,
     "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8,
     "axes.grid": True, "axes.grid.axis": "y", "grid.color": RULE, "grid.linewidth": 0.7,
-    "axes.axisbelow": True, "axes.titlepad": 8.0, "legend.frameon": False,
+    "xtick.major.size": 3.5, "ytick.major.size": 3.5, "legend.frameon": False,
     "legend.handlelength": 2.8, "lines.linewidth": 1.7, "lines.markersize": 5.5,
-    "hatch.linewidth": 0.7, "figure.facecolor": "white", "savefig.facecolor": "white",
-    "svg.fonttype": "none", "axes.unicode_minus": True, "axes.formatter.useoffset": False,
+    "hatch.linewidth": 0.7, "svg.fonttype": "none", "axes.formatter.useoffset": False,
 }  # fmt: skip
 
 
@@ -50,6 +49,7 @@ class Look:
     marker: str
     line: object
     hatch: str
+    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def use_style() -> Iterator[None]:
     """The shared style inside the block; matplotlib's settings are as before afterwards."""
     with mpl.rc_context():
         mpl.rcParams.update(mpl.rcParamsDefault)
-        mpl.rcParams.update(_RC)
+        sns.set_theme("paper", "ticks", COLOURS, "DejaVu Sans", 1.05, color_codes=False, rc=_RC)
         yield
 
 
