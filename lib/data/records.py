@@ -9,6 +9,18 @@ from typing import Any
 
 from lib.errors import RecordError
 
+SUBSETS = ("edits", "holdout", "upstream", "near", "portability", "general")
+# What the prompts of a subset are called, and what a score on them is called. A paper whose pages
+# must speak its own words has one table of them in its folder.
+TITLES = {
+    "edits": "Edits", "holdout": "Rephrases", "upstream": "Unrelated questions",
+    "near": "Same relation", "portability": "What follows", "general": "General ability",
+}  # fmt: skip
+SCORE_TITLES = {
+    "edits": "Edit success", "holdout": "Held-out rephrases", "upstream": "Locality (upstream)",
+    "near": "Locality (near)",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -179,6 +191,3 @@ class Stream:
         decides = [self.edits, self.batch_size, self.holdout, self.upstream, self.near]
         given = [dict(self.owners), self.general, self.portability]
         return content_hash([*decides, *(value for value in given if value)])
-
-
-SUBSETS = ("edits", "holdout", "upstream", "near", "portability", "general")

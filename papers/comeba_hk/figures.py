@@ -170,14 +170,13 @@ def _smallest(values: pd.Series) -> float:
 
 def _ladder(layers: Sequence[int]) -> list[Look]:
     """Looks for ordered layers: one hue from pale to dark, each with its own marker and line."""
-    shades = sns.color_palette("Blues", len(layers) + 2).as_hex()[2:]  # the palest are too pale
+    shades = sns.color_palette("Blues", len(layers) + 3).as_hex()[3:]  # three are too pale
     return [
         Look(shade, MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], "")
         for i, shade in enumerate(shades)
     ]
 
 
-SUBSETS = ("edits", "holdout", "near", "upstream")
 SCOPE_TITLES = {
     "edits": "Edited prompts", "holdout": "Rephrases", "near": "Near prompts",
     "upstream": "Upstream questions",
@@ -268,7 +267,7 @@ def z_distributions(observations: pd.DataFrame, *, bins: int = 28) -> Plot:
     places = [
         (editor, subset)
         for editor in dict.fromkeys(rows["editor"])
-        for subset in SUBSETS
+        for subset in SCOPE_TITLES
         if ((rows["editor"] == editor) & (rows["subset"] == subset)).any()
     ]
     several, edges, parts = rows["editor"].nunique() > 1, _edges(rows["z"], bins), []
@@ -340,7 +339,7 @@ def z_bound(observations: pd.DataFrame, *, initial: float | None = None) -> Plot
 
 
 def _under_the_bound(panel: Axes, prompts: pd.DataFrame, longest: float) -> None:
-    for place, (subset, look) in enumerate(looks(SUBSETS).items()):
+    for place, (subset, look) in enumerate(looks(SCOPE_TITLES).items()):
         part = prompts[prompts["subset"] == subset]
         if len(part):
             shift = (place - 1.5) * 0.16  # kinds of prompts side by side

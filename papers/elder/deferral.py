@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.data.records import TITLES
 from lib.metrics.intervals import Interval, facts, mean_interval
 from lib.report.figures.parts import counted
 from lib.runs.study import Study
@@ -19,10 +20,8 @@ from papers.common import kept
 from papers.elder.scores import OWN, REFRESHED, batch_size, scored, sweeps
 from papers.elder.simulation import Routers, random_deferred, random_nearest, simulate
 
-SUBSETS = {
-    "edits": "edits", "holdout": "rephrases", "near": "same relation",
-    "upstream": "unrelated questions", "general": "general tasks",
-}  # fmt: skip
+SUBSETS = {name: TITLES[name].lower() for name in ("edits", "holdout", "near", "upstream")}
+SUBSETS["general"] = "general tasks"
 UNRELATED = ("upstream", "general")
 COLUMNS = (
     "run", "editor", "sweep", "setting", "seed", "backbone", "dataset", "subset", "record",

@@ -97,7 +97,10 @@ def deferred_by_threshold(data: pd.DataFrame, titles: Mapping[str, str], about: 
 
 def code_map(points: Mapping[str, pd.DataFrame], about: str = "") -> Plot:
     """Codes on two axes, a panel per entry: edits filled, their rephrases as larger open marks of
-    the same form, unrelated questions grey. Columns: group, subset, x, y, share."""
+    the same form, unrelated questions grey. Columns: group, subset, x, y, share.
+
+    Drawn without seaborn, which has no open marks beside filled ones.
+    """
     groups = dict.fromkeys(g for part in points.values() for g in part.get("group", ()))
     style = looks(group for group in groups if group != "unrelated")
     with use_style():

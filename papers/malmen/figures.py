@@ -171,12 +171,12 @@ def differences(
                 say(panel, "Empty: no variant was run.")
                 continue
             panel.axvline(0, color=INK, linewidth=0.9)
-            panel.hlines(range(len(names)), part["low"], part["high"], color=MUTED, linewidth=1.4)
             sns.pointplot(
                 part.reset_index(), x="mean", y="variant", order=names, errorbar=None, ax=panel,
-                color=COLOURS[0], linestyle="none", markersize=5.5, zorder=3,
+                color=COLOURS[0], linestyle="none", markersize=5, markeredgewidth=1, zorder=3,
             )  # fmt: skip
-            panel.set(xlabel=xlabel, ylabel="")
+            panel.hlines(range(len(names)), part["low"], part["high"], color=MUTED, linewidth=1.4)
+            panel.set(xlabel=xlabel, ylabel="", ylim=(len(names) - 0.5, -0.5))
             panel.xaxis.set_major_locator(MaxNLocator(5))
             panel.grid(True, axis="x")
             panel.grid(False, axis="y")

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lib.data.records import SCORE_TITLES
 from lib.report.figures.parts import (
     Panel,
     about_rows,
@@ -28,8 +29,8 @@ from lib.report.figures.parts import (
 from lib.report.figures.style import INK, Look, Plot, legend, looks, panels, say, use_style
 
 SCORES = {
-    "edits": "Edit success", "released_holdout": "Generality as released",
-    "holdout": "Held-out rephrases", "upstream": "Locality (upstream)",
+    "edits": SCORE_TITLES["edits"], "released_holdout": "Generality as released",
+    "holdout": SCORE_TITLES["holdout"], "upstream": SCORE_TITLES["upstream"],
 }  # fmt: skip
 COUNTS = {"clusters": "Clusters", "conflicts": "Conflicts", "forgotten": "Forgotten keys"}
 TIME = "time"
@@ -199,7 +200,7 @@ def _map(
     rest = ~np.isin(labels, large)
     style: dict[str, Look] = looks(f"cluster {label}" for label in large)
     if rest.any():
-        sns.scatterplot(x=x[rest], y=y[rest], s=13, color=OTHERS, label="smaller clusters",
+        sns.scatterplot(x=x[rest], y=y[rest], s=18, color=OTHERS, label="smaller clusters",
                         linewidth=0, legend=False, ax=panel, zorder=1)  # fmt: skip
     for place, label in enumerate(large):
         look, mine = style[f"cluster {label}"], labels == label

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lib.data.records import SCORE_TITLES
 from lib.metrics.costs import COSTS
 from lib.report.figures.parts import (
     Panel,
@@ -34,8 +35,7 @@ from lib.report.figures.style import (
 )
 
 TITLES = {
-    "edits": "Edit success", "holdout": "Held-out rephrases", "upstream": "Locality (upstream)",
-    "near": "Locality (near)", "clusters": "Clusters", "conflicts": "Conflicts",
+    **SCORE_TITLES, "clusters": "Clusters", "conflicts": "Conflicts",
     "forgotten": "Forgotten edits", "seconds_per_edit": "Seconds per edit",
     "parameters": "Trained parameters", "stored_floats": "Stored numbers (keys, values)",
 }  # fmt: skip

@@ -141,7 +141,10 @@ def score_axis(panel: Axes, label: str) -> None:
 
 
 def paper(panel: Axes, reported: pd.DataFrame, x: str) -> None:
-    """Curves read off the paper's picture: dashed grey, one open marker per method."""
+    """Curves read off the paper's picture: dashed grey, one open marker per method.
+
+    Drawn without seaborn: there is nothing to estimate, and the marker alone tells curves apart.
+    """
     grouped = reported.groupby("method", sort=False) if "method" in reported else [("", reported)]
     for place, (method, rows) in enumerate(grouped):
         rows = rows.sort_values(x)
@@ -186,7 +189,10 @@ def outline(
 def bars(
     panel: Axes, part: pd.DataFrame, by: str, names: Sequence[str], style: Mapping[str, Look]
 ) -> None:
-    """Horizontal bars with hatches and printed values; the axis is logarithmic if it must be."""
+    """Horizontal bars with hatches and printed values; the axis is logarithmic if it must be.
+
+    Drawn without seaborn, whose bars begin at zero and have one hatch.
+    """
     values = part.set_index(by)["mean"]
     positive = values[values > 0]
     log = len(positive) == len(values) and positive.max() / positive.min() > 50

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.data.records import TITLES
 from lib.report.pages.notebook import ASSETS
 from lib.storage.atomic import write_text
 
-SUBSETS = {
-    "edits": ("Edits", "the prompts that were edited"),
-    "holdout": ("Rephrases", "the same facts in other words, which no editor saw"),
-    "near": ("Same relation", "other subjects; the answer should stay as it was"),
-    "upstream": ("Unrelated questions", "the answer should stay as it was"),
-    "portability": ("What follows", "questions whose answer follows from the edit"),
-    "general": ("General ability", "small tasks; the right answer is shown"),
-}  # fmt: skip
+ABOUT = {  # in the order of the sections
+    "edits": "The prompts that were edited",
+    "holdout": "The same facts in other words, which no editor saw",
+    "near": "Other subjects; the answer should stay as it was",
+    "upstream": "The answer should stay as it was",
+    "portability": "Questions whose answer follows from the edit",
+    "general": "Small tasks; the right answer is shown",
+}
 KEPT = ("near", "upstream")  # judged by what stayed, not by what is right
 BORROWED = ("upstream", "general")  # prompts of other projects: a published copy cuts them
 LONGEST, OF_GENERAL, ROOM = 200, 80, 120  # characters of a prompt; rows of a section
@@ -40,10 +41,10 @@ def write(path: Path, title: str, rows: pd.DataFrame, *, back: str) -> Path:
     `rows` as `papers.side_by_side.scores` gives them. Of a long section at most `ROOM` rows
     are shown, evenly over the stream; the page says so.
     """
-    sections = [_section(name, rows[rows["subset"] == name], back) for name in SUBSETS]
+    sections = [_section(name, rows[rows["subset"] == name], back) for name in ABOUT]
     links = " · ".join(
-        f'<a href="#{name}">{SUBSETS[name][0]}</a>'
-        for name, section in zip(SUBSETS, sections, strict=True)
+        f'<a href="#{name}">{TITLES[name]}</a>'
+        for name, section in zip(ABOUT, sections, strict=True)
         if section
     )
     css = (ASSETS / "report.css").read_text(encoding="utf-8") + STYLE
@@ -70,7 +71,7 @@ def write(path: Path, title: str, rows: pd.DataFrame, *, back: str) -> Path:
 def _section(name: str, rows: pd.DataFrame, back: str) -> str:
     if rows.empty:
         return ""
-    heading, about = SUBSETS[name]
+    heading = TITLES[name]
     moments = dict(_moments(rows))
     records = rows.drop_duplicates(["record", "prompt"])
     records = records.sort_values(["edit_index", "record"], kind="stable")
@@ -98,7 +99,7 @@ def _section(name: str, rows: pd.DataFrame, back: str) -> str:
         .itertuples(index=False)
     )  # fmt: skip
     return (
-        f'<h2 id="{name}">{heading}</h2><p>{about[0].upper()}{about[1:]}.{cut} '
+        f'<h2 id="{name}">{heading}</h2><p>{ABOUT[name]}.{cut} '
         f'<a href="{_safe(back)}">Back to the tables</a></p>'
         f'<div class="scroll" role="region" tabindex="0" aria-label="{heading}"><table><thead><tr>'
         f'<th scope="col">Edit</th><th scope="col">Prompt</th><th scope="col">Answer</th>{heads}'
