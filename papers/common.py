@@ -155,16 +155,6 @@ def substitutions(study: Study, setting: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def reason(study: Study, setting: str, editor: str, entry: Mapping[str, str]) -> str:
-    """Why an editor has no number in a setting: the table's `not_run`, or its run's error."""
-    if "not_run" in entry:
-        return entry["not_run"]
-    for title, error in study.errors().items():
-        if title.startswith(f"{editor} on {setting},"):
-            return error
-    return ""
-
-
 def summary(
     study: Study,
     verdicts: Mapping[str, claims.Judgement],

@@ -76,7 +76,7 @@ def sources(study: Study, *, together: bool = False) -> str:
     rows = []
     for item in study.sourced:
         parts = item.path.split(".")
-        if parts[0] == "settings" and study.document["settings"][parts[1]].get("enabled", True):
+        if parts[0] == "settings" and parts[1] in study.settings:
             rows.append((parts[1], ".".join(parts[2:]), item.value, item.source))
     if together:
         rows = _by_source(rows)

@@ -1,7 +1,7 @@
 """What a notebook or the command line asks for: a paper's plan, its missing runs, its results."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,60 @@ def output_root(output: str | Path | None = None) -> Path:
     return Path(chosen) if chosen else ROOT / "outputs"
 
 
+class Outline:
+    """What a study's documents say of its settings, and what its errors say of their editors.
+
+    Whatever has `document`, the profile's YAML, and `errors()` can be asked.
+    """
+
+    document: dict[str, Any]
+
+    def errors(self) -> dict[str, str]:
+        """Run title to error text, for the runs that failed."""
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings that this profile runs, in order."""
+        settings = self.document["settings"].items()
+        return [name for name, setting in settings if setting.get("enabled", True)]
+
+    def title(self, setting: str) -> str:
+        """How pages call a setting."""
+        return self.document["settings"][setting]["title"]
+
+    def editors(self, setting: str) -> list[str]:
+        """The editors of a setting in the order of its table."""
+        return list(self.document["settings"][setting]["editors"])
+
+    def sweeps(self, setting: str) -> dict[str, dict[str, Any]]:
+        """The sweeps of a setting by name."""
+        return self.document["settings"][setting].get("sweeps", {})
+
+    def batch_size(self, setting: str) -> int:
+        """Edits per batch, in the main table."""
+        return self.document["settings"][setting]["stream"]["batch_size"]
+
+    def edits(self, setting: str, editor: str = "") -> int:
+        """How many edits of the stream an editor makes ("": one that makes all of them)."""
+        here = self.document["settings"][setting]
+        own = here["editors"].get(editor, {}).get("stream", {})
+        return plan.edits_of(plan.merged(here["stream"], own))
+
+    def error(self, setting: str, editor: str) -> str:
+        """The error of an editor's failed run, "" for none. `editor`: as run titles call it, with
+        what is varied ("ELDER, layers 2")."""
+        start = f"{editor} on {setting},"
+        return next((text for title, text in self.errors().items() if title.startswith(start)), "")
+
+    def reason(self, setting: str, editor: str) -> str:
+        """Why an editor has no number: the last line of `error`, "" for none."""
+        lines = self.error(setting, editor).strip().splitlines()
+        return lines[-1] if lines else ""
+
+
 @dataclass
-class Study:
+class Study(Outline):
     """One paper in one profile: open it, look at `plan`, call `run_missing`, read the results."""
 
     paper: str
@@ -220,10 +272,6 @@ class Study:
             for name in names
             if before.get(name) != now.get(name) and name not in ("title", "enabled")
         ]
-
-    def editors(self, setting: str) -> Sequence[str]:
-        """The editors of a setting in the order of its table."""
-        return list(self.document["settings"][setting]["editors"])
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -24,17 +24,10 @@ from papers.comeba_hk.scores import (
     forms,
     place,
     scored,
-    settings,
-    title_of,
 )
-from papers.common import reason, substitutions
+from papers.common import substitutions
 
 BOTH_NAMES = "COMEBA-HK is CoachHooK in the published version."
-
-
-def _why(study: Study, setting: str, editor: str, entry: Mapping[str, str]) -> str:
-    lines = reason(study, setting, editor, entry).strip().splitlines()
-    return lines[-1] if lines else ""
 
 
 def _cells(
@@ -45,7 +38,6 @@ def _cells(
     _, protocol = place(study, setting)
     records, swaps = scored(study, setting), substitutions(study, setting)
     for editor, absent in {**editors_of(study, setting), **not_run}.items():
-        entry = {"not_run": absent} if absent else {}
         for column in columns:
             yield tables.measure(
                 records,
@@ -56,9 +48,9 @@ def _cells(
                 setting=setting,
                 subset=column["subset"],
                 moment=MOMENTS[protocol],
-                shown_setting=title_of(study, setting),
+                shown_setting=study.title(setting),
                 substitutions=swaps,
-                error=_why(study, setting, editor, entry),
+                error=absent or study.reason(setting, editor),
             )
 
 
@@ -93,7 +85,7 @@ def decoded_table(study: Study, setting: str) -> tables.Table:
     layout = study.document["tables"]["decoded"]
     return tables.build_table(
         _cells(study, setting, layout["columns"], layout["item"], {}),
-        caption=f"Decoded answers beside teacher-forced scores: {title_of(study, setting)}.",
+        caption=f"Decoded answers beside teacher-forced scores: {study.title(setting)}.",
         notes=[BOTH_NAMES],
         csv_path=study.folder / "tables" / f"comeba_hk-decoded-{setting}.csv",
     )
@@ -110,7 +102,7 @@ def judged(study: Study, form: Form, editor: str = OWN) -> claims.Judgement:
     names = [form.setting(protocol) for protocol in PROTOCOLS if form.setting(protocol)]
     frames, timed = [], []
     for name in names:
-        swept = study.document["settings"][name].get("sweeps", {})
+        swept = study.sweeps(name)
         frames += [scored(study, name, sweep) for sweep in ("", *swept)]
         timed.append(costs.inference(study.records(name), study.manifests(name)))
     material = verdict.Material(
@@ -151,13 +143,13 @@ def draw_sweeps(study: Study, names: Sequence[str]) -> None:
         layout = study.document["tables"]["sweeps"][name]
         display(HTML(f"<h3>{html.escape(layout['heading'])}</h3>"))
         drawn = False
-        for setting in settings(study):
-            if name not in study.document["settings"][setting].get("sweeps", {}):
+        for setting in study.settings:
+            if name not in study.sweeps(setting):
                 continue
             records = scored(study, setting, name)
             if records.empty:
                 continue
-            axis = study.document["settings"][setting]["sweeps"][name]["title"]
+            axis = study.sweeps(setting)[name]["title"]
             plot = sweep_plot(records, axis, MOMENTS[place(study, setting)[1]], layout)
             page.draw(study, setting, name, plot, f"Scores by {axis}")
             drawn = True

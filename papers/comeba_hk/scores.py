@@ -40,15 +40,9 @@ class Form:
         return {"single": self.single, "consecutive": self.consecutive}[protocol]
 
 
-def settings(study: Study) -> list[str]:
-    """The settings that this profile runs."""
-    planned = study.document["settings"].items()
-    return [name for name, setting in planned if setting.get("enabled", True)]
-
-
 def forms(study: Study) -> list[Form]:
     """The forms of the data with at least one setting in this profile."""
-    planned, found = set(settings(study)), []
+    planned, found = set(study.settings), []
     for key, entry in study.document["tables"]["forms"].items():
         names = {p: entry[p] if entry.get(p) in planned else "" for p in PROTOCOLS}
         if any(names.values()):
@@ -63,11 +57,6 @@ def place(study: Study, setting: str) -> tuple[Form, str]:
             if form.setting(protocol) == setting:
                 return form, protocol
     raise ValueError(f"setting {setting!r} belongs to no form in the paper's tables")
-
-
-def title_of(study: Study, setting: str) -> str:
-    """How the page calls a setting."""
-    return study.document["settings"][setting]["title"]
 
 
 def editors_of(study: Study, setting: str) -> dict[str, str]:

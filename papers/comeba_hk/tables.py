@@ -18,8 +18,6 @@ from papers.comeba_hk.scores import (
     editors_of,
     place,
     scored,
-    settings,
-    title_of,
 )
 
 
@@ -29,13 +27,13 @@ def hook_effect(study: Study) -> pd.DataFrame:
     That is the paper's ablation, or MEMIT where a setting has no ablation.
     """
     columns, rows = study.document["tables"]["main"]["columns"], []
-    for setting in settings(study):
+    for setting in study.settings:
         _, protocol = place(study, setting)
         records, known = scored(study, setting), editors_of(study, setting)
         records = records[(records["moment"] == MOMENTS[protocol]) & records["score"].notna()]
         other = next((name for name in (WITHOUT, "MEMIT") if known.get(name) == ""), WITHOUT)
         for editor in (OWN, INTENDED):
-            row = {"setting": title_of(study, setting), "editor": editor, "minus": other}
+            row = {"setting": study.title(setting), "editor": editor, "minus": other}
             for column in columns:
                 part = records[records["subset"] == column["subset"]]
                 both = [part[part["editor"] == name] for name in (editor, other)]
@@ -53,7 +51,7 @@ def _amount(a: pd.DataFrame, b: pd.DataFrame) -> str:
 def answer_effect(study: Study, editor: str = OWN) -> pd.DataFrame:
     """Teacher-forced accuracy with the answer's tokens in the scope statistic, minus without."""
     rows = []
-    for setting in settings(study):
+    for setting in study.settings:
         _, protocol = place(study, setting)
         records = scored(study, setting)
         mine = records[(records["editor"] == editor) & (records["moment"] == MOMENTS[protocol])]
@@ -69,7 +67,7 @@ def answer_effect(study: Study, editor: str = OWN) -> pd.DataFrame:
             difference = paired_difference(with_answer, alone, groups=facts(part["record"]))
             rows.append(
                 {
-                    "setting": title_of(study, setting), "prompts": name,
+                    "setting": study.title(setting), "prompts": name,
                     "prompt and answer": f"{with_answer.mean():.2f}",
                     "prompt alone": f"{alone.mean():.2f}", "difference": amount(difference),
                 }

@@ -17,7 +17,7 @@ from lib.metrics.intervals import Interval, facts, mean_interval
 from lib.report.figures.parts import counted
 from lib.runs.study import Study
 from papers.common import kept
-from papers.elder.scores import OWN, REFRESHED, batch_size, scored, sweeps
+from papers.elder.scores import OWN, REFRESHED, scored
 from papers.elder.simulation import Routers, random_deferred, random_nearest, simulate
 
 SUBSETS = {name: TITLES[name].lower() for name in ("edits", "holdout", "near", "upstream")}
@@ -46,7 +46,7 @@ class Rule:
 def distances(study: Study, setting: str) -> pd.DataFrame:
     """One row per prompt and run of ELDER, with `COLUMNS`: both variants of the main table, and
     the sweep over N. A run of both is here once."""
-    names = ["", *(["experts"] if "experts" in sweeps(study, setting) else [])]
+    names = ["", *(["experts"] if "experts" in study.sweeps(setting) else [])]
     parts = [part for name in names if len(part := _observed(study, setting, name))]
     if not parts:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -151,7 +151,7 @@ def simulations(study: Study, setting: str, rows: pd.DataFrame) -> dict[str, Rou
     return {
         f"routers alone, cosine {alike:g}": Routers(
             int(first["layers"]), int(first["experts"]), int(first["k"]), edits,
-            batch_size(study, setting), config["steps"], config["lr"], layout["width"], alike,
+            study.batch_size(setting), config["steps"], config["lr"], layout["width"], alike,
         )
         for alike in layout["alike"]
     }  # fmt: skip

@@ -20,12 +20,7 @@ from papers.elder.deferral import (
 from papers.elder.scores import (
     OWN,
     lines,
-    planned_edits,
     scored,
-    settings,
-    sweeps,
-    title_of,
-    why,
 )
 
 HALF_A_DIGIT = 0.00005  # of the last digit printed, as a share
@@ -48,14 +43,14 @@ def table1(study: Study, setting: str) -> tables.Table:
                     editor=line.label, setting=setting, subset=column["subset"], moment=None,
                     reported=told, n_reported=n_reported if line.comparable else None,
                     resolution=HALF_A_DIGIT, percent=True, substitutions=swaps,
-                    shown_setting=title_of(study, setting), error=line.why(study, setting),
+                    shown_setting=study.title(setting), error=line.why(study, setting),
                 )
             )  # fmt: skip
     told_at = int(known.loc[known["item"] == layout["item"], "n_edits"].max())
-    size = f"Reported after {told_at:,} edits, here after {planned_edits(study, setting):,}."
+    size = f"Reported after {told_at:,} edits, here after {study.edits(setting, OWN):,}."
     return tables.build_table(
         cells,
-        caption=f"{layout['item']}, percent, after the last edit: {title_of(study, setting)}.",
+        caption=f"{layout['item']}, percent, after the last edit: {study.title(setting)}.",
         notes=[size, *_notes(layout, place)],
         csv_path=study.folder / "tables" / f"elder-table1-{setting}.csv",
     )
@@ -69,7 +64,7 @@ def decoded_table(study: Study, setting: str) -> tables.Table:
         tables.measure(
             line.of(records), column["column"], item=layout["item"], metric=column["metric"],
             editor=line.label, setting=setting, subset=column["subset"], moment=None, percent=True,
-            shown_setting=title_of(study, setting), substitutions=swaps,
+            shown_setting=study.title(setting), substitutions=swaps,
             error=line.why(study, setting),
         )
         for line in lines(study, setting)
@@ -77,7 +72,7 @@ def decoded_table(study: Study, setting: str) -> tables.Table:
     ]  # fmt: skip
     return tables.build_table(
         cells,
-        caption=f"Further readings of the same runs, percent: {title_of(study, setting)}.",
+        caption=f"Further readings of the same runs, percent: {study.title(setting)}.",
         csv_path=study.folder / "tables" / f"elder-decoded-{setting}.csv",
     )
 
@@ -88,14 +83,14 @@ def ablation_table(study: Study, setting: str) -> tables.Table | None:
     layout, place = study.document["tables"]["ablation"], _place(study, setting)
     known, swaps, cells = common.reported("elder"), substitutions(study, setting), []
     for row in layout["rows"]:
-        values = sweeps(study, setting).get(row["sweep"], {}).get("values", ())
+        values = study.sweeps(setting).get(row["sweep"], {}).get("values", ())
         if row["value"] not in map(str, values):
             continue
         records = scored(study, setting, row["sweep"])
         records = records[records["value"] == row["value"]]
-        failed = why(study, setting, f"{OWN}, {row['sweep']} {row['value']}")
+        failed = study.reason(setting, f"{OWN}, {row['sweep']} {row['value']}")
         if records.empty and not failed:
-            failed = why(study, setting, OWN)  # the run of the main table
+            failed = study.reason(setting, OWN)  # the run of the main table
         for column in layout["columns"]:
             told = reported_value(
                 known, item=layout["item"], **place, method=row.get("reported", "-"),
@@ -107,14 +102,14 @@ def ablation_table(study: Study, setting: str) -> tables.Table | None:
                     editor=OWN, setting=setting, subset=column["subset"], shown_as=row["shown"],
                     reported=told, n_reported=layout["n_reported"][place["dataset"]],
                     resolution=HALF_A_DIGIT, percent=True, substitutions=swaps, error=failed,
-                    shown_setting=title_of(study, setting),
+                    shown_setting=study.title(setting),
                 )
             )  # fmt: skip
     if not cells:
         return None
     return tables.build_table(
         cells,
-        caption=f"{layout['item']}, percent, after the last edit: {title_of(study, setting)}.",
+        caption=f"{layout['item']}, percent, after the last edit: {study.title(setting)}.",
         row_heading="Variant",
         notes=_notes(layout, place),
         csv_path=study.folder / "tables" / f"elder-table4-{setting}.csv",
@@ -143,7 +138,7 @@ def judged(study: Study, setting: str) -> claims.Judgement:
         spec: dict[str, Any] = {**given, "editor": OWN}
         if given["test"] == "ahead_at_equal_edits":
             spec |= _rivals(study, setting, given["others"])
-        if spec.get("sweep", "") in ("", *sweeps(study, setting)):
+        if spec.get("sweep", "") in ("", *study.sweeps(setting)):
             found.append(claims.Claim.from_spec(spec))
     return claims.judge(found, _material(study, setting))
 
@@ -157,7 +152,7 @@ def _rivals(study: Study, setting: str, others: Sequence[str]) -> dict[str, Any]
 
 
 def _material(study: Study, setting: str) -> verdict.Material:
-    names = ("", *sweeps(study, setting))
+    names = ("", *study.sweeps(setting))
     frames = [frame for name in names if len(frame := scored(study, setting, name))]
     records = pd.concat(frames, ignore_index=True) if frames else scored(study, setting)
     timed = costs.inference(study.records(setting), study.manifests(setting))
@@ -174,8 +169,8 @@ def summary(
 
 
 def _headline(study: Study) -> Iterator[tables.Cell]:
-    for setting in settings(study):
+    for setting in study.settings:
         for cell in table1(study, setting).cells:
             if cell.editor in (OWN, "GRACE") and cell.n:
-                metric = f"{cell.metric} (%), {title_of(study, setting)}"
+                metric = f"{cell.metric} (%), {study.title(setting)}"
                 yield dataclasses.replace(cell, metric=metric)

@@ -22,10 +22,7 @@ from papers.elder.scores import (
     UNEDITED_MODEL,
     Line,
     lines,
-    planned_edits,
     scored,
-    settings,
-    title_of,
 )
 
 Z = 1.96
@@ -79,7 +76,7 @@ class Ability:
     @property
     def lines(self) -> Iterator[Line]:
         """General ability is scored at the end alone: ELDER's checkpoints have none."""
-        usual = planned_edits(self.study, self.setting)
+        usual = self.study.edits(self.setting, OWN)
         found = lines(self.study, self.setting)
         return (line for line in found if line.editor != OWN or line.edits == usual)
 
@@ -115,7 +112,7 @@ class Ability:
     ) -> tables.Cell:  # fmt: skip
         return tables.measure(
             rows, column, item=item, metric=metric, editor=line.label, setting=self.setting,
-            moment=None, shown_setting=title_of(self.study, self.setting), reported=told,
+            moment=None, shown_setting=self.study.title(self.setting), reported=told,
             percent=True, error=line.why(self.study, self.setting),
         )  # fmt: skip
 
@@ -123,7 +120,7 @@ class Ability:
         self, rows: pd.DataFrame, line: Line, item: str, metric: str, told: float | None
     ) -> tables.Cell:
         shown: dict[str, Any] = {
-            "item": item, "setting": title_of(self.study, self.setting), "backbone": "",
+            "item": item, "setting": self.study.title(self.setting), "backbone": "",
             "dataset": "", "editor": line.label, "metric": metric, "reported": told,
         }  # fmt: skip
         if rows.empty:
@@ -168,7 +165,7 @@ def tasks_table(study: Study, setting: str) -> tables.Table | None:
             cells.append(scores.cell(line, chosen, item[dataset], title, told))
     return tables.build_table(
         cells,
-        caption=f"{item[dataset]}, percent, after the last edit: {title_of(study, setting)}.",
+        caption=f"{item[dataset]}, percent, after the last edit: {study.title(setting)}.",
         digits=1,
         notes=[*_about(scores), *_noted(layout, item[dataset])],
         csv_path=study.folder / "tables" / f"elder-tasks-{setting}.csv",
@@ -181,12 +178,12 @@ def retention_table(study: Study) -> tables.Table | None:
     item, metric = layout["item"], layout["metric"]
     cells: list[tables.Cell] = []
     fewer: dict[str, None] = {}
-    for scores in (Ability.of(study, setting) for setting in settings(study)):
+    for scores in (Ability.of(study, setting) for setting in study.settings):
         for named in scores.lines if scores.tasks else ():
             # One line for an editor, however many edits it made in a setting; a note says so.
             line = replace(named, label=named.editor)
             if named.label != named.editor:
-                fewer[f"{named.label} ({title_of(study, scores.setting)})."] = None
+                fewer[f"{named.label} ({study.title(scores.setting)})."] = None
             told = reported_value(
                 known, item=item, **scores.place, method=line.reported, metric=metric
             )

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib.runs.plan import edits_of, merged
 from lib.runs.study import Study
-from papers.common import reason
 
 OWN, REFRESHED, UNEDITED_MODEL = "ELDER", "ELDER refreshed", "Base"
 NEEDED = (
@@ -16,42 +14,15 @@ NEEDED = (
 )  # fmt: skip
 
 
-def settings(study: Study) -> list[str]:
-    """The settings that this profile runs."""
-    planned = study.document["settings"].items()
-    return [name for name, setting in planned if setting.get("enabled", True)]
-
-
-def title_of(study: Study, setting: str) -> str:
-    """How the page calls a setting."""
-    return study.document["settings"][setting]["title"]
-
-
 def editors_of(study: Study, setting: str) -> list[str]:
     """The editors of a setting in the order of the paper's Table 1, ours behind them."""
-    here = study.document["settings"][setting]["editors"]
+    here = study.editors(setting)
     return [name for name in study.document["tables"]["main"]["order"] if name in here]
 
 
 def ours(study: Study, setting: str) -> list[str]:
     """The variants of ELDER that a setting plans."""
     return [name for name in editors_of(study, setting) if name in (OWN, REFRESHED)]
-
-
-def planned_edits(study: Study, setting: str, editor: str = OWN) -> int:
-    """How many edits of the stream an editor makes; an expensive one may make fewer."""
-    here = study.document["settings"][setting]
-    return edits_of(merged(here["stream"], here["editors"].get(editor, {}).get("stream", {})))
-
-
-def batch_size(study: Study, setting: str) -> int:
-    """Edits per batch."""
-    return study.document["settings"][setting]["stream"]["batch_size"]
-
-
-def sweeps(study: Study, setting: str) -> dict[str, dict]:
-    """The sweeps of a setting by name."""
-    return study.document["settings"][setting].get("sweeps", {})
 
 
 def scored(study: Study, setting: str, sweep: str = "") -> pd.DataFrame:
@@ -112,15 +83,15 @@ class Line:
 
     def why(self, study: Study, setting: str) -> str:
         """Why the line has no score: it was not planned, or its run failed."""
-        return self.absent or why(study, setting, self.editor)
+        return self.absent or study.reason(setting, self.editor)
 
 
 def lines(study: Study, setting: str) -> Iterator[Line]:
     """The lines of a setting's tables: the unedited model, the paper's editors whether they are
     planned or not, our extension, and, below editors that make fewer edits, ELDER after as many."""
     yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=UNEDITED_MODEL)
-    usual, here = planned_edits(study, setting), editors_of(study, setting)
-    edits = {name: planned_edits(study, setting, name) for name in here}
+    usual, here = study.edits(setting, OWN), editors_of(study, setting)
+    edits = {name: study.edits(setting, name) for name in here}
     for name in study.document["tables"]["main"]["order"]:
         if name not in here:
             if name != REFRESHED:
@@ -132,13 +103,6 @@ def lines(study: Study, setting: str) -> Iterator[Line]:
         later = [edits[other] for other in here[here.index(name) + 1 :]]
         if fewer and edits[name] not in later:
             yield Line(f"{OWN}, after {edits[name]:,} edits", OWN, edits[name])
-
-
-def why(study: Study, setting: str, editor: str) -> str:
-    """The last line of a failed run's error, "" for none. `editor`: as run titles call it, with
-    what is varied ("ELDER, layers 2")."""
-    text = reason(study, setting, editor, {}).strip().splitlines()
-    return text[-1] if text else ""
 
 
 def at_edits(records: pd.DataFrame, editor: str, edits: int) -> pd.DataFrame:

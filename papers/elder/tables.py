@@ -19,11 +19,7 @@ from papers.elder.scores import (
     UNEDITED_MODEL,
     by_edits,
     editors_of,
-    planned_edits,
     scored,
-    sweeps,
-    title_of,
-    why,
 )
 
 MILLION = 1e6
@@ -39,16 +35,16 @@ def efficiency_table(study: Study, setting: str) -> tables.Table:
     known, swaps, cells = common.reported("elder"), substitutions(study, setting), []
     for editor in editors_of(study, setting):
         rows = spent[spent["editor"] == editor]
-        fewer = planned_edits(study, setting, editor) < planned_edits(study, setting)
+        fewer = study.edits(setting, editor) < study.edits(setting, OWN)
         by_run = rows.groupby("run")["parameters"].last().astype(float) / MILLION
         for column, values in (("seconds", rows["seconds_per_edit"]), ("parameters", by_run)):
             metric = layout["columns"][column]
             found = mean_interval(values.astype(float))
-            absent = why(study, setting, editor) or "not measured"
+            absent = study.reason(setting, editor) or "not measured"
             cells.append(
                 tables.Cell(
-                    item=layout["item"], setting=title_of(study, setting), backbone="", dataset="",
-                    editor=f"{editor}, {planned_edits(study, setting, editor)} edits"
+                    item=layout["item"], setting=study.title(setting), backbone="", dataset="",
+                    editor=f"{editor}, {study.edits(setting, editor)} edits"
                     if fewer
                     else editor,
                     metric=metric["shown"], reproduced=found.mean, ci_low=found.low,
@@ -60,7 +56,7 @@ def efficiency_table(study: Study, setting: str) -> tables.Table:
             )  # fmt: skip
     return tables.build_table(
         cells,
-        caption=f"{layout['item']}: {title_of(study, setting)}; n counts batches or runs.",
+        caption=f"{layout['item']}: {study.title(setting)}; n counts batches or runs.",
         digits=3,
         notes=layout["notes"],
         csv_path=study.folder / "tables" / f"elder-table3-{setting}.csv",
@@ -75,7 +71,7 @@ def latency_table(study: Study, setting: str) -> tables.Table:
     place = study.document["settings"][setting]["reported"]
     timed = costs.inference(study.records(setting), study.manifests(setting))
     timed = timed[timed["base_seconds"].notna()]
-    prompts, known = min(INFERENCE_PROMPTS, planned_edits(study, setting)), common.reported("elder")
+    prompts, known = min(INFERENCE_PROMPTS, study.edits(setting, OWN)), common.reported("elder")
     cells = []
     asked = study.document["settings"][setting]
     repeats = asked.get("protocol", {}).get("inference_repeats", 1)
@@ -99,15 +95,15 @@ def latency_table(study: Study, setting: str) -> tables.Table:
             found = mean_interval(values.astype(float))
             cells.append(
                 tables.Cell(
-                    item=layout["item"], setting=title_of(study, setting), backbone="", dataset="",
+                    item=layout["item"], setting=study.title(setting), backbone="", dataset="",
                     editor=editor, metric=layout["columns"][name], reproduced=found.mean,
                     ci_low=found.low, ci_high=found.high, n=found.n, reported=reported,
-                    error="" if found.n else why(study, setting, editor) or "not timed",
+                    error="" if found.n else study.reason(setting, editor) or "not timed",
                 )
             )  # fmt: skip
     return tables.build_table(
         cells,
-        caption=f"{layout['item']}: {title_of(study, setting)}; n counts timed runs.",
+        caption=f"{layout['item']}: {study.title(setting)}; n counts timed runs.",
         notes=[note.format(prompts=prompts) for note in layout["notes"]],
         csv_path=study.folder / "tables" / f"elder-table6-{setting}.csv",
     )
@@ -119,9 +115,9 @@ def number_rows(
     """Figure 2: records of the edits so far and steps of some editors, each from the longest of its
     sequences: the main table's, or the longest of the sweep over the number of edits."""
     records, steps = scored(study, setting), study.steps(setting)
-    if LONGER in sweeps(study, setting):
+    if LONGER in study.sweeps(setting):
         swept = scored(study, setting, LONGER)
-        longest = swept[swept["value"] == str(max(sweeps(study, setting)[LONGER]["values"]))]
+        longest = swept[swept["value"] == str(max(study.sweeps(setting)[LONGER]["values"]))]
         more = study.steps(setting, LONGER)
         records, steps = (
             pd.concat([rows[~rows["editor"].isin(longest["editor"])], longer], ignore_index=True)

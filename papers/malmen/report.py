@@ -10,7 +10,7 @@ from lib.report.claims import claims, verdict
 from lib.report.claims.comparisons import NAMES
 from lib.runs.study import Study
 from papers import common
-from papers.common import reason, substitutions
+from papers.common import substitutions
 from papers.malmen.scores import (
     OWN,
     RIVAL,
@@ -18,11 +18,8 @@ from papers.malmen.scores import (
     generates,
     observed,
     planned,
-    settings,
     sizes,
-    title_of,
     unedited,
-    usual,
 )
 from papers.malmen.times import times
 
@@ -35,7 +32,7 @@ def scores_table(study: Study, setting: str) -> tables.Table:
     rows = [(name, m) for m, names in planned(study, setting).items() for name in names]
     return tables.build_table(
         _cells(study, setting, layout["item"], layout["columns"], rows),
-        caption=f"Scores by the number of facts edited at once: {title_of(study, setting)}.",
+        caption=f"Scores by the number of facts edited at once: {study.title(setting)}.",
         row_heading="Editor, m",
         unreported=layout["unreported"],
         csv_path=study.folder / "tables" / f"malmen-scores-{setting}.csv",
@@ -51,7 +48,7 @@ def largest_table(study: Study, setting: str) -> tables.Table | None:
     rows = [(name, chosen[-1]) for name in plan[chosen[-1]]]
     return tables.build_table(
         _cells(study, setting, layout["item"], layout["columns"], rows),
-        caption=f"All editors at m = {chosen[-1]}: {title_of(study, setting)}.",
+        caption=f"All editors at m = {chosen[-1]}: {study.title(setting)}.",
         row_heading="Editor, m",
         unreported=layout["unreported"],
         csv_path=study.folder / "tables" / f"malmen-largest-{setting}.csv",
@@ -62,12 +59,11 @@ def decoded_table(study: Study, setting: str) -> tables.Table:
     """What the models really answer, and whether unrelated answers stayed, at the usual m."""
     layout = study.document["tables"]["decoded"]
     columns = layout["text" if generates(study, setting) else "classes"]
-    rows = [
-        (name, usual(study, setting)) for name in planned(study, setting)[usual(study, setting)]
-    ]
+    usual = study.batch_size(setting)
+    rows = [(name, usual) for name in planned(study, setting)[usual]]
     return tables.build_table(
         _cells(study, setting, layout["item"], columns, rows),
-        caption=f"Further readings of the same runs: {title_of(study, setting)}.",
+        caption=f"Further readings of the same runs: {study.title(setting)}.",
         row_heading="Editor, m",
         csv_path=study.folder / "tables" / f"malmen-decoded-{setting}.csv",
     )
@@ -83,7 +79,7 @@ def _cells(
     for column in columns:
         common_parts = {
             "item": item, "metric": column["metric"], "setting": setting,
-            "subset": column["subset"], "shown_setting": title_of(study, setting),
+            "subset": column["subset"], "shown_setting": study.title(setting),
             "substitutions": swaps,
         }  # fmt: skip
         if len(before):
@@ -98,19 +94,15 @@ def _cells(
                 editor=editor,
                 moment="own",
                 shown_as=f"{editor}, m={m}",
-                error=_why(study, setting, editor, m),
+                error=_reason(study, setting, editor, m),
                 **common_parts,
             )
 
 
-def _why(study: Study, setting: str, editor: str, m: int) -> str:
-    """The last line of a failed run's error, "" for none."""
-    text = "" if m != usual(study, setting) else reason(study, setting, editor, {})
-    for title, error in study.errors().items():
-        if title.startswith(f"{editor}, m {m} on {setting},"):
-            text = text or error
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else ""
+def _reason(study: Study, setting: str, editor: str, m: int) -> str:
+    """Why an editor has no number at m: the error of the main table's run, or of the sweep's."""
+    usual = study.reason(setting, editor) if m == study.batch_size(setting) else ""
+    return usual or study.reason(setting, f"{editor}, m {m}")
 
 
 def judged(study: Study, setting: str) -> claims.Judgement:
@@ -118,7 +110,7 @@ def judged(study: Study, setting: str) -> claims.Judgement:
     out."""
     here = study.document["settings"][setting]["editors"]
     stated = {
-        "usual": usual(study, setting),
+        "usual": study.batch_size(setting),
         "mini_batch": here[OWN]["config"].get("batch_rows", 32),
         "setting": setting,
     }
@@ -143,10 +135,10 @@ def summary(
 ) -> summaries.PaperSummary:
     """What the front page says: generality at the largest m of every setting."""
     headline = []
-    for setting in settings(study):
+    for setting in study.settings:
         rows = {f"{name}, m={sizes(study, setting)[-1]}" for name in (OWN, RIVAL, "MEMIT")}
         for cell in scores_table(study, setting).cells:
             if cell.metric == NAMES["holdout"] and cell.n and cell.editor in rows:
-                metric = f"GS, {title_of(study, setting)}"
+                metric = f"GS, {study.title(setting)}"
                 headline.append(dataclasses.replace(cell, metric=metric))
     return common.summary(study, verdicts, listed, headline)

@@ -9,35 +9,17 @@ OWN, RIVAL, SUM = "MALMEN", "MEND", "MALMEN with a plain sum"
 NEEDED = ("m", "moment", "subset", "record", "prompt", METRIC)
 
 
-def settings(study: Study) -> list[str]:
-    """The settings that this profile runs."""
-    planned = study.document["settings"].items()
-    return [name for name, setting in planned if setting.get("enabled", True)]
-
-
-def title_of(study: Study, setting: str) -> str:
-    """How the page calls a setting."""
-    return study.document["settings"][setting]["title"]
-
-
 def generates(study: Study, setting: str) -> bool:
     """Whether the setting's backbone writes text (a classifier's answer is one class)."""
     return setting in study.document["tables"]["decoded"]["settings"]
 
 
-def usual(study: Study, setting: str) -> int:
-    """m of the main table: facts edited at once."""
-    return study.document["settings"][setting]["stream"]["batch_size"]
-
-
 def planned(study: Study, setting: str) -> dict[int, list[str]]:
     """The editors of the page's main tables at each m of this profile, smallest first."""
-    here = study.document["settings"][setting]
-    shown = [
-        name for name in study.document["tables"]["main"]["editors"] if name in here["editors"]
-    ]
-    found = {usual(study, setting): shown}
-    axis = here.get("sweeps", {}).get(SWEEP)
+    here = study.editors(setting)
+    shown = [name for name in study.document["tables"]["main"]["editors"] if name in here]
+    found = {study.batch_size(setting): shown}
+    axis = study.sweeps(setting).get(SWEEP)
     for value in axis["values"] if axis else ():
         swept = [name for name in shown if name in axis["editors"]]
         found[value] = [name for name in shown if name in {*found.get(value, ()), *swept}]
@@ -55,7 +37,7 @@ def by_m(study: Study, setting: str, which: str = "records") -> pd.DataFrame:
     read = getattr(study, which)
     main, swept = read(setting), read(setting, SWEEP)
     if "m" not in main and "m" not in swept:
-        main = main.assign(m=usual(study, setting))
+        main = main.assign(m=study.batch_size(setting))
         swept = swept.assign(m=pd.to_numeric(swept["value"]).astype("int64"))
     parts = [part for part in (swept, main[~main["run"].isin(swept["run"])]) if len(part)]
     if not parts:  # nothing ran: no rows, but every column that readers ask for

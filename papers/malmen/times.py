@@ -9,7 +9,7 @@ from lib.report import page, tables
 from lib.report.reported import reported_value
 from lib.runs.study import Study
 from papers import common
-from papers.malmen.scores import OWN, by_m, observed, title_of
+from papers.malmen.scores import OWN, by_m, observed
 
 READ = 1.0  # seconds: a preparation below it was read from a cache or is none
 
@@ -82,7 +82,7 @@ def _ours(study: Study, setting: str) -> Iterator[tuple[str, ...]]:
         return
     m = max(common_m)
     at = frame[frame["m"] == m].groupby("editor")[["train", "edit"]].mean().sum(axis=1)
-    where = f"here: {title_of(study, setting)}, {m:,} facts"
+    where = f"here: {study.title(setting)}, {m:,} facts"
     yield _totals(where, at[OWN], at["MEMIT"], "s", "measured: preparation and one batch")
 
 

@@ -5,8 +5,7 @@ import pandas as pd
 from lib.metrics import costs
 from lib.metrics.intervals import mean_interval
 from lib.runs.study import Study
-from papers.common import kept, reason
-from papers.melo.scores import planned, settings, title_of
+from papers.common import kept
 
 BYTES = 4  # of a stored number: keys and values are kept in float32
 REPORTED = (
@@ -19,7 +18,7 @@ def efficiency(study: Study) -> pd.DataFrame:
     """One row per editor and setting with numbers: seconds of preparation before the first edit and
     per edit (mean over batches and 95 % interval), trained parameters and stored bytes after the
     last edit, peak memory of the whole run in GiB (the model itself included)."""
-    rows = [row for name in settings(study) for row in _rows(study, name)]
+    rows = [row for name in study.settings for row in _rows(study, name)]
     return kept(study, "melo-efficiency", pd.DataFrame(rows))
 
 
@@ -29,19 +28,19 @@ def _rows(study: Study, setting: str) -> list[dict[str, object]]:
     memory = costs.inference(records, manifests)
     fitted = pd.Series({name: m["seconds"]["fit"] for name, m in manifests.items()}, dtype=float)
     found = []
-    for editor in planned(study, setting):
+    for editor in study.editors(setting):
         mine, runs = spent[spent["editor"] == editor], memory[memory["editor"] == editor]
         seconds = mean_interval(mine["seconds_per_edit"].astype(float))
         last = mine.groupby("run")[["parameters", "stored_floats"]].last().astype(float).mean()
         found.append(
             {
-                "setting": title_of(study, setting), "editor": editor,
+                "setting": study.title(setting), "editor": editor,
                 "preparation_seconds": fitted.reindex(runs["run"]).mean(),
                 "seconds_per_edit": seconds.mean, "low": seconds.low, "high": seconds.high,
                 "batches": seconds.n, "parameters": last["parameters"],
                 "stored_bytes": BYTES * last["stored_floats"],
                 "peak_gib": runs["peak_gib"].max(), "runs": len(runs),
-                "error": reason(study, setting, editor, {}),
+                "error": study.error(setting, editor),
             }
         )  # fmt: skip
     return found

@@ -10,7 +10,7 @@ from lib.report.figures.style import Plot
 from lib.runs.study import Study
 from papers import common
 from papers.melo import figures
-from papers.melo.scores import group_of, planned, scored
+from papers.melo.scores import group_of, scored
 
 # Sweep -> item of the reported CSV, pattern of its methods, and how a value is called.
 REPORTED = {
@@ -27,12 +27,6 @@ COUNTED = {  # column of ours -> item and metric of the reported CSV
     "forgotten": ("Fig forgotten", "forgotten edits (F-Edits)"),
 }  # fmt: skip
 KEY_COMPONENTS = ((1, 2), (1, 5))  # the second pair is the paper's, of 30
-
-
-def sweeps(study: Study, setting: str) -> dict[str, str]:
-    """The sweeps of a setting with their titles."""
-    found = study.document["settings"][setting].get("sweeps", {})
-    return {name: axis["title"] for name, axis in found.items()}
 
 
 def reported_curves(study: Study, setting: str, sweep: str) -> dict[str, pd.DataFrame]:
@@ -73,19 +67,19 @@ def sweep_ends(study: Study, setting: str, sweep: str) -> Plot:
     """Decoded edits and rephrases, and unchanged near answers, against a swept setting."""
     records = scored(study, setting, sweep)
     if records.empty:
-        return curves.sweep(records, "value", "share", xlabel=sweeps(study, setting)[sweep])
+        return curves.sweep(records, "value", "share", xlabel=study.sweeps(setting)[sweep]["title"])
     # Near questions are right if they stay as they were, edits if they become what was asked.
     kept = records["subset"].isin(["near", "upstream"])
     share = records["exact_match"].where(~kept, records["agreement"])
     rows = records.assign(swept=records["value"].astype(float), share=share)
-    title = sweeps(study, setting)[sweep]
+    title = study.sweeps(setting)[sweep]["title"]
     subsets = ("edits", "holdout", "near")
     return curves.sweep(rows, "swept", "share", subsets=subsets, xlabel=title, ylabel="share")
 
 
 def index_curves(study: Study, setting: str, editor: str = "MELO") -> Plot:
     """Clusters, conflicts and forgotten keys against edits, a line per radius, and as reported."""
-    sweep = "radius" if "radius" in sweeps(study, setting) else ""
+    sweep = "radius" if "radius" in study.sweeps(setting) else ""
     steps = _labelled(study.steps(setting, sweep), sweep, editor)
     place, told, answers = study.document["settings"][setting]["reported"], {}, {}
     known = common.reported("melo")
@@ -111,7 +105,7 @@ def key_maps(study: Study, setting: str) -> Plot | None:
     """Keys of every MELO variant's first run; in the setting of the paper's picture also on its
     pair of components. None where nothing is saved."""
     found = {}
-    for editor in planned(study, setting):
+    for editor in study.editors(setting):
         index = saved_index(study, setting, editor) if editor.startswith("MELO") else None
         if index is not None:
             found[editor] = index["keys"], index["owners"].tolist()

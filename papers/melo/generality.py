@@ -6,7 +6,7 @@ from lib.report.claims.verdict import chance, paired
 from lib.report.reported import reported_value
 from lib.runs.study import Study
 from papers.common import kept, reported
-from papers.melo.scores import group_of, planned, scored, settings, title_of
+from papers.melo.scores import group_of, scored
 
 METRIC, RELEASED, INTENDED = "f1_released", "released_holdout", "holdout"
 
@@ -19,7 +19,7 @@ def generality(study: Study, setting: str) -> pd.DataFrame:
     place, known = study.document["settings"][setting]["reported"], reported("melo")
     rows = study.document["tables"]["table2"]["rows"]
     found = []
-    for editor in planned(study, setting):
+    for editor in study.editors(setting):
         mine = end[end["editor"] == editor]
         released, held = (mine[mine["subset"] == name] for name in (RELEASED, INTENDED))
         if released.empty or held.empty:
@@ -68,7 +68,7 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
 
 def conclusion(study: Study) -> str:
     """One paragraph: what the two readings do to the paper's conclusion on generality."""
-    told = [_sentences(study, name) for name in settings(study) if group_of(study, name) == "zsre"]
+    told = [_sentences(study, name) for name in study.settings if group_of(study, name) == "zsre"]
     return " ".join(filter(None, told)) or "No run of this profile scored both readings."
 
 
@@ -79,7 +79,7 @@ def _sentences(study: Study, setting: str) -> str:
     frame = frame.set_index("editor")
     own, best = frame.loc["MELO"], {n: frame[n].idxmax() for n in ("as released", "held out")}
     place = {n: int(frame[n].rank(ascending=False, method="min")["MELO"]) for n in best}
-    count, title = len(frame), title_of(study, setting)
+    count, title = len(frame), study.title(setting)
     text = (
         f"{title}: scored on the edited prompts, MELO has a generality of {own['as released']:.2f} "
         f"(place {place['as released']} of {count}; best {best['as released']}); on rephrasings "

@@ -11,10 +11,7 @@ from papers import common
 from papers.melo.scores import (
     for_group,
     group_of,
-    planned,
     scored,
-    settings,
-    title_of,
 )
 from papers.melo.tables import (
     all_of_table2,
@@ -24,7 +21,7 @@ from papers.melo.tables import (
 
 def judged(study: Study, setting: str, editor: str = "MELO") -> claims.Judgement:
     """The paper's claims that one setting can test, for MELO as released or another variant."""
-    group, here, found = group_of(study, setting), planned(study, setting), []
+    group, here, found = group_of(study, setting), study.editors(setting), []
     for given in study.document["claims"]:
         spec: dict[str, Any] = {k: for_group(study, v, group) for k, v in given.items()}
         if any(value is None for value in spec.values()):
@@ -41,13 +38,13 @@ def verdicts(study: Study) -> dict[str, claims.Judgement]:
     """The claims by "editor: setting's title", each also written as CSV: MELO as released in every
     group of Table 2, MELO as intended where the released key sees the target."""
     found = {}
-    for setting in settings(study):
+    for setting in study.settings:
         editors = study.document["settings"][setting]["editors"]
         intended = editors.get("MELO intended", {}).get("config", {}).get("key_position")
         chosen = ["MELO"] if setting in reported_settings(study) else []
         chosen += ["MELO intended"] if intended == "last_prompt_token" else []
         for editor in chosen:
-            title = f"{editor}: {title_of(study, setting)}"
+            title = f"{editor}: {study.title(setting)}"
             found[title] = judged(study, setting, editor)
             name = f"melo-claims-{setting}-{editor.lower().replace(' ', '-')}"
             common.kept(study, name, found[title].tidy)

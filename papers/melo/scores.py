@@ -24,24 +24,9 @@ SUCCESS = {
 }
 
 
-def settings(study: Study) -> list[str]:
-    """The settings that the profile runs, in order."""
-    return [name for name, s in study.document["settings"].items() if s.get("enabled", True)]
-
-
 def group_of(study: Study, setting: str) -> str:
     """The column group of Table 2 that a setting belongs to: the paper profile's dataset."""
     return study.original["settings"][setting]["dataset"]
-
-
-def title_of(study: Study, setting: str) -> str:
-    """How a setting is called in headings."""
-    return study.document["settings"][setting]["title"]
-
-
-def planned(study: Study, setting: str) -> list[str]:
-    """The editors of a setting."""
-    return list(study.document["settings"][setting]["editors"])
 
 
 def success(study: Study, setting: str) -> tuple[str, str]:
@@ -111,7 +96,7 @@ def official_averages(study: Study, setting: str) -> pd.DataFrame:
     frame = frame.replace({"subset": {"released_holdout": "holdout as released"}})
     values = ["mean of rows", "official mean"]
     return frame.pivot(index="editor", columns="subset", values=values).reindex(
-        [name for name in planned(study, setting) if name in set(frame["editor"])]
+        [name for name in study.editors(setting) if name in set(frame["editor"])]
     )
 
 

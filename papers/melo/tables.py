@@ -11,8 +11,8 @@ from lib.report import tables
 from lib.report.reported import reported_value
 from lib.runs.study import Study
 from papers import common
-from papers.common import reason, substitutions
-from papers.melo.scores import group_of, perplexities, planned, scored, settings, title_of
+from papers.common import substitutions
+from papers.melo.scores import group_of, perplexities, scored
 
 HALF_A_DIGIT = 0.005  # of the shares, as printed
 NOT_RUN = "not run in this profile"
@@ -37,7 +37,7 @@ def table2(study: Study, setting: str) -> tables.Table:
 def reported_settings(study: Study) -> list[str]:
     """The settings for which the paper reports numbers."""
     document = study.document["settings"]
-    return [name for name in settings(study) if document[name]["reported"]]
+    return [name for name in study.settings if document[name]["reported"]]
 
 
 def all_of_table2(study: Study) -> tables.Table:
@@ -55,11 +55,11 @@ def _table2_cells(study: Study, setting: str) -> Iterator[tables.Cell]:
     swaps = substitutions(study, setting)
     for row, entry in layout["rows"].items():
         told = _told(known, layout["item"], place, entry, chosen["columns"]) if place else {}
-        if row not in planned(study, setting) and not any(told.values()):
+        if row not in study.editors(setting) and not any(told.values()):
             continue
         for column in chosen["columns"]:
             yield _cell(
-                study, setting, records, column, row, item=layout["item"], swaps=swaps, entry=entry,
+                study, setting, records, column, row, item=layout["item"], swaps=swaps,
                 reported=told.get(column["metric"]), n_reported=chosen["n_reported"],
             )  # fmt: skip
 
@@ -90,7 +90,6 @@ def _cell(
     *,
     item: str,
     swaps: list[str],
-    entry: Mapping[str, str] | None = None,
     reported: float | None = None,
     n_reported: int | None = None,
 ) -> tables.Cell:
@@ -100,14 +99,14 @@ def _cell(
         rows, score = perplexities(rows, column["perplexity"], column["subset"]), "perplexity"
         if column["perplexity"] == "released":
             groups = lambda part: part["run"] + "/" + part["batch"].astype(str)  # noqa: E731
-    error = reason(study, setting, editor, entry or {})
-    if not error and editor not in planned(study, setting):
+    error = study.error(setting, editor)
+    if not error and editor not in study.editors(setting):
         error = NOT_RUN
     cell = tables.measure(
         rows, score, item=item, metric=column["metric"], editor=editor, setting=setting,
         subset=column["subset"], reported=reported, n_reported=n_reported, groups=groups,
         resolution=0.0 if "perplexity" in column else HALF_A_DIGIT,
-        shown_setting=title_of(study, setting), error=error, substitutions=swaps,
+        shown_setting=study.title(setting), error=error, substitutions=swaps,
     )  # fmt: skip
     if groups is None or cell.n >= FEWEST_BATCHES:
         return cell
@@ -130,9 +129,7 @@ def overview(study: Study) -> pd.DataFrame:
                     if len(_settings_of(study, group)) > 1:
                         head = f"{place['model']} {head}"
                     told = _told(common.reported("melo"), layout["item"], place, entry, [column])
-                    found = (
-                        cells.get((row, title_of(study, name), column["metric"])) if name else None
-                    )
+                    found = cells.get((row, study.title(name), column["metric"])) if name else None
                     shown[head] = _pair(told.get(column["metric"]), found)
         rows.append(shown)
     return common.kept(study, "melo-table2-overview", pd.DataFrame(rows))
@@ -242,7 +239,7 @@ def _own_table(
     return tables.build_table(
         [
             _cell(study, setting, records, column, editor, item=item, swaps=swaps)
-            for editor in planned(study, setting)
+            for editor in study.editors(setting)
             for column in columns
         ],
         caption=caption,

@@ -25,7 +25,6 @@ from papers.side_by_side.scores import (
     UNRELATED,
     at,
     editors_of,
-    planned_edits,
     scored,
     sizes,
 )
@@ -68,7 +67,7 @@ class Answers:
             costs_of(study, setting),
             {edits: frame for edits, frame in found.items() if len(frame)},
             lost(records, editors),
-            {name: planned_edits(study, setting, name) for name in editors},
+            {name: study.edits(setting, name) for name in editors},
         )
 
     @property

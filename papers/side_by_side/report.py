@@ -22,7 +22,6 @@ from papers.side_by_side.scores import (
     page_name,
     present,
     scored,
-    settings,
     sizes,
 )
 from papers.side_by_side.tables import (
@@ -129,7 +128,7 @@ def summary(
 
 
 def _headline(study: Study) -> Iterator[tables.Cell]:
-    for setting in settings(study):
+    for setting in study.settings:
         for edits in shown_sizes(study, setting)[:1]:
             cells = overview(study, setting, edits).cells
             found = [

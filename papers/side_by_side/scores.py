@@ -13,9 +13,7 @@ import pandas as pd
 
 from lib.metrics.costs import saved_bytes
 from lib.metrics.ranking import Sample
-from lib.runs.plan import edits_of, merged
 from lib.runs.study import Study
-from papers.common import reason
 
 UNEDITED_MODEL = "Unedited model"
 FAMILIES = {  # editor kinds by what an edit leaves behind (the taxonomy of Yao et al., 2023)
@@ -72,17 +70,6 @@ MEASURES = (
 SCORE = (RELIABILITY, GENERALITY, LOCALITY)  # the parts of the editing score
 
 
-def settings(study: Study) -> list[str]:
-    """The settings that this profile runs."""
-    planned = study.document["settings"].items()
-    return [name for name, setting in planned if setting.get("enabled", True)]
-
-
-def title_of(study: Study, setting: str) -> str:
-    """How the page calls a setting."""
-    return study.document["settings"][setting]["title"]
-
-
 def family_of(study: Study, setting: str, editor: str) -> str:
     """The family of an editor, by its kind."""
     entry = study.document["settings"][setting]["editors"].get(editor, {})
@@ -104,13 +91,6 @@ def families(study: Study, setting: str) -> dict[str, str]:
 def needs_networks(study: Study, setting: str, editor: str) -> bool:
     """Whether an editor's edits are of no use without the networks that it trained."""
     return study.document["settings"][setting]["editors"][editor].get("kind") in APART
-
-
-def planned_edits(study: Study, setting: str, editor: str = "") -> int:
-    """How many edits of the stream an editor makes ("": one that makes all of them)."""
-    here = study.document["settings"][setting]
-    entry = here["editors"].get(editor, {})
-    return edits_of(merged(here["stream"], entry.get("stream", {})))
 
 
 def scored(study: Study, setting: str) -> pd.DataFrame:
@@ -223,9 +203,3 @@ def size_of(study: Study, setting: str) -> pd.DataFrame:
         if run.setting == setting and not run.sweep and (found := study.finished(run)) is not None
     ]
     return pd.DataFrame(rows, columns=["run", "editor", "seed", "bytes"])
-
-
-def why(study: Study, setting: str, editor: str) -> str:
-    """The last line of a failed run's error, "" for none."""
-    text = reason(study, setting, editor, {}).strip().splitlines()
-    return text[-1] if text else ""

@@ -23,13 +23,10 @@ from papers.side_by_side.scores import (
     at,
     editors_of,
     families,
-    planned_edits,
     present,
     sample,
     scored,
-    title_of,
     unedited,
-    why,
 )
 
 ITEM = "side by side"
@@ -56,7 +53,7 @@ def overview(study: Study, setting: str, edits: int) -> tables.Table:
     """Every editor after so many edits, in every measure; each number leads to its records."""
     records, who = scored(study, setting), families(study, setting)
     here = present(records, edits, list(who))
-    failed = {name: text for name in who if (text := why(study, setting, name))}
+    failed = {name: text for name in who if (text := study.reason(setting, name))}
     rows = pd.concat([unedited(records, edits), at(records, edits)], ignore_index=True)
     cells = []
     for editor in [UNEDITED_MODEL, *here, *failed]:
@@ -72,7 +69,7 @@ def overview(study: Study, setting: str, edits: int) -> tables.Table:
             cells.append(_linked(study, cell, editor, measure.subsets[0], edits, here))
     table = tables.build_table(
         cells,
-        caption=f"After {edits:,} edits: {title_of(study, setting)}.",
+        caption=f"After {edits:,} edits: {study.title(setting)}.",
         notes=[*_absent(study, setting, edits, here), _decoded(study, setting)],
         own=True,
         about={name: BRIEFLY.get(family, family) for name, family in who.items()},
@@ -112,7 +109,7 @@ def _linked(
 def _absent(study: Study, setting: str, edits: int, here: Sequence[str]) -> Iterator[str]:
     """Editors that made fewer edits than this table is about."""
     for editor in editors_of(study, setting):
-        made = planned_edits(study, setting, editor)
+        made = study.edits(setting, editor)
         if editor not in here and made < edits:
             yield f"{editor} made the first {made:,} edits only and stands in that table."
 
@@ -126,18 +123,18 @@ def readings_table(study: Study, setting: str) -> tables.Table:
     """Reliability after the last edit in four readings, from the field's usual to the strictest."""
     records, cells = scored(study, setting), []
     for editor in editors_of(study, setting):
-        edits = planned_edits(study, setting, editor)
+        edits = study.edits(setting, editor)
         rows = RELIABILITY.rows(at(records, edits))
         for column, title in READINGS.items():
             cell = tables.measure(
                 rows, column, item=ITEM, metric=title, editor=editor, moment=None,
                 shown_setting="Reliability", groups=lambda part: part["unit"],
-                error=why(study, setting, editor),
+                error=study.reason(setting, editor),
             )  # fmt: skip
             cells.append(_linked(study, cell, editor, "edits", edits, [editor]))
     table = tables.build_table(
         cells,
-        caption=f"Reliability after each editor's last edit: {title_of(study, setting)}.",
+        caption=f"Reliability after each editor's last edit: {study.title(setting)}.",
         notes=[_decoded(study, setting)],
         own=True,
     )
@@ -166,7 +163,7 @@ def difference_table(study: Study, setting: str, edits: int) -> tables.Table:
     common.kept(study, f"{study.paper}-differences-{setting}-{edits}", frame)
     return tables.build_table(
         cells,
-        caption=f"Differences after {edits:,} edits: {title_of(study, setting)}.",
+        caption=f"Differences after {edits:,} edits: {study.title(setting)}.",
         notes=[
             f"p-values are Holm-adjusted over all {len(frame)} comparisons of this table; with "
             f"{SWAPS:,} random swaps none can come out below {len(frame) / SWAPS:.3f}. n counts "
@@ -181,7 +178,7 @@ def cost_table(study: Study, setting: str) -> tables.Table:
     who, cells = families(study, setting), []
     spent = costs_of(study, setting)
     for editor in who:
-        failed, cost = why(study, setting, editor) or "not measured", spent.get(editor)
+        failed, cost = study.reason(setting, editor) or "not measured", spent.get(editor)
         shown = {"item": ITEM, "backbone": "", "dataset": "", "editor": editor}
         for (group, metric), values in COSTS.items():
             mean, low, high, n = values(cost) if cost else (math.nan, *_NONE, 0)
@@ -194,7 +191,7 @@ def cost_table(study: Study, setting: str) -> tables.Table:
             )  # fmt: skip
     table = tables.build_table(
         cells,
-        caption=f"Costs: {title_of(study, setting)}; n counts batches or runs.",
+        caption=f"Costs: {study.title(setting)}; n counts batches or runs.",
         notes=[
             "Seconds per edit: mean over batches. Before the first edit: training or statistics, "
             "next to nothing where an earlier run had left them in the cache.",
@@ -203,7 +200,7 @@ def cost_table(study: Study, setting: str) -> tables.Table:
             "edits are not counted. Peak: memory of the whole run.",
         ],
         own=True,
-        about={name: f"{planned_edits(study, setting, name):,} edits" for name in who},
+        about={name: f"{study.edits(setting, name):,} edits" for name in who},
     )
     common.kept(study, f"{study.paper}-costs-{setting}", table.tidy)
     return table

@@ -1,13 +1,15 @@
 """What every invented study of a paper answers as a `Study` does, though nothing ran."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 import yaml
+
+from lib.runs.study import Outline
 
 PAPERS = Path(__file__).parents[2] / "papers"
 COLUMNS = ["run", "setting", "editor", "sweep", "value", "seed"]
@@ -41,7 +43,7 @@ def facts(n: int, **more: Any) -> dict[str, Any]:
 
 
 @dataclass
-class InventedStudy:
+class InventedStudy(Outline):
     """Answers as a `Study` does. `lost` names editors whose runs failed; `empty`: nothing ran.
 
     A study of one paper gives `document`, `original`, `frame` and `finished`.
@@ -55,7 +57,6 @@ class InventedStudy:
     runs: list = field(default_factory=list)
 
     paper: ClassVar[str]
-    settings: ClassVar[Sequence[str]]
 
     def frame(self, which: str, setting: str, sweep: str) -> pd.DataFrame:
         """The rows of "records", "steps" or "observations" if everything ran."""

@@ -139,15 +139,14 @@ def manifest(editor: str, setting: str) -> dict[str, Any]:
 
 @dataclass
 class InventedStudy(invented_study.InventedStudy):
-    """The study of COMEBA-HK. `sweeps`: whether any value is varied."""
+    """The study of COMEBA-HK. `varied`: whether any value is varied."""
 
-    sweeps: bool = True
+    varied: bool = True
     paper = "comeba_hk"
-    settings = SETTINGS
 
     @functools.cached_property
     def document(self) -> dict[str, Any]:
-        axes = SWEEPS if self.sweeps else ()
+        axes = SWEEPS if self.varied else ()
         swept = {name: {"editors": ["COMEBA-HK"], "title": f"the {name}"} for name in axes}
         settings = {
             name: {
@@ -166,7 +165,7 @@ class InventedStudy(invented_study.InventedStudy):
 
     def frame(self, which: str, setting: str, sweep: str) -> pd.DataFrame:
         if which == "records":
-            absent = sweep and (setting != "cf-single" or not self.sweeps)
+            absent = sweep and (setting != "cf-single" or not self.varied)
             rows = records(setting, sweep if not absent else "")
             return rows.iloc[:0] if absent else rows
         rows = {"steps": steps, "observations": observations}[which](setting)

@@ -115,7 +115,7 @@ def test_a_failed_run_says_why_in_its_cells(tmp_path: Path) -> None:
     assert "&lt;b&gt;out of room" in table.to_html() and "<b>out" not in table.to_html()
 
 
-@pytest.mark.parametrize("missing", [{"empty": True}, {"lost": ("COMEBA-HK",), "sweeps": False}])
+@pytest.mark.parametrize("missing", [{"empty": True}, {"lost": ("COMEBA-HK",), "varied": False}])
 def test_what_did_not_run_takes_nothing_down(tmp_path: Path, missing: dict) -> None:
     study = InventedStudy(tmp_path, **missing)
     for setting in SETTINGS:

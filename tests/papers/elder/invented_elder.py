@@ -171,7 +171,6 @@ class InventedStudy(invented_study.InventedStudy):
 
     harness: bool = False
     paper = "elder"
-    settings = tuple(PLACES)
 
     @property
     def document(self) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from papers.elder.scores import (
     at_edits,
     by_edits,
     lines,
-    planned_edits,
     scored,
     unedited,
     with_scores,
@@ -64,7 +63,7 @@ def test_the_unedited_model_is_scored_once_and_on_all_prompts(study: InventedStu
 def test_lines_follow_the_papers_order(study: InventedStudy) -> None:
     found = {line.label: line for line in lines(study, "zsre")}
     assert list(found)[:4] == ["Base", "FT-L", "LoRA", "ROME, 8 edits"]
-    assert planned_edits(study, "zsre", "WilKE") == FEWER and planned_edits(study, "zsre") == N
+    assert study.edits("zsre", "WilKE") == FEWER and study.edits("zsre") == N
     assert not found["WilKE, 8 edits"].comparable and found["ELDER"].comparable
     assert found["ELDER, after 8 edits"].reported == ""
     rows = found["ELDER, after 8 edits"].of(scored(study, "zsre"))

@@ -163,7 +163,6 @@ class InventedStudy(invented_study.InventedStudy):
     """The study of MALMEN."""
 
     paper = "malmen"
-    settings = tuple(EDITORS)
 
     @property
     def document(self) -> dict[str, Any]:

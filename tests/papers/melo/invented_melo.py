@@ -118,7 +118,6 @@ class InventedStudy(invented_study.InventedStudy):
     """The study of MELO with one setting per column group of Table 2."""
 
     paper = "melo"
-    settings = tuple(GROUPS)
 
     @property
     def document(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from lib.runs.study import Outline
+
 PAPER = Path(__file__).parents[3] / "papers" / "side_by_side" / "settings.yaml"
 N, BATCH, FIRST, FEWER, FACTS = 30, 5, 10, 20, "facts"
 # kind; reliability, generality, near, unrelated at the end; reliability right after the own batch
@@ -127,7 +129,7 @@ def _paper() -> dict[str, Any]:
 
 
 @dataclass
-class InventedStudy:
+class InventedStudy(Outline):
     """Answers as a `Study` does. `lost` names editors whose runs failed; `empty`: nothing ran."""
 
     folder: Path
@@ -170,9 +172,6 @@ class InventedStudy:
         kept.mkdir(parents=True, exist_ok=True)
         (kept / "edits.bin").write_bytes(bytes(6000 if run.editor == "GRACE" else 2**20))
         return SimpleNamespace(editor=kept)
-
-    def editors(self, setting: str) -> list[str]:
-        return list(self.document["settings"][setting]["editors"])
 
     def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
         if self.empty:
