@@ -15,16 +15,7 @@ from lib.report.figures import curves, style
 from lib.runs.study import Study
 from papers import common
 from papers.comeba_hk import figures
-from papers.comeba_hk.scores import (
-    MOMENTS,
-    OWN,
-    PROTOCOLS,
-    Form,
-    editors_of,
-    forms,
-    place,
-    scored,
-)
+from papers.comeba_hk.scores import MOMENTS, OWN, PROTOCOLS, Form, editors_of, forms, place, scored
 from papers.common import substitutions
 
 BOTH_NAMES = "COMEBA-HK is CoachHooK in the published version."

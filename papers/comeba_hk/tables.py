@@ -10,15 +10,7 @@ from lib.report.pages import index
 from lib.runs.study import Study
 from papers import common
 from papers.comeba_hk import figures
-from papers.comeba_hk.scores import (
-    INTENDED,
-    MOMENTS,
-    OWN,
-    WITHOUT,
-    editors_of,
-    place,
-    scored,
-)
+from papers.comeba_hk.scores import INTENDED, MOMENTS, OWN, WITHOUT, editors_of, place, scored
 
 
 def hook_effect(study: Study) -> pd.DataFrame:

@@ -14,14 +14,8 @@ from lib.report.reported import reported_value
 from lib.runs.study import Study
 from papers import common
 from papers.common import substitutions
-from papers.elder.deferral import (
-    distances,
-)
-from papers.elder.scores import (
-    OWN,
-    lines,
-    scored,
-)
+from papers.elder.deferral import distances
+from papers.elder.scores import OWN, lines, scored
 
 HALF_A_DIGIT = 0.00005  # of the last digit printed, as a share
 

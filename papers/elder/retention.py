@@ -17,13 +17,7 @@ from lib.report import tables
 from lib.report.reported import reported_value
 from lib.runs.study import Study
 from papers import common
-from papers.elder.scores import (
-    OWN,
-    UNEDITED_MODEL,
-    Line,
-    lines,
-    scored,
-)
+from papers.elder.scores import OWN, UNEDITED_MODEL, Line, lines, scored
 
 Z = 1.96
 MEAN = "mean of tasks"

@@ -14,13 +14,7 @@ from lib.runs.study import Study
 from papers import common
 from papers.common import substitutions
 from papers.elder.deferral import distances
-from papers.elder.scores import (
-    OWN,
-    UNEDITED_MODEL,
-    by_edits,
-    editors_of,
-    scored,
-)
+from papers.elder.scores import OWN, UNEDITED_MODEL, by_edits, editors_of, scored
 
 MILLION = 1e6
 LONGER = "edits"  # the sweep over the number of edits

@@ -11,16 +11,7 @@ from lib.report.claims.comparisons import NAMES
 from lib.runs.study import Study
 from papers import common
 from papers.common import substitutions
-from papers.malmen.scores import (
-    OWN,
-    RIVAL,
-    by_m,
-    generates,
-    observed,
-    planned,
-    sizes,
-    unedited,
-)
+from papers.malmen.scores import OWN, RIVAL, by_m, generates, observed, planned, sizes, unedited
 from papers.malmen.times import times
 
 NOBODY = "unedited model"

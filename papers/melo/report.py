@@ -8,15 +8,8 @@ from lib.report import summaries
 from lib.report.claims import claims, verdict
 from lib.runs.study import Study
 from papers import common
-from papers.melo.scores import (
-    for_group,
-    group_of,
-    scored,
-)
-from papers.melo.tables import (
-    all_of_table2,
-    reported_settings,
-)
+from papers.melo.scores import for_group, group_of, scored
+from papers.melo.tables import all_of_table2, reported_settings
 
 
 def judged(study: Study, setting: str, editor: str = "MELO") -> claims.Judgement:

@@ -24,10 +24,7 @@ from papers.side_by_side.scores import (
     scored,
     sizes,
 )
-from papers.side_by_side.tables import (
-    SCORE_GROUP,
-    overview,
-)
+from papers.side_by_side.tables import SCORE_GROUP, overview
 
 FAMILY_NAMES = [*FAMILIES, OTHERS]
 

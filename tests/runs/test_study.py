@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from lib.runs import plan
 from lib.runs.plan import papers
+from lib.runs.study import Outline
 from tests.report.pages import browser_checks
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +38,35 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = study("--profile", "smoke", "--output", str(folder), STUDY_CACHE=str(folder / "cache"))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "smoke"
+
+
+class Asked(Outline):
+    document: ClassVar[dict] = {
+        "settings": {
+            "facts": {
+                "title": "some facts", "stream": {"n_edits": 8, "batch_size": 4},
+                "editors": {"FT": {}, "ROME": {"stream": {"first": 2}}},
+            },
+            "left-out": {"enabled": False},
+        }
+    }  # fmt: skip
+
+    def errors(self) -> dict[str, str]:
+        return {
+            "ROME on facts, seed 1": "Traceback\nEditorError: no room\n",
+            "FT on facts-2, s": "x",
+        }
+
+
+def test_a_study_answers_for_its_settings() -> None:
+    asked = Asked()
+    assert asked.settings == ["facts"] and asked.title("facts") == "some facts"
+    assert asked.editors("facts") == ["FT", "ROME"] and asked.sweeps("facts") == {}
+    assert asked.edits("facts") == asked.edits("facts", "FT") == 8
+    assert asked.edits("facts", "ROME") == 2 and asked.batch_size("facts") == 4
+    assert asked.error("facts", "ROME").startswith("Traceback")
+    assert asked.reason("facts", "ROME") == "EditorError: no room"
+    assert asked.error("facts", "FT") == asked.reason("facts", "FT") == ""
 
 
 def test_every_page_table_and_figure_is_there(output: Path) -> None:
