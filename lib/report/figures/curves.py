@@ -23,16 +23,7 @@ from lib.report.figures.parts import (
     score_axis,
     stacked,
 )
-from lib.report.figures.style import (
-    COLOURS,
-    MUTED,
-    Look,
-    Plot,
-    looks,
-    panels,
-    say,
-    use_style,
-)
+from lib.report.figures.style import COLOURS, MUTED, Look, Plot, looks, panels, say, use_style
 
 TITLES = {
     **SCORE_TITLES, "clusters": "Clusters", "conflicts": "Conflicts",

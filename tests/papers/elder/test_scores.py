@@ -4,11 +4,7 @@ claims that are new."""
 import pandas as pd
 import pytest
 
-from lib.report.claims.comparisons import (
-    ahead_at_equal_edits,
-    better_at_largest,
-    better_variant,
-)
+from lib.report.claims.comparisons import ahead_at_equal_edits, better_at_largest, better_variant
 from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
 from lib.report.tables import measure
 from papers.elder.scores import (
