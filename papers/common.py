@@ -84,6 +84,7 @@ def _judged(study: Study, setting: str) -> claims.Judgement:
 
 
 LONGEST = 240  # characters of an example
+ORDER = ("edits", "holdout", "near", "upstream", "portability", "general")
 
 
 def reported(paper: str) -> pd.DataFrame:
@@ -97,7 +98,9 @@ def examples(study: Study, setting: str, each: int = 3) -> pd.DataFrame:
     if records.empty:
         return pd.DataFrame()
     first = records[records["run"] == records["run"].iloc[0]]
-    shown = first[first["moment"] == "before"].sort_values("subset", kind="stable", key=_order)
+    shown = first[first["moment"] == "before"].sort_values(
+        "subset", kind="stable", key=lambda subsets: subsets.map(ORDER.index)
+    )
     shown = shown.groupby("subset", sort=False).head(each)
     names = {
         "subset": "subset", "prompt": "prompt", "subject": "subject", "target": "answer to score",
@@ -112,12 +115,6 @@ def examples(study: Study, setting: str, each: int = 3) -> pd.DataFrame:
 def _shortened(text: str) -> str:
     """A long text's beginning, whole words."""
     return textwrap.shorten(text, LONGEST, placeholder=" …") if len(text) > LONGEST else text
-
-
-def _order(subsets: pd.Series) -> pd.Series:
-    return subsets.map(
-        {"edits": 0, "holdout": 1, "near": 2, "upstream": 3, "portability": 4, "general": 5}
-    )
 
 
 def kept(study: Study, name: str, frame: pd.DataFrame) -> pd.DataFrame:

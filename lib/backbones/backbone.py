@@ -14,19 +14,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from lib.errors import BackboneError
 
 PARTS = (
-    "block",
-    "attention",
-    "attn_query",
-    "attn_value",
-    "attn_qkv",
-    "mlp",
-    "mlp_in",
-    "mlp_gate",
-    "mlp_out",
-    "final_norm",
-    "head",
-    "embedding",
-)
+    "block", "attention", "attn_query", "attn_value", "attn_qkv", "mlp", "mlp_in", "mlp_gate",
+    "mlp_out", "final_norm", "head", "embedding",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,59 +71,33 @@ class Family:
         return f"{self.stacks[chosen]}.{index}.{inside[part]}".rstrip(".")
 
 
-GPT2 = Family(
-    name="gpt2",
-    kind="causal",
-    stacks={"decoder": "transformer.h"},
-    per_block={
-        "decoder": {
-            "block": "",
-            "attention": "attn",
-            "attn_qkv": "attn.c_attn",
-            "mlp": "mlp",
-            "mlp_in": "mlp.c_fc",
-            "mlp_out": "mlp.c_proj",
-        }
-    },
-    per_model={"final_norm": "transformer.ln_f", "head": "lm_head", "embedding": "transformer.wte"},
-)
+def _inside(parts: str) -> dict[str, str]:
+    """The parts of a block by name, from "name path, name path"; "" is the block itself."""
+    return {"block": ""} | dict(part.split() for part in parts.split(", "))
 
-GPTJ = Family(
-    name="gptj",
-    kind="causal",
-    stacks={"decoder": "transformer.h"},
-    per_block={
-        "decoder": {
-            "block": "",
-            "attention": "attn",
-            "attn_query": "attn.q_proj",
-            "attn_value": "attn.v_proj",
-            "mlp": "mlp",
-            "mlp_in": "mlp.fc_in",
-            "mlp_out": "mlp.fc_out",
-        }
-    },
-    per_model={"final_norm": "transformer.ln_f", "head": "lm_head", "embedding": "transformer.wte"},
-)
 
-LLAMA = Family(
-    name="llama",
-    kind="causal",
-    stacks={"decoder": "model.layers"},
-    per_block={
-        "decoder": {
-            "block": "",
-            "attention": "self_attn",
-            "attn_query": "self_attn.q_proj",
-            "attn_value": "self_attn.v_proj",
-            "mlp": "mlp",
-            "mlp_in": "mlp.up_proj",
-            "mlp_gate": "mlp.gate_proj",
-            "mlp_out": "mlp.down_proj",
-        }
-    },
-    per_model={"final_norm": "model.norm", "head": "lm_head", "embedding": "model.embed_tokens"},
-)
+def _causal(name: str, blocks: str, parts: str, norm: str, embedding: str) -> Family:
+    whole = {"final_norm": norm, "head": "lm_head", "embedding": embedding}
+    return Family(name, "causal", {"decoder": blocks}, {"decoder": _inside(parts)}, whole)
+
+
+GPT2 = _causal(
+    "gpt2", "transformer.h",
+    "attention attn, attn_qkv attn.c_attn, mlp mlp, mlp_in mlp.c_fc, mlp_out mlp.c_proj",
+    "transformer.ln_f", "transformer.wte",
+)  # fmt: skip
+GPTJ = _causal(
+    "gptj", "transformer.h",
+    "attention attn, attn_query attn.q_proj, attn_value attn.v_proj, mlp mlp, mlp_in mlp.fc_in, "
+    "mlp_out mlp.fc_out",
+    "transformer.ln_f", "transformer.wte",
+)  # fmt: skip
+LLAMA = _causal(
+    "llama", "model.layers",
+    "attention self_attn, attn_query self_attn.q_proj, attn_value self_attn.v_proj, mlp mlp, "
+    "mlp_in mlp.up_proj, mlp_gate mlp.gate_proj, mlp_out mlp.down_proj",
+    "model.norm", "model.embed_tokens",
+)  # fmt: skip
 
 
 def _t5_block(feed_forward: int, gated: bool) -> dict[str, str]:
@@ -168,47 +132,24 @@ def _t5(gated: bool) -> Family:
 T5_GATED, T5_RELU = _t5(gated=True), _t5(gated=False)
 
 
-def _bert(prefix: str, head: dict[str, str]) -> Family:
-    # BERT has no module that is the whole MLP (two siblings of the attention) and no final norm.
-    return Family(
-        name="bert",
-        kind="classifier",
-        stacks={"encoder": f"{prefix}encoder.layer"},
-        per_block={
-            "encoder": {
-                "block": "",
-                "attention": "attention",
-                "mlp_in": "intermediate.dense",
-                "mlp_out": "output.dense",
-            }
-        },
-        per_model={"embedding": f"{prefix}embeddings.word_embeddings"} | head,
-    )
+def _encoder(name: str, blocks: str, parts: str, prefix: str) -> Family:
+    """An encoder under `prefix`, with a classification head if it has one ("": bare)."""
+    whole = {"embedding": f"{prefix}embeddings.word_embeddings"}
+    head = {"head": "classifier"} if prefix else {}
+    inside = {"encoder": _inside(parts)}
+    return Family(name, "classifier", {"encoder": f"{prefix}{blocks}"}, inside, whole | head)
 
 
-BERT, BERT_WITHOUT_HEAD = _bert("bert.", {"head": "classifier"}), _bert("", {})
-
-
-def _distilbert(prefix: str, head: dict[str, str]) -> Family:
-    return Family(
-        name="distilbert",
-        kind="classifier",
-        stacks={"encoder": f"{prefix}transformer.layer"},
-        per_block={
-            "encoder": {
-                "block": "",
-                "attention": "attention",
-                "mlp": "ffn",
-                "mlp_in": "ffn.lin1",
-                "mlp_out": "ffn.lin2",
-            }
-        },
-        per_model={"embedding": f"{prefix}embeddings.word_embeddings"} | head,
-    )
-
-
-DISTILBERT = _distilbert("distilbert.", {"head": "classifier"})
-DISTILBERT_WITHOUT_HEAD = _distilbert("", {})
+# BERT has no module that is the whole MLP (two siblings of the attention) and no final norm.
+_BERT = "attention attention, mlp_in intermediate.dense, mlp_out output.dense"
+_DISTILBERT = "attention attention, mlp ffn, mlp_in ffn.lin1, mlp_out ffn.lin2"
+BERT, BERT_WITHOUT_HEAD = (
+    _encoder("bert", "encoder.layer", _BERT, prefix) for prefix in ("bert.", "")
+)
+DISTILBERT, DISTILBERT_WITHOUT_HEAD = (
+    _encoder("distilbert", "transformer.layer", _DISTILBERT, prefix)
+    for prefix in ("distilbert.", "")
+)
 
 MODEL_TYPES = ("gpt2", "gptj", "llama", "t5", "bert", "distilbert")
 

@@ -52,17 +52,9 @@ ENCODERS = {"bert": BertModel, "distilbert": DistilBertModel}  # without a head
 HEADS = ("classifier.", "pre_classifier.")
 # Every name under which the architectures keep a dropout rate.
 DROPOUTS = (
-    "attn_pdrop",
-    "embd_pdrop",
-    "resid_pdrop",
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "hidden_dropout_prob",
-    "classifier_dropout",
-    "dropout",
-    "dropout_rate",
-    "seq_classif_dropout",
-)
+    "attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "attention_probs_dropout_prob",
+    "hidden_dropout_prob", "classifier_dropout", "dropout", "dropout_rate", "seq_classif_dropout",
+)  # fmt: skip
 # What reading a foreign checkpoint may raise: files missing or damaged, shapes that do not fit.
 READING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
 CONVERSION = 1  # raise it whenever lib/backbones/sources/conversions.py writes different files

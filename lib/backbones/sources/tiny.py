@@ -24,7 +24,6 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    T5Config,
     T5ForConditionalGeneration,
 )
 
@@ -196,18 +195,6 @@ def tiny_t5(
     config = t5_config(
         vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, layers=4, heads=4, gated=gated
     )
-    model = t5_model(config, seed)
-    with torch.no_grad():
-        # At the usual scale a random decoder hardly listens to its encoder: every prompt would
-        # get the same answer.
-        for block in model.decoder.block:
-            block.layer[1].EncDecAttention.q.weight.mul_(3)
-            block.layer[1].EncDecAttention.o.weight.mul_(3)
-    return model, tokenizer
-
-
-def t5_model(config: T5Config, seed: int) -> PreTrainedModel:
-    """A random T5 of `config`; the output matrix is its own unless the config scales outputs."""
 
     def build() -> PreTrainedModel:
         model = T5ForConditionalGeneration(config)
@@ -217,7 +204,14 @@ def t5_model(config: T5Config, seed: int) -> PreTrainedModel:
             model.lm_head.weight = nn.Parameter(own)
         return model
 
-    return seeded(build, seed)
+    model = seeded(build, seed)
+    with torch.no_grad():
+        # At the usual scale a random decoder hardly listens to its encoder: every prompt would
+        # get the same answer.
+        for block in model.decoder.block:
+            block.layer[1].EncDecAttention.q.weight.mul_(3)
+            block.layer[1].EncDecAttention.o.weight.mul_(3)
+    return model, tokenizer
 
 
 def tiny_bert(
