@@ -11,24 +11,29 @@ from lib.editors.base import Editor, EditorConfig
 from lib.editors.parts.sites import Site
 from lib.errors import EditorError
 
-# kind: (module, editor class, configuration class); imported when asked for
+# What an edit leaves behind (the taxonomy of Yao et al., 2023), in the order of reports.
+FAMILIES = (
+    "weights edited", "adapter or patch routed", "memory beside the model", "hyper-network",
+)  # fmt: skip
+WEIGHTS, ROUTED, MEMORY, NETWORK = FAMILIES
+# kind: (module, editor class, configuration class, family); imported when asked for
 REGISTRY = {
-    "melo": ("lib.editors.adapters.melo", "Melo", "MeloConfig"),
-    "comeba_hk": ("lib.editors.locate.comeba_hk", "ComebaHk", "ComebaHkConfig"),
-    "memit": ("lib.editors.locate.memit", "Memit", "MemitConfig"),
-    "rome": ("lib.editors.locate.rome", "Rome", "RomeConfig"),
-    "grace": ("lib.editors.memory.grace", "Grace", "GraceConfig"),
-    "defer": ("lib.editors.memory.defer", "Defer", "DeferConfig"),
-    "elder": ("lib.editors.adapters.elder", "Elder", "ElderConfig"),
-    "lora": ("lib.editors.adapters.lora", "Lora", "LoraConfig"),
-    "malmen": ("lib.editors.hypernet.malmen", "Malmen", "MalmenConfig"),
-    "mend": ("lib.editors.hypernet.malmen", "Mend", "MendConfig"),
-    "serac": ("lib.editors.memory.serac", "Serac", "SeracConfig"),
-    "t_patcher": ("lib.editors.memory.t_patcher", "TPatcher", "TPatcherConfig"),
-    "wilke": ("lib.editors.locate.rome", "Wilke", "WilkeConfig"),
-    "ft": ("lib.editors.finetune", "FineTune", "FtConfig"),
-    "ft_l": ("lib.editors.finetune", "FtL", "FtLConfig"),
-    "ft_epochs": ("lib.editors.finetune", "FineTuneEpochs", "FtEpochsConfig"),
+    "melo": ("lib.editors.adapters.melo", "Melo", "MeloConfig", ROUTED),
+    "comeba_hk": ("lib.editors.locate.comeba_hk", "ComebaHk", "ComebaHkConfig", ROUTED),
+    "memit": ("lib.editors.locate.memit", "Memit", "MemitConfig", WEIGHTS),
+    "rome": ("lib.editors.locate.rome", "Rome", "RomeConfig", WEIGHTS),
+    "grace": ("lib.editors.memory.grace", "Grace", "GraceConfig", ROUTED),
+    "defer": ("lib.editors.memory.defer", "Defer", "DeferConfig", ROUTED),
+    "elder": ("lib.editors.adapters.elder", "Elder", "ElderConfig", ROUTED),
+    "lora": ("lib.editors.adapters.lora", "Lora", "LoraConfig", WEIGHTS),
+    "malmen": ("lib.editors.hypernet.malmen", "Malmen", "MalmenConfig", NETWORK),
+    "mend": ("lib.editors.hypernet.malmen", "Mend", "MendConfig", NETWORK),
+    "serac": ("lib.editors.memory.serac", "Serac", "SeracConfig", MEMORY),
+    "t_patcher": ("lib.editors.memory.t_patcher", "TPatcher", "TPatcherConfig", ROUTED),
+    "wilke": ("lib.editors.locate.rome", "Wilke", "WilkeConfig", WEIGHTS),
+    "ft": ("lib.editors.finetune", "FineTune", "FtConfig", WEIGHTS),
+    "ft_l": ("lib.editors.finetune", "FtL", "FtLConfig", WEIGHTS),
+    "ft_epochs": ("lib.editors.finetune", "FineTuneEpochs", "FtEpochsConfig", WEIGHTS),
 }
 
 

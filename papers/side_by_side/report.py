@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from lib.editors import FAMILIES
 from lib.report import summaries, tables
 from lib.report.claims import claims
 from lib.report.pages import record_pages
@@ -14,7 +15,6 @@ from papers import common
 from papers.side_by_side.compare import lost, over_seeds, ranks, standings
 from papers.side_by_side.costs import costs_of, pareto
 from papers.side_by_side.scores import (
-    FAMILIES,
     OTHERS,
     UNEDITED_MODEL,
     editors_of,

@@ -11,17 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lib.editors import FAMILIES, REGISTRY
 from lib.metrics.costs import saved_bytes
 from lib.metrics.ranking import Sample
 from lib.runs.study import Study
 
 UNEDITED_MODEL = "Unedited model"
-FAMILIES = {  # editor kinds by what an edit leaves behind (the taxonomy of Yao et al., 2023)
-    "weights edited": ("ft", "ft_epochs", "ft_l", "lora", "rome", "memit", "wilke"),
-    "adapter or patch routed": ("comeba_hk", "melo", "elder", "grace", "t_patcher", "defer"),
-    "memory beside the model": ("serac",),
-    "hyper-network": ("mend", "malmen"),
-}
 OTHERS = "other"
 APART = ("serac",)  # kinds whose answers need trained networks that are not saved with the edits
 BRIEFLY = {
@@ -74,7 +69,7 @@ def family_of(study: Study, setting: str, editor: str) -> str:
     """The family of an editor, by its kind."""
     entry = study.document["settings"][setting]["editors"].get(editor, {})
     kind = entry.get("kind", "")
-    return next((name for name, kinds in FAMILIES.items() if kind in kinds), OTHERS)
+    return REGISTRY[kind][3] if kind in REGISTRY else OTHERS
 
 
 def editors_of(study: Study, setting: str) -> list[str]:

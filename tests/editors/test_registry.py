@@ -35,7 +35,7 @@ def needy(monkeypatch) -> str:
     module = types.ModuleType("needy")
     module.Needy, module.Config = Needy, Config
     monkeypatch.setitem(sys.modules, "needy", module)
-    monkeypatch.setitem(editors.REGISTRY, "needy", ("needy", "Needy", "Config"))
+    monkeypatch.setitem(editors.REGISTRY, "needy", ("needy", "Needy", "Config", "none"))
     return "needy"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lib.editors import REGISTRY
 from lib.report.figures import files
 from lib.report.pages import record_pages
 from lib.report.tables import Cell, build_table
@@ -15,7 +16,7 @@ from papers import common
 from papers.side_by_side import advice, figures, report, tables
 from papers.side_by_side.advice import Answers
 from papers.side_by_side.figures import apart
-from papers.side_by_side.scores import FAMILIES, with_scores
+from papers.side_by_side.scores import with_scores
 from tests.papers.page_checks import markdown_of
 from tests.papers.side_by_side.invented_side_by_side import (
     FACTS,
@@ -233,8 +234,7 @@ def test_findings_and_cells_lead_to_sections_that_exist(study) -> None:
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu", "paper"])
 def test_every_profile_plans_checkpoints_and_families(profile: str) -> None:
     setting = profile_of("side_by_side", profile)[0]["settings"]["facts"]
-    known = {kind for kinds in FAMILIES.values() for kind in kinds}
-    assert {entry["kind"] for entry in setting["editors"].values()} <= known
+    assert {entry["kind"] for entry in setting["editors"].values()} <= set(REGISTRY)
     batch, edits = setting["stream"]["batch_size"], setting["stream"]["n_edits"]
     checked = {batch * number for number in setting["protocol"]["checkpoints"]} | {edits}
     for editor in setting["editors"].values():
