@@ -19,7 +19,7 @@ from lib.editors.base import UNEDITED, Editor
 from lib.errors import UsageError
 from lib.evaluation.prompts import Row, RowBatch, columns, row_batches
 from lib.evaluation.scoring import Scored, needs_whole_passes, score_batch, score_stand_ins
-from lib.metrics import scores as metrics
+from lib.metrics import scores
 
 PASSES_BYTES = 4 * 2**30
 """Frozen-prefix states are kept up to this size; the rows beyond it run their prefix each time."""
@@ -201,9 +201,9 @@ class Evaluator:
             if only not in (None, batch.number) or not any(due):
                 continue
             decode_routes, score_routes = self._routes(subset, number)
-            scores = self._scores(subset, number, decode_routes, score_routes)
+            after = self._scores(subset, number, decode_routes, score_routes)
             before = self._before(subset, number)
-            scored = zip(batch.rows, scores, before, decode_routes, strict=True)
+            scored = zip(batch.rows, after, before, decode_routes, strict=True)
             for row, score, own, route in itertools.compress(scored, due):
                 yield self._record(row, score, own) | {
                     "subset": subset,
@@ -227,14 +227,14 @@ class Evaluator:
             **self._decoded(row.target, score, before, gold, answer),
             "token_accuracy": score.token_accuracy,
             "nll": score.nll,
-            "answer_accuracy": metrics.answer_accuracy(score.answer, answer),
-            "answer_agreement": metrics.answer_agreement(score.answer, before.answer),
+            "answer_accuracy": scores.answer_accuracy(score.answer, answer),
+            "answer_agreement": scores.answer_agreement(score.answer, before.answer),
             "answer_nll": score.answer_nll,
             "answer_nll_released": score.answer_nll_released,
             "tokens": score.tokens,
             "other_nll": score.other_nll,
-            "prefers_target": metrics.prefers_target(score.answer_nll, score.other_nll),
-            "prompt_accuracy": metrics.answer_accuracy(score.prompt_answer, answer),
+            "prefers_target": scores.prefers_target(score.answer_nll, score.other_nll),
+            "prompt_accuracy": scores.answer_accuracy(score.prompt_answer, answer),
         }
 
     def _target_ids(self, target: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -259,8 +259,8 @@ class Evaluator:
         missing = dict.fromkeys(names, math.nan)
         if self.backbone.family.kind == "classifier":
             return missing | {
-                "exact_match": metrics.exact_match(score.text, target),
-                "agreement": metrics.agreement(score.ids, before.ids),
+                "exact_match": scores.exact_match(score.text, target),
+                "agreement": scores.agreement(score.ids, before.ids),
             }
         if not self.new_tokens:
             return missing
@@ -268,12 +268,12 @@ class Evaluator:
         written = self.backbone.tokenizer.decode(gold, skip_special_tokens=True)
         special = {self.backbone.pad_id, self.backbone.eos_id}
         return missing | {
-            "f1_ids_released": metrics.f1_ids_released(score.ids, gold, _pad(self.backbone)),
-            "f1_ids": metrics.f1_ids(score.ids, gold, special),
-            "exact_match": metrics.exact_match(score.text, written),
+            "f1_ids_released": scores.f1_ids_released(score.ids, gold, _pad(self.backbone)),
+            "f1_ids": scores.f1_ids(score.ids, gold, special),
+            "exact_match": scores.exact_match(score.text, written),
             # As far as was decoded.
-            "begins_with": metrics.begins_with(score.ids, answer[: self.new_tokens]),
-            "agreement": metrics.agreement(score.ids, before.ids),
+            "begins_with": scores.begins_with(score.ids, answer[: self.new_tokens]),
+            "agreement": scores.agreement(score.ids, before.ids),
         }
 
     def _prepared(self, subset: str, number: int) -> decoding.PromptBatch:
