@@ -11,7 +11,7 @@ from lib.errors import RecordError
 
 SUBSETS = ("edits", "holdout", "upstream", "near", "portability", "general")
 # What the prompts of a subset are called, and what a score on them is called. A paper whose pages
-# must speak its own words has one table of them in its folder.
+# must speak its own words has them beside what shows them.
 TITLES = {
     "edits": "Edits", "holdout": "Rephrases", "upstream": "Unrelated questions",
     "near": "Same relation", "portability": "What follows", "general": "General ability",

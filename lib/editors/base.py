@@ -53,9 +53,9 @@ class EditorConfig:
 class Editor(ABC):
     """A method. `model` is always a normal, callable, `generate()`-able model.
 
-    Subclasses declare which kinds of backbone they support and implement `edit`, `rollback`,
-    `tensors`/`restore` (their whole state) and, if rows are treated differently, `route` and
-    `routed`.
+    Subclasses declare which kinds of backbone they support and implement `_edit`, `rollback`,
+    `close`, `tensors` and `restore` (their whole state); if rows are treated differently also
+    `watch`, `keys_from`, `routes_of` and `routed`.
     """
 
     name: ClassVar[str]

@@ -20,8 +20,8 @@ from papers.common import kept
 from papers.elder.scores import OWN, REFRESHED, scored
 from papers.elder.simulation import Routers, random_deferred, random_nearest, simulate
 
-SUBSETS = {name: TITLES[name].lower() for name in ("edits", "holdout", "near", "upstream")}
-SUBSETS["general"] = "general tasks"
+PROMPTS = {name: TITLES[name].lower() for name in ("edits", "holdout", "near", "upstream")}
+PROMPTS["general"] = "general tasks"
 UNRELATED = ("upstream", "general")
 COLUMNS = (
     "run", "editor", "sweep", "setting", "seed", "backbone", "dataset", "subset", "record",
@@ -109,16 +109,16 @@ def rates_table(study: Study, setting: str) -> pd.DataFrame:
             start = {"N": experts, "codes": rule.codes, "epsilon": rule.epsilon}
             shares = {
                 name: _written(rate(part, rule)) if len(part) else "–"
-                for subset, name in SUBSETS.items()
+                for subset, name in PROMPTS.items()
                 for part in [rows[rows["subset"] == subset]]
             }
             found.append({**start, "shares of": "this run", **shares})
-            empty = dict.fromkeys(SUBSETS.values(), "–")
-            chance = {SUBSETS["upstream"]: f"{by_chance(rows, rule):.2f}"}
+            empty = dict.fromkeys(PROMPTS.values(), "–")
+            chance = {PROMPTS["upstream"]: f"{by_chance(rows, rule):.2f}"}
             found.append({**start, "shares of": "expected: random codes", **empty, **chance})
             for name, routers in simulations(study, setting, rows).items():
                 alone = simulated_rates(routers, rule)
-                told = {SUBSETS[subset]: f"{share:.2f}" for subset, share in alone.items()}
+                told = {PROMPTS[subset]: f"{share:.2f}" for subset, share in alone.items()}
                 found.append({**start, "shares of": f"expected: {name}", **empty, **told})
     return kept(study, f"elder-deferral-{setting}", pd.DataFrame(found))
 
@@ -204,7 +204,7 @@ def kept_answers(study: Study, setting: str) -> pd.DataFrame:
                 for name, part in (("deferred", rows[deferred]), ("let pass", rows[~deferred]))
             }
             found.append(
-                {"editor": editor, "prompts": SUBSETS[subset], "n": len(rows),
+                {"editor": editor, "prompts": PROMPTS[subset], "n": len(rows),
                  "deferred": f"{deferred.mean():.2f}", **same}
             )  # fmt: skip
     return kept(study, f"elder-kept-answers-{setting}", pd.DataFrame(found))

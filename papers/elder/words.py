@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib.runs.study import Study
 from papers.elder.deferral import (
-    SUBSETS,
+    PROMPTS,
     UNRELATED,
     Rule,
     by_chance,
@@ -62,8 +62,8 @@ def _shape(rows: pd.DataFrame) -> str:
 
 def _rates(rows: pd.DataFrame) -> str:
     told = [
-        f"{int(part['deferred'].sum()):,} of {len(part):,} ({SUBSETS[subset]})"
-        for subset in SUBSETS
+        f"{int(part['deferred'].sum()):,} of {len(part):,} ({PROMPTS[subset]})"
+        for subset in PROMPTS
         if len(part := rows[rows["subset"] == subset])
     ]
     return f"Deferred after the last edit: {', '.join(told)}."

@@ -136,7 +136,7 @@ class HookLayer:
         self.alpha, self.mode = state["alpha"], state["mode"]
 
 
-SUBSETS = ("edits", "holdout", "near", "upstream")
+SCOPED = ("edits", "holdout", "near", "upstream")
 
 
 @torch.no_grad()
@@ -149,7 +149,7 @@ def token_rows(
     where it is undefined. Tokens of the document prefix are left out.
     """
     head = head_length(backbone)
-    for subset in SUBSETS:
+    for subset in SCOPED:
         items = list(getattr(stream, subset))
         owners = stream.owners.get(subset, range(len(items)) if subset == "edits" else ())
         for start in range(0, min(len(items), len(owners)), batch_size):

@@ -156,8 +156,8 @@ def test_every_figure_is_drawn_or_says_why_not(tmp_path: Path, nothing: bool) ->
     }
     distances = deferral.distances(study, "zsre")
     plots = [
-        figures.nearest_codes(rows, chance, deferral.SUBSETS, deferral.about(rows)),
-        figures.deferred_by_threshold(deferral.thresholds(distances), deferral.SUBSETS),
+        figures.nearest_codes(rows, chance, deferral.PROMPTS, deferral.about(rows)),
+        figures.deferred_by_threshold(deferral.thresholds(distances), deferral.PROMPTS),
         figures.code_map(points),
         figures.scores_and_size(records, steps, "right_answers"),
         figures.scores_and_size(
