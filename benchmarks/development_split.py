@@ -149,7 +149,7 @@ def main() -> None:
                 )
                 records: list[dict] = []
                 base = bases[made.scope_sees_target]
-                evaluator = Evaluator(made, stream, protocol, base=base, passes=passes)
+                evaluator = Evaluator(made, stream, protocol, before=base, passes=passes)
                 clock = run_sequence(
                     made,
                     stream,
