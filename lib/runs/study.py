@@ -1,6 +1,7 @@
 """What a notebook or the command line asks for: a paper's plan, its missing runs, its results."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ def output_root(output: str | Path | None = None) -> Path:
     return Path(chosen) if chosen else ROOT / "outputs"
 
 
-class Outline:
+class Outline(ABC):
     """What a study's documents say of its settings, and what its errors say of their editors.
 
     Whatever has `document`, the profile's YAML, and `errors()` can be asked.
@@ -33,9 +34,9 @@ class Outline:
 
     document: dict[str, Any]
 
+    @abstractmethod
     def errors(self) -> dict[str, str]:
         """Run title to error text, for the runs that failed."""
-        raise NotImplementedError
 
     @property
     def settings(self) -> list[str]:
