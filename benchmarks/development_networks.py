@@ -34,13 +34,16 @@ def candidates(setting: str, editor: str) -> pd.DataFrame:
     """One row per step size and learning rate: validation scores after training."""
     runs = plan.runs("malmen", "laptop", seeds=1, device="cpu")
     run = next(r for r in runs if (r.setting, r.editor, r.sweep) == (setting, editor, ""))
-    shared = Resources()
-    backbone, training = shared.backbone(run.spec), shared.training(run.spec)
+    made_of = Resources().materials(run.spec)
     rows = []
     for eta, meta_lr in GRIDS[setting][editor]:
         config = run.spec["config"] | {"eta": eta, "meta_lr": meta_lr, "validate_every": 0}
         made = build(
-            run.spec["editor"], backbone, config, training=training, fact_states=shared._fact_states
+            run.spec["editor"],
+            made_of.backbone,
+            config,
+            training=made_of.learned,
+            kept=made_of.kept,
         )
         record = trained_network(made, config["train_m"]).record
         scores = {name: record.curve[-1][name] for name in SCORES}

@@ -109,18 +109,18 @@ def main() -> None:
     chosen = {r.editor: r for r in runs if r.setting == options.setting and not r.sweep}
     resources, rows = Resources(), []
     spec = next(iter(chosen.values())).spec
-    first, backbone = FIRST[options.setting], resources.backbone(spec)
-    reported = resources.edits_of(spec)
-    more = reported if "known" in spec else resources.dataset(spec["dataset"]["name"], 2 * first)
+    first, name = FIRST[options.setting], spec["dataset"]["name"]
+    documents = spec["stream"].get("kind") == "documents"
+    taken = resources.materials(spec, ("corpus", "training") if documents else ("corpus",))
+    backbone, reported = taken.backbone, taken.dataset
+    more = reported if "known" in spec else resources.read(name, 2 * first, None, None)
     dataset = dataclasses.replace(
         more, edits=more.edits[first:], upstream=reported.upstream, near=reported.near
     )
-    stream, passes = stream_of(spec, dataset), {}
-    training = None
-    if spec["stream"].get("kind") == "documents":
-        training = resources.training(spec)  # of documents that are never edited
-    elif "training" in spec:
-        rest = resources.dataset(spec["dataset"]["name"], EVERY).edits[first:]
+    stream = stream_of(spec, dataset)
+    training = taken.learned  # of documents that are never edited
+    if "training" in spec and not documents:
+        rest = resources.read(name, EVERY, None, None).edits[first:]
         training = training_facts(
             dataclasses.replace(dataset, edits=rest),
             stream,
@@ -144,12 +144,12 @@ def main() -> None:
                     run["config"] | changed,
                     blocks_cache=Path(blocks),
                     values_cache=Path(blocks),
-                    corpus=resources.corpus(spec),
+                    corpus=taken.corpus,
                     training=training,
                 )
                 records: list[dict] = []
                 base = bases[made.scope_sees_target]
-                evaluator = Evaluator(made, stream, protocol, before=base, passes=passes)
+                evaluator = Evaluator(made, stream, protocol, before=base, kept=taken.kept)
                 clock = run_sequence(
                     made,
                     stream,

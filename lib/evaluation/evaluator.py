@@ -13,6 +13,7 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import answer_ids, class_number, encode
 from lib.backbones.passes import decoding
 from lib.backbones.passes.decoding import PromptBatch
+from lib.backbones.passes.kept import Kept
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import SUBSETS, Stream
 from lib.editors.base import UNEDITED, Editor
@@ -21,18 +22,15 @@ from lib.evaluation.prompts import Row, RowBatch, columns, row_batches
 from lib.evaluation.scoring import Scored, needs_whole_passes, score_batch, score_stand_ins
 from lib.metrics import scores
 
-PASSES_BYTES = 4 * 2**30
-"""Frozen-prefix states are kept up to this size; the rows beyond it run their prefix each time."""
-
 
 class ReadyRows:
-    """ReadyRows batches of rows for one editor, in a mapping that runs on one backbone share.
-
+    """Batches of rows for one editor, kept as far as memory allows (others run their prefix again).
     A batch whose prefix was run for an editor of lower layers goes on from there.
     """
 
-    def __init__(self, editor: Editor, passes: dict[Any, PromptBatch], *, whole: bool) -> None:
-        self.editor, self.passes, self.whole = editor, passes, whole
+    def __init__(self, editor: Editor, memory: Kept, *, whole: bool) -> None:
+        self.editor, self.memory, self.whole = editor, memory, whole
+        self.passes: dict[Any, PromptBatch] = memory.prompts
         self._wanted: set[Any] = set()
 
     def of(self, rows: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]) -> PromptBatch:
@@ -81,11 +79,12 @@ class ReadyRows:
 
     def _keep(self, key: Any, made: PromptBatch) -> None:
         """Keep a batch if there is room; those of earlier runs that this one did not ask for go."""
+        if key in self.passes:
+            self.memory.give(self.passes.pop(key).bytes)
         stale = [other for other in self.passes if other not in self._wanted]
-        held = sum(batch.bytes for batch in self.passes.values()) + made.bytes
-        while held > PASSES_BYTES and stale:
-            held -= self.passes.pop(stale.pop(0)).bytes
-        if held <= PASSES_BYTES:
+        while not (fits := self.memory.take(made.bytes)) and stale:
+            self.memory.give(self.passes.pop(stale.pop(0)).bytes)
+        if fits:
             self.passes[key] = made
 
 
@@ -136,10 +135,10 @@ class Protocol:
 class Evaluator:
     """Scores fixed batches of rows under an editor, recomputing a batch only if a route changed.
 
-    Keys and frozen-prefix states of all rows are computed once (`passes` may share them between
-    runs on one backbone); rows without an edit get the backbone's own scores (`before`), which are
-    what a forward pass would give, bit for bit. `outputs` shares scores between runs that apply
-    the same weights to the same rows (`Editor.weights_of`).
+    Keys and frozen-prefix states of all rows are computed once, and kept in `kept` as far as it
+    goes, which runs on one backbone may share; so are scores of the same weights on the same rows
+    (`Editor.weights_of`). Rows without an edit get the backbone's own scores (`before`), which are
+    what a forward pass would give, bit for bit.
     """
 
     def __init__(
@@ -149,13 +148,12 @@ class Evaluator:
         protocol: Protocol,
         *,
         before: dict[str, list[Scored]] | None = None,
-        passes: dict[Any, decoding.PromptBatch] | None = None,
-        outputs: dict[Any, list[Scored]] | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self.editor, self.protocol = editor, protocol
         self.backbone: Backbone = editor.backbone
         self.before = {} if before is None else before
-        self.outputs = {} if outputs is None else outputs
+        self.kept = Kept() if kept is None else kept
         self.batches: dict[str, list[RowBatch]] = {
             subset: row_batches(
                 stream,
@@ -169,8 +167,7 @@ class Evaluator:
         }
         self.whole = needs_whole_passes(editor)
         self.new_tokens = protocol.max_new_tokens if protocol.decode else 0
-        self.passes = {} if passes is None else passes
-        self._rows = ReadyRows(editor, self.passes, whole=self.whole)
+        self._rows = ReadyRows(editor, self.kept, whole=self.whole)
         self._keys: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._latest: dict[tuple[str, int], tuple[tuple, list[Scored]]] = {}
 
@@ -329,9 +326,9 @@ class Evaluator:
         config, new = self.editor.config, self.new_tokens
         length = (config.max_length, config.full_width)
         key = (self.backbone.content, length, new, self.whole, rows, tuple(weights))
-        if key not in self.outputs:
-            self.outputs[key] = self._answered(subset, number, decode, score)
-        return self.outputs[key]
+        if key not in self.kept.scores:
+            self.kept.scores[key] = self._answered(subset, number, decode, score)
+        return self.kept.scores[key]
 
     def _answered(
         self, subset: str, number: int, decode: tuple[str, ...], score: tuple[str, ...]

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.backbones.backbone import Backbone
-from lib.data.embedded.known import Knowledge
-from lib.data.records import Dataset, Stream, content_hash
+from lib.data.records import Stream, content_hash
 from lib.data.training import TrainingFacts
 from lib.editors import build, needs_of
 from lib.editors.base import Editor
@@ -23,7 +22,7 @@ from lib.evaluation.scoring import Scored, needs_whole_passes
 from lib.runs import machine
 from lib.runs.plan import Run
 from lib.runs.progress import Progress
-from lib.runs.resources import Resources
+from lib.runs.resources import Materials, Resources
 from lib.runs.store import Store, Work
 from lib.storage import archives, atomic, fingerprints
 
@@ -34,90 +33,101 @@ TRAINING_EXAMPLES = 2  # facts of the training that the manifest shows
 def execute(run: Run, store: Store, resources: Resources, progress: Progress) -> bool:
     """Make sure that the run is finished; True if it is, False if it failed (noted in the store).
 
-    Another process working on the same run is waited for. A failure never leaves this function
-    as an exception, so that the other runs of a plan go on; an interrupt by the user does.
+    Its materials are made first: they give the run its identity (`Store.told`). Another process
+    working on the same run is waited for. A failure never leaves this function as an exception, so
+    that the other runs of a plan go on; an interrupt by the user does.
     """
-    with store.lock(run.identity):
-        if store.finished(run.identity) is not None:
-            return True
-        began = time.monotonic()
-        try:
-            _execute(run, store, resources, progress)
-        except Exception as error:
-            resources.forget()
-            told = str(error) if isinstance(error, StudyError) else traceback.format_exc()
-            store.fail(run.identity, {"title": run.title, "spec": run.spec}, told)
-            progress.start(run.title, 0, 0)
-            progress.finish(f"failed after {time.monotonic() - began:.0f} s: {str(error)[:300]}")
-            return False
+    began, spec = time.monotonic(), run.spec
+    try:
+        with machine.PeakMemory(spec["device"]) as memory:
+            with machine.deterministic(run.seed, spec.get("threads")):
+                materials = resources.materials(spec, needs_of(spec["editor"]))
+            run = store.tell(run, materials.contents)
+            with store.lock(run), machine.deterministic(run.seed, spec.get("threads")):
+                if store.finished(run) is None:
+                    seconds = resources.checkpoint_seconds
+                    _execute(run, materials, store, progress, memory, seconds)
+    except Exception as error:
+        resources.forget()
+        told = str(error) if isinstance(error, StudyError) else traceback.format_exc()
+        store.fail(run, {"title": run.title, "spec": spec}, told)
+        progress.start(run.title, 0, 0)
+        progress.finish(f"failed after {time.monotonic() - began:.0f} s: {str(error)[:300]}")
+        return False
     return True
 
 
-def _execute(run: Run, store: Store, resources: Resources, progress: Progress) -> None:
-    spec = run.spec
-    with machine.PeakMemory(spec["device"]) as memory, machine.deterministic(run.seed):
-        dataset = resources.edits_of(spec)
-        backbone = resources.backbone(spec)
-        stream = resources.stream(spec)
-        protocol = Protocol(**spec["protocol"])
-        base_seconds = _inference_seconds(backbone, stream, protocol, spec)
-        needed = _needed(spec, store, resources)
-        editor = build(spec["editor"], backbone, spec["config"], **needed)
-        work = store.work(run.identity)
-        try:
-            before_file = _before_file(store, editor, stream, protocol)
-            before = _read_before(before_file)
-            evaluator = Evaluator(
-                editor,
-                stream,
-                protocol,
-                before=before,
-                passes=resources._passes,
-                outputs=resources._outputs,
-            )
-            evaluator.score_unedited()
-            if not before_file.exists():
-                _write_before(before_file, evaluator.before)
-            progress.start(run.title, len(stream.edits), 0)
-            general = GeneralTasks(
-                editor,
-                protocol,
-                data_dir=resources.data_dir,
-                identity=spec.get("general", {}),
-                kept=store.root / "shared",
-            )
-            if work.position["batches"] == 0:
-                _observe(work, general.rows("before"))
-            clock = _sequence(work, editor, stream, protocol, evaluator, progress, resources)
-            _observe(work, general.rows("end"))
-            manifest = {
-                "title": run.title,
-                "spec": spec,
-                "seed": run.seed,
-                "dataset": _describe_data(dataset, stream, resources.knowledge(spec)),
-                "training": _describe_training(needed["training"]),
-                "backbone": {
-                    "name": backbone.name,
-                    "content": backbone.content,
-                    "provenance": backbone.provenance,
-                    "substitution": backbone.substitution,
-                    "dtype": str(backbone.dtype),
-                    **run.replaced,
-                },
-                "seconds": asdict(clock),
-                "peak_memory_bytes": memory.bytes,
-                **machine.provenance(spec["device"]),
+def _execute(
+    run: Run,
+    materials: Materials,
+    store: Store,
+    progress: Progress,
+    memory: machine.PeakMemory,
+    checkpoint_seconds: float,
+) -> None:
+    spec, backbone, stream = run.spec, materials.backbone, materials.stream
+    protocol = Protocol(**spec["protocol"])
+    base_seconds = _inference_seconds(backbone, stream, protocol, spec)
+    editor = build(
+        spec["editor"],
+        backbone,
+        spec["config"],
+        blocks_cache=store.root / "shared" / "blocks",
+        values_cache=store.root / "shared" / "values",
+        networks_cache=archives.cache_dir() / "networks",
+        kept=materials.kept,
+        corpus=materials.corpus,
+        training=materials.learned,
+    )
+    work = store.work(run)
+    try:
+        before_file = _before_file(store, editor, stream, protocol)
+        before = _read_before(before_file)
+        evaluator = Evaluator(editor, stream, protocol, before=before, kept=materials.kept)
+        evaluator.score_unedited()
+        if not before_file.exists():
+            _write_before(before_file, evaluator.before)
+        progress.start(run.title, len(stream.edits), 0)
+        general = GeneralTasks(
+            editor,
+            protocol,
+            data_dir=materials.data_dir,
+            identity=spec.get("general", {}),
+            kept=store.root / "shared",
+        )
+        if work.position["batches"] == 0:
+            _observe(work, general.rows("before"))
+        clock = _sequence(work, editor, stream, protocol, evaluator, progress, checkpoint_seconds)
+        _observe(work, general.rows("end"))
+        manifest = {
+            "title": run.title,
+            "spec": spec,
+            "contents": run.contents,
+            "seed": run.seed,
+            "dataset": _describe_data(materials),
+            "training": _describe_training(materials.learned),
+            "backbone": {
+                "name": backbone.name,
+                "content": backbone.content,
+                "provenance": backbone.provenance,
+                "substitution": backbone.substitution,
+                "dtype": str(backbone.dtype),
+                **run.replaced,
+            },
+            "seconds": asdict(clock),
+            "peak_memory_bytes": memory.bytes,
+            **machine.provenance(spec["device"]),
+        }
+        if base_seconds is not None:
+            manifest["inference"] = {
+                "base_seconds": base_seconds,
+                "edited_seconds": _inference_seconds(backbone, stream, protocol, spec),
+                "repeats": protocol.inference_repeats,
             }
-            if base_seconds is not None:
-                manifest["inference"] = {
-                    "base_seconds": base_seconds,
-                    "edited_seconds": _inference_seconds(backbone, stream, protocol, spec),
-                    "repeats": protocol.inference_repeats,
-                }
-            store.finish(run.identity, work, manifest, _save(editor, protocol))
-        finally:
-            work.close()
-            editor.close()
+        store.finish(run, work, manifest, _save(editor, protocol))
+    finally:
+        work.close()
+        editor.close()
     progress.finish("done")
 
 
@@ -143,21 +153,9 @@ def _inference_seconds(
     )
 
 
-def _needed(spec: dict[str, Any], store: Store, resources: Resources) -> dict[str, Any]:
-    """The caches, texts and facts that the editor asks for."""
-    needs = needs_of(spec["editor"])
-    return {
-        "blocks_cache": store.root / "shared" / "blocks",
-        "values_cache": store.root / "shared" / "values",
-        "networks_cache": archives.cache_dir() / "networks",
-        "fact_states": resources._fact_states,
-        "corpus": resources.corpus(spec) if "corpus" in needs else None,
-        "training": resources.training(spec) if "training" in needs else None,
-    }
-
-
-def _describe_data(dataset: Dataset, stream: Stream, known: Knowledge | None) -> dict[str, Any]:
+def _describe_data(materials: Materials) -> dict[str, Any]:
     """What the manifest says about the data; `known`: how many facts the backbone was asked."""
+    dataset, stream, known = materials.dataset, materials.stream, materials.known
     return {
         "name": dataset.name,
         "content": stream.content,
@@ -209,7 +207,7 @@ def _sequence(
     protocol: Protocol,
     evaluator: Evaluator,
     progress: Progress,
-    resources: Resources,
+    checkpoint_seconds: float,
 ) -> Clock:
     start = work.position["batches"]
     clock = Clock(**work.position["clock"])
@@ -225,7 +223,7 @@ def _sequence(
     def after_batch(done: int) -> None:
         nonlocal saved
         advance(done)
-        if time.monotonic() - saved >= resources.checkpoint_seconds:
+        if time.monotonic() - saved >= checkpoint_seconds:
             work.checkpoint(done, asdict(clock), _save(editor, protocol))
             saved = time.monotonic()
 

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 
+from lib.errors import UsageError
 from lib.storage import fingerprints
 
 # Instruction sets that multiply in a dtype, as `torch.cpu.get_capabilities` calls them.
@@ -84,6 +85,22 @@ def cpu_computes_in(dtype: str) -> bool:
     )
 
 
+def threads() -> int:
+    """Threads that a run computes with on a CPU: STUDY_THREADS, else one. Not what the machine has:
+    their number moves the last digits of sums, and so the text that a model writes."""
+    given = os.environ.get("STUDY_THREADS", "1")
+    if not given.isdigit() or int(given) < 1:
+        raise UsageError(f"STUDY_THREADS={given}: give a number of threads, 1 or more")
+    return int(given)
+
+
+def memory_limit_gigabytes(device: str) -> float:
+    """Memory that the device has in all."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info()[1] / 2**30
+    return psutil.virtual_memory().total / 2**30
+
+
 def available_gigabytes(device: str) -> float:
     """Memory that a run could still take on the device."""
     if device.startswith("cuda"):
@@ -127,8 +144,8 @@ def _processor() -> str:
 
 
 @contextlib.contextmanager
-def deterministic(seed: int) -> Iterator[None]:
-    """Global generators seeded, TF32 off, while a run goes on."""
+def deterministic(seed: int, threads: int | None = None) -> Iterator[None]:
+    """Global generators seeded, TF32 off, and as many threads as given, while a run goes on."""
     import random
 
     import numpy
@@ -138,7 +155,10 @@ def deterministic(seed: int) -> Iterator[None]:
     torch.manual_seed(seed)
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads or usual)
     try:
         yield
     finally:
+        torch.set_num_threads(usual)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

@@ -4,7 +4,7 @@ import copy
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,26 @@ FLOAT32_SECONDS = 2
 UNSWEPT = {"checkpoint_every": 0, "checkpoints": [], "inference_repeats": 0, "observe": False}
 # What a run's spec holds of its setting only if it is given there.
 GIVEN = ("dtype", "known", "corpus", "variant", "training")
+# What of a spec says which materials a run takes, and what of it bears on making them as well.
+MATERIALS = (
+    "backbone", "tune", "dataset", "stream", "known", "corpus", "corpus_files", "variant",
+    "training",
+)  # fmt: skip
+ARITHMETIC = ("dtype", "device", "threads", "versions")
+# Modules that make materials, or keep and show results: a run is told by the materials' contents.
+APART = (
+    "lib.data", "lib.storage", "lib.backbones.sources", "lib.backbones.tuning",
+    "lib.backbones.knowledge", "lib.runs.plan", "lib.runs.progress", "lib.runs.resources",
+    "lib.runs.settings", "lib.runs.store",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Run:
-    """One editor on one setting with one seed. `spec` is everything that decides the result;
-    the other fields say how reports call it, what it is expected to cost, and which dtype its
-    setting asks for where `spec` has float32 in its place."""
+    """One editor on one setting with one seed. `spec` is everything that is asked for; `contents`
+    are the hashes of the materials that it stands for (`Materials.contents`), empty until they were
+    made once. The other fields say how reports call it, what it is expected to cost, and which
+    dtype its setting asks for where `spec` has float32 in its place."""
 
     paper: str
     setting: str
@@ -43,11 +56,24 @@ class Run:
     seconds: float
     gigabytes: float
     asked: str = ""
+    contents: dict[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def asks(self) -> str:
+        """Content hash of what decides the materials: settings, files, and the code that reads
+        them, loads and tunes the backbone and makes the stream."""
+        decides = {key: self.spec.get(key) for key in (*MATERIALS, *ARITHMETIC)}
+        code = fingerprints.code("lib.runs.resources")
+        return content_hash([decides, _needs(self.spec["editor"]), code])
 
     @functools.cached_property
     def identity(self) -> str:
-        """Content hash of `spec`: the run's name in the store."""
-        return f"{self.paper}-{self.setting}-{content_hash(self.spec)[:16]}"
+        """The run's name in the store: a hash of what edits and scores, of the arithmetic, and of
+        the contents of backbone, stream and texts. As long as these are unknown, of what asks for
+        them; no finished run has such a name."""
+        decides = {key: value for key, value in self.spec.items() if key not in MATERIALS}
+        whole = content_hash([decides, self.contents or self.asks])
+        return f"{self.paper}-{self.setting}-{whole[:16]}"
 
     @property
     def title(self) -> str:
@@ -141,14 +167,20 @@ def runs(
     data_dir: Path | None = None,
     device: str = "cpu",
     source: str = "embedded",
+    strict: bool = True,
+    threads: int = 1,
 ) -> list[Run]:
     """All runs of a paper in one profile, main table first; equal runs appear once per use.
+
+    `strict`: a malformed record of a file is an error, not left out. `threads`: how many a run
+    computes with on a CPU, where their number moves last digits.
 
     A setting that names `folders` of its own reads these of `data_dir` beside the paper's
     `datasets`; without the first of them it has no runs there.
     """
     document, _ = profile_of(paper, profile)
-    described = _data_source(document["datasets"], data_dir, source)
+    described = _data_source(document["datasets"], data_dir, source, strict)
+    arithmetic = {"device": device, **({"threads": threads} if device == "cpu" else {})}
     enabled = {
         name: setting
         for name, setting in document["settings"].items()
@@ -163,13 +195,13 @@ def runs(
     planned = []
     for name, setting in enabled.items():
         own = _with_own(described, setting, data_dir)
-        decides = _decides(name, setting, own, texts_content, device)
+        decides = _decides(name, setting, own, texts_content, device) | arithmetic
         if setting["protocol"].get("lm_eval"):
             from lib.evaluation.general.ability import identity  # loads transformers, as below
 
             decides["general"] = identity(data_dir)
         for seed in range(seeds or setting["seeds"]):
-            planned += _setting_runs(paper, name, setting, seed, decides, device)
+            planned += _setting_runs(paper, name, setting, seed, decides)
     return planned
 
 
@@ -208,9 +240,11 @@ def _computed_in(asked: str, device: str) -> str:
     return DTYPES[0] if device == "cpu" and not machine.cpu_computes_in(asked) else asked
 
 
-def _data_source(datasets: list[str], data_dir: Path | None, source: str) -> dict[str, Any]:
+def _data_source(
+    datasets: list[str], data_dir: Path | None, source: str, strict: bool
+) -> dict[str, Any]:
     if data_dir is None:
-        return {"source": source, "code": fingerprints.code("lib.data.datasets")}
+        return {"source": source} | ({"strict": strict} if source == "hub" else {})
     folder = data_dir.resolve()
     if not folder.is_dir():
         raise UsageError(f"--data-dir {data_dir}: there is no such folder")
@@ -223,7 +257,7 @@ def _data_source(datasets: list[str], data_dir: Path | None, source: str) -> dic
     return {
         "source": "files",
         "files": {name: fingerprints.folder(folder / name) for name in datasets},
-        "code": fingerprints.code("lib.data.datasets"),
+        "strict": strict,
     }
 
 
@@ -249,13 +283,9 @@ def _setting_runs(
     setting: dict[str, Any],
     seed: int,
     decides: dict[str, Any],
-    device: str,
 ) -> Iterator[Run]:
     from lib.editors import module_of  # loads transformers, which wrong usage should not wait for
 
-    more_code = ("lib.data.corpus",) if "corpus" in decides else ()
-    if setting["protocol"].get("lm_eval"):
-        more_code += ("lib.evaluation.general.ability",)
     asked = setting["dtype"] if decides.get("dtype") != setting.get("dtype") else ""
     for label, sweep, value, chosen in _variants(setting):
         entry = chosen["editor"]
@@ -266,12 +296,9 @@ def _setting_runs(
             "editor": entry["kind"],
             "config": merged(entry["config"], {"seed": seed}),
             "protocol": chosen["protocol"],
-            "device": device,
+            # `lib.editors` makes configurations of values, `lib.runs.execute` resumes.
             "code": fingerprints.code(
-                "lib.evaluation.protocol",
-                "lib.runs.resources",
-                module_of(entry["kind"]),
-                *more_code,
+                module_of(entry["kind"]), "lib.editors", "lib.runs.execute", apart=APART
             ),
             "versions": fingerprints.versions(),
         }
@@ -302,6 +329,12 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
                     measured.pop("lm_eval", None)
                     chosen = _with({**chosen, "protocol": measured}, parameter, value)
                 yield label, sweep, str(value), chosen
+
+
+def _needs(editor: str) -> tuple[str, ...]:
+    from lib.editors import needs_of  # loads transformers, as above
+
+    return tuple(sorted({"training", "corpus"} & {*needs_of(editor)}))
 
 
 def edits_of(stream: dict[str, Any]) -> int:

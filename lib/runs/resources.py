@@ -1,19 +1,25 @@
-"""What consecutive runs of one process share: the backbone, data, texts and frozen passes."""
+"""What a run is made of, step by step: facts, lessons, backbone, known, chosen, stream, learned.
 
+Each step is a function of the ones before it and of the run's spec. `Resources` walks them in this
+order and keeps what they give while consecutive runs ask for the same.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from lib.backbones.backbone import Backbone, cast
-from lib.backbones.knowledge import likelihoods
-from lib.backbones.passes.decoding import PromptBatch
+from lib.backbones.knowledge import known_facts, likelihoods
+from lib.backbones.passes.kept import Kept
 from lib.backbones.sources import loading
 from lib.backbones.tuning.classes import ClassifierConfig, tune_classifier
 from lib.backbones.tuning.predictions import Flips
 from lib.data import corpus, datasets, streams
 from lib.data.corpus import Corpus
+from lib.data.embedded import facts, passages
 from lib.data.embedded.known import Knowledge, Likelihoods
 from lib.data.records import Dataset, Edit, Stream, content_hash
 from lib.data.streams import PromptStyle
@@ -26,43 +32,246 @@ from lib.data.training import (
 )
 from lib.errors import UsageError
 from lib.evaluation.general.embedded import general_probes
-from lib.evaluation.scoring import Scored
+from lib.runs import machine
 
 CHECKPOINT_SECONDS = 30.0
-UNORDERED = ("batch_size", "seed")
+MEMORY_SHARE = 1 / 8  # of the machine's memory: what passes may keep, in each process
 EVERY = 10**9  # a limit beyond any number of records: the embedded data then lift their caps
+UNORDERED = ("batch_size", "seed", "first")  # of a stream: decide nothing of what editors learn
+
+Spec = Mapping[str, Any]
+Known = Knowledge | Likelihoods | None
+Lessons = UpstreamTask | tuple[tuple[str, str], ...] | None
+Read = Callable[..., Dataset]  # (name, limit, known, variant)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything that a run takes beside its editor's configuration and its protocol. `dataset`:
+    what might have been edited; `learned`, `corpus`: facts and text for editors that want them;
+    `kept`: what earlier runs on the backbone left in memory."""
+
+    backbone: Backbone
+    dataset: Dataset
+    known: Known
+    stream: Stream
+    learned: TrainingFacts | None
+    corpus: Corpus | None
+    kept: Kept
+    data_dir: Path | None = None
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Hashes of what decides a result: of the weights as used, tuned ones included."""
+        backbone = self.backbone
+        found = {
+            "backbone": content_hash(
+                [backbone.content, backbone.prefix, backbone.eos_id, backbone.pad_id]
+            ),
+            "stream": self.stream.content,
+        }
+        given = {"learned": self.learned, "corpus": self.corpus}
+        return found | {name: part.content for name, part in given.items() if part is not None}
+
+
+# -- the steps -------------------------------------------------------------------------------------
+
+
+def facts_of(read: Read, spec: Spec, known: Known = None) -> Dataset:
+    """1. What the files say: the setting's dataset, up to the stream's limit, with an upstream pool
+    where one is asked for. `known` shapes the embedded data."""
+    limit = spec["stream"].get("limit")
+    dataset = read(spec["dataset"]["name"], limit, known, spec.get("variant"))
+    wanted = spec["stream"].get("n_upstream", 1) or spec["tune"]
+    return _with_questions(read, dataset) if wanted else dataset
+
+
+def all_facts(read: Read, spec: Spec) -> Dataset:
+    """1. The same without a limit, from the file that training facts come from."""
+    return read(spec["dataset"]["name"], EVERY, None, _training_variant(spec))
+
+
+def lessons_of(read: Read, spec: Spec) -> Lessons:
+    """2. What the backbone learns before any edit: texts with classes, or questions with answers;
+    None for a backbone that is taken as it is."""
+    tune = spec["tune"]
+    if not tune:
+        return None
+    if {"claims", "documents"} & set(tune):
+        return upstream_task(all_facts(read, spec), tune)
+    dataset = facts_of(read, spec)
+    pools = (streams.pool(dataset, kind, tune[kind]) for kind in ("upstream", "near"))
+    return tuple((probe.prompt, probe.target) for pool in pools for probe in pool)
+
+
+def backbone_of(spec: Spec, lessons: Lessons, labels: int | None) -> Backbone:
+    """3. The backbone, taught its lessons in float32 and rounded afterwards. `labels`: the classes
+    of a new classification head."""
+    name, device = spec["backbone"], spec["device"]
+    dtype = getattr(torch, spec.get("dtype", "float32"))
+    if not isinstance(lessons, UpstreamTask):
+        return loading.load(name, dtype=dtype, device=device, tune_on=lessons, num_labels=labels)
+    base = loading.load(name, device=device, num_labels=labels)
+    config = ClassifierConfig.of(spec["tune"])
+    tuned = tune_classifier(base, lessons.learned, lessons.held_out, config, lessons.kind)
+    return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
+
+
+def known_of(spec: Spec, backbone: Backbone) -> Known:
+    """4. What the backbone knows of the first `known` embedded facts, or how likely it finds the
+    first so many sentences; None for published files and for settings that do not ask."""
+    name, cap = spec["dataset"]["name"], spec.get("known")
+    if cap is None or spec["dataset"].get("source") != "embedded" or name in datasets.INVENTED:
+        return None
+    if name == "hallucination":
+        return likelihoods(backbone, passages.candidates(), cap=cap)
+    forms = ("canonical",) if name == "counterfact" else None
+    return known_facts(backbone, facts.candidates(name), cap=cap, forms=forms)
+
+
+def chosen_of(read: Read, spec: Spec, lessons: Lessons, known: Known) -> Dataset:
+    """5. What may be edited: facts by what is known of them, without the claims that the backbone
+    was taught; documents stay and are told apart, those it learned from those held out."""
+    if not isinstance(lessons, UpstreamTask):
+        return facts_of(read, spec, known)
+    name, limit = spec["dataset"]["name"], spec["stream"].get("limit")
+    apart = lessons.apart_from(read(name, limit, known, spec.get("variant")))
+    wanted = spec["stream"].get("n_upstream", 1) or spec["tune"]
+    return _with_questions(read, apart) if wanted else apart
+
+
+def stream_of(spec: Spec, chosen: Dataset, flips: Flips | None) -> Stream:
+    """6. The stream that is edited; its targets are against the backbone's predictions where the
+    setting says so. `n_general`: items per task of general ability (0: none)."""
+    options = spec["stream"]
+    if flips is not None:
+        rules = ("n_edits", "dedup_subjects", "need_subject")
+        given = {rule: options[rule] for rule in rules if rule in options}
+        measured = options.get("max_rephrases", 1)
+        bare = [
+            replace(edit, rephrases=edit.rephrases[:measured])
+            for edit in streams.chosen_records(chosen, **given)
+        ]
+        chosen = replace(chosen, edits=tuple(flips.of(bare)))
+    made = streams.stream_of(spec, chosen)
+    name, count = spec["dataset"]["name"], options.get("n_general", 0)
+    return replace(made, general=general_probes(name, count, chosen.edits))
+
+
+def learned_of(
+    read: Read, spec: Spec, lessons: Lessons, chosen: Dataset, flips: Flips | None
+) -> TrainingFacts:
+    """7. The facts that editors are trained on: from the setting's dataset, from the file
+    `training.variant` where files are read, worded and turned as the stream is.
+
+    Where the stream has a `limit`, they share nothing with the facts within it, edited or not:
+    settings that edit different numbers of them train alike.
+    """
+    wide = spec | {"stream": _within_limit(spec["stream"], chosen)}
+    counts = {name: spec["training"][name] for name in ("n_train", "n_valid")}
+    test, options = stream_of(wide, chosen, flips), wide["stream"]
+    if options.get("kind") == "documents":
+        return document_facts(chosen, test, **counts)
+    records = all_facts(read, spec)
+    if isinstance(lessons, UpstreamTask):
+        records = lessons.apart_from(records)
+
+    def finish(chunk: list[Edit]) -> list[Edit]:
+        return [edit for edit in flips.of(chunk) if edit.rephrases] if flips else chunk
+
+    return training_facts(
+        _with_questions(read, records),
+        test,
+        **counts,
+        style=PromptStyle.of(options),
+        held_out=options.get("max_rephrases", 1),
+        finish=finish,
+    )
+
+
+def _with_questions(read: Read, dataset: Dataset) -> Dataset:
+    """The dataset with an upstream pool: its own, else Natural Questions."""
+    if dataset.upstream:
+        return dataset
+    questions = read("nq", None, None, None)
+    return replace(
+        dataset,
+        upstream=questions.upstream,
+        sources=(*dataset.sources, *questions.sources),
+        substitution=" ".join(filter(None, (dataset.substitution, questions.substitution))),
+    )
+
+
+def _within_limit(options: Spec, chosen: Dataset) -> dict[str, Any]:
+    """A stream's options with every usable fact within its limit edited."""
+    whole = {name: value for name, value in options.items() if name != "first"}
+    if not options.get("limit") or options.get("dedup_subjects"):
+        return whole
+    needed = options.get("need_subject", True)
+    usable = sum(bool(edit.subject) or not needed for edit in chosen.edits)
+    return whole | {"n_edits": max(options["n_edits"], usable)}
+
+
+def _training_variant(spec: Spec) -> str | None:
+    """The published file that facts for training are read from."""
+    return (spec.get("training") or {}).get("variant", spec.get("variant"))
+
+
+# -- the road --------------------------------------------------------------------------------------
 
 
 @dataclass
 class Resources:
-    """Loads what a run's spec names, each thing once while consecutive runs need the same."""
+    """Makes the materials of runs: each thing once while consecutive runs of a process ask for the
+    same; one backbone is held at a time."""
 
     data_dir: Path | None = None
     strict: bool = True
     source: str = "embedded"
     checkpoint_seconds: float = CHECKPOINT_SECONDS
-    _backbone: tuple[str, Backbone] | None = None
-    _datasets: dict[str, Dataset] = field(default_factory=dict)
-    _knowledge: dict[str, Knowledge | Likelihoods] = field(default_factory=dict)
-    _corpora: dict[str, Corpus] = field(default_factory=dict)
-    _passes: dict[Any, PromptBatch] = field(default_factory=dict)
-    _outputs: dict[Any, list[Scored]] = field(default_factory=dict)
-    _training: dict[str, TrainingFacts] = field(default_factory=dict)
-    _fact_states: dict[Any, Any] = field(default_factory=dict)
-    _turned: Flips | None = None
+    _steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _passes: Kept = field(default_factory=Kept)
 
-    def dataset(
-        self,
-        name: str,
-        limit: int | None,
-        known: Knowledge | Likelihoods | None = None,
-        variant: str | None = None,
-    ) -> Dataset:
+    def materials(self, spec: Spec, needs: tuple[str, ...] = ("training", "corpus")) -> Materials:
+        """The materials that a run's spec names; of facts to learn and text, what `needs` names."""
+        name, options, dtype = spec["dataset"]["name"], spec["stream"], spec.get("dtype", "float32")
+        told = [name, options.get("limit"), options.get("n_upstream", 1), spec.get("variant")]
+        taught = [spec["tune"], *(told if spec["tune"] else ()), _training_variant(spec)]
+        lessons = self._once("lessons", taught, lambda: lessons_of(self.read, spec))
+        used = [spec["backbone"], spec["device"], dtype, name, taught]
+        backbone = self._once("backbone", used, lambda: self._load(spec, lessons), held=1)
+        asked = [name, spec.get("known"), backbone.content, dtype]
+        known = self._once("known", asked, lambda: known_of(spec, backbone))
+        picked = [told, taught, known and known.content]
+        chosen = self._once("chosen", picked, lambda: chosen_of(self.read, spec, lessons, known))
+        turned = bool(options.get("flip_predictions"))
+        if turned and options.get("template", "{}") != "{}":
+            raise UsageError("flip_predictions classifies bare claims: give no template")
+        flips = self._once("flips", used, lambda: Flips(backbone), held=1) if turned else None
+        stream = stream_of(spec, chosen, flips)
+        learned = text = None
+        if "training" in needs and spec.get("training"):
+            wide = _within_limit(options, chosen)
+            plain = {key: value for key, value in wide.items() if key not in UNORDERED}
+            wanted = [picked, used if turned else None, plain, spec["training"]]
+            learned = self._once(
+                "learned", wanted, lambda: learned_of(self.read, spec, lessons, chosen, flips)
+            )
+        if "corpus" in needs and spec.get("corpus"):
+            source = spec["corpus"]
+            text = self._once("corpus", source, lambda: corpus.load(source, self.data_dir))
+        return Materials(
+            backbone, chosen, known, stream, learned, text, self._passes, self.data_dir
+        )
+
+    def read(self, name: str, limit: int | None, known: Known, variant: str | None) -> Dataset:
         """A dataset, read once; `known` shapes the embedded data only, `variant` picks one of
         several published files."""
-        key = f"{name}/{limit}/{known.content if known else ''}/{variant}"
-        if key not in self._datasets:
-            self._datasets[key] = datasets.load(
+        return self._once(
+            "facts",
+            [name, limit, known and known.content, variant],
+            lambda: datasets.load(
                 name,
                 data_dir=self.data_dir,
                 strict=self.strict,
@@ -70,202 +279,29 @@ class Resources:
                 known=known,
                 variant=variant if self.data_dir else None,
                 source=None if self.data_dir else self.source,
-            )
-        return self._datasets[key]
-
-    def edits_of(self, spec: dict[str, Any]) -> Dataset:
-        """Edits of the setting's dataset with its upstream pool filled in; where the spec says
-        `known` and the data is embedded, edits chosen by what the backbone knows."""
-        return self._edits_of(spec, self.knowledge(spec))
-
-    def _edits_of(self, spec: dict[str, Any], known: Knowledge | Likelihoods | None) -> Dataset:
-        name, limit = spec["dataset"]["name"], spec["stream"].get("limit")
-        dataset = self._apart(spec, self.dataset(name, limit, known, spec.get("variant")))
-        wanted = spec["stream"].get("n_upstream", 1) or spec["tune"]
-        return self._with_questions(dataset) if wanted else dataset
-
-    def _apart(self, spec: dict[str, Any], dataset: Dataset) -> Dataset:
-        """The dataset without the claims that the setting's classifier was tuned on; documents stay
-        and are told apart, those it learned from those held out."""
-        taught = self.taught(spec)
-        return dataset if taught is None else taught.apart_from(dataset)
-
-    def taught(self, spec: dict[str, Any]) -> UpstreamTask | None:
-        """What the setting's classifier is tuned on; None for other backbones."""
-        if not {"claims", "documents"} & set(spec["tune"] or ()):
-            return None
-        return upstream_task(self._all(spec), spec["tune"])
-
-    def _all(self, spec: dict[str, Any]) -> Dataset:
-        """The setting's dataset, or the one its training facts come from, without a limit."""
-        return self.dataset(spec["dataset"]["name"], EVERY, None, _training_variant(spec))
-
-    def _with_questions(self, dataset: Dataset) -> Dataset:
-        """The dataset with an upstream pool: its own, else Natural Questions."""
-        if dataset.upstream:
-            return dataset
-        questions = self.dataset("nq", None)
-        return replace(
-            dataset,
-            upstream=questions.upstream,
-            sources=(*dataset.sources, *questions.sources),
-            substitution=" ".join(filter(None, (dataset.substitution, questions.substitution))),
+            ),
         )
 
-    def stream(self, spec: dict[str, Any]) -> Stream:
-        """The stream that a run edits; its targets are against the backbone's predictions where
-        the setting says so. `n_general`: items per task of general ability (0: none)."""
-        dataset, options = self.edits_of(spec), spec["stream"]
-        if options.get("flip_predictions"):
-            if options.get("template", "{}") != "{}":
-                raise UsageError("flip_predictions classifies bare claims: give no template")
-            rules = ("n_edits", "dedup_subjects", "need_subject")
-            chosen = streams.chosen_records(
-                dataset, **{rule: options[rule] for rule in rules if rule in options}
-            )
-            measured = options.get("max_rephrases", 1)
-            bare = [replace(edit, rephrases=edit.rephrases[:measured]) for edit in chosen]
-            dataset = replace(dataset, edits=tuple(self._flips(spec).of(bare)))
-        made = streams.stream_of(spec, dataset)
-        name, count = spec["dataset"]["name"], options.get("n_general", 0)
-        return replace(made, general=general_probes(name, count, dataset.edits))
-
-    def _within_limit(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """The spec with every usable fact within the stream's limit edited."""
-        options = spec["stream"]
-        if not options.get("limit") or options.get("dedup_subjects"):
-            return spec
-        usable = [
-            edit
-            for edit in self.edits_of(spec).edits
-            if edit.subject or not options.get("need_subject", True)
-        ]
-        n_edits = max(options["n_edits"], len(usable))
-        return spec | {"stream": {**options, "n_edits": n_edits}}
-
-    def _flips(self, spec: dict[str, Any]) -> Flips:
-        backbone = self.backbone(spec)
-        if self._turned is None:
-            self._turned = Flips(backbone)
-        return self._turned
-
-    def training(self, spec: dict[str, Any]) -> TrainingFacts | None:
-        """The facts that editors of the setting are trained on; None if it names none.
-
-        They come from the setting's dataset, from the file `training.variant` where files are
-        read, and are worded and turned as the stream is. Where the stream has a `limit`, they
-        share nothing with the facts within it, edited or not: settings that edit different
-        numbers of them train alike.
-        """
-        wanted = spec.get("training")
-        if not wanted:
-            return None
-        # Runs that edit the beginning of a stream alone train like those that edit it all.
-        whole = {name: value for name, value in spec["stream"].items() if name != "first"}
-        spec = self._within_limit(spec | {"stream": whole})
-        options = spec["stream"]
-        # Order and batches of the stream decide nothing here: every m has the same facts.
-        chosen = {name: value for name, value in options.items() if name not in UNORDERED}
-        parts = ("backbone", "dataset", "tune", "known", "variant", "dtype", "training")
-        key = content_hash([chosen, *(spec.get(part) for part in parts)])
-        if key not in self._training and options.get("kind") == "documents":
-            self._training[key] = document_facts(
-                self.edits_of(spec),
-                self.stream(spec),
-                n_train=wanted["n_train"],
-                n_valid=wanted["n_valid"],
-            )
-        if key not in self._training:
-            name, variant = spec["dataset"]["name"], _training_variant(spec)
-            records = self._apart(spec, self.dataset(name, EVERY, None, variant))
-            flips = self._flips(spec) if options.get("flip_predictions") else None
-
-            def finish(chunk: list[Edit]) -> list[Edit]:
-                return [edit for edit in flips.of(chunk) if edit.rephrases] if flips else chunk
-
-            self._training[key] = training_facts(
-                self._with_questions(records),
-                self.stream(spec),
-                n_train=wanted["n_train"],
-                n_valid=wanted["n_valid"],
-                style=PromptStyle.of(options),
-                held_out=options.get("max_rephrases", 1),
-                finish=finish,
-            )
-        return self._training[key]
-
-    def knowledge(self, spec: dict[str, Any]) -> Knowledge | Likelihoods | None:
-        """What the backbone knows of the embedded facts, the first `known` of them asked, or how
-        likely it finds the first so many sentences; None for data that is not embedded and for
-        settings that do not ask."""
-        name, cap = spec["dataset"]["name"], spec.get("known")
-        if cap is None or self.data_dir or self.source != "embedded" or name.startswith("invented"):
-            return None
-        from lib.backbones import knowledge
-        from lib.data.embedded import facts, passages
-
-        backbone = self.backbone(spec)
-        key = f"{backbone.content}/{backbone.dtype}/{name}/{cap}"
-        if key not in self._knowledge and name == "hallucination":
-            self._knowledge[key] = likelihoods(backbone, passages.candidates(), cap=cap)
-        elif key not in self._knowledge:
-            self._knowledge[key] = knowledge.known_facts(
-                backbone,
-                facts.candidates(name),
-                cap=cap,
-                forms=("canonical",) if name == "counterfact" else None,
-            )
-        return self._knowledge[key]
-
-    def corpus(self, spec: dict[str, Any]) -> Corpus | None:
-        """The text for key statistics that the spec names, read once; None if it names none."""
-        name = spec.get("corpus")
-        if name is not None and name not in self._corpora:
-            self._corpora[name] = corpus.load(name, self.data_dir)
-        return self._corpora.get(name)
-
-    def backbone(self, spec: dict[str, Any]) -> Backbone:
-        """The setting's backbone; tuned on its upstream slice where the setting says so."""
-        dtype = spec.get("dtype", "float32")
-        decides = [spec["backbone"], spec["tune"], spec["dataset"], spec["device"], dtype]
-        key = content_hash([*decides, _training_variant(spec)])
-        if self._backbone is None or self._backbone[0] != key:
-            self.forget()
-            self._backbone = key, self._loaded(spec, getattr(torch, dtype))
-        return self._backbone[1]
-
-    def _loaded(self, spec: dict[str, Any], dtype: torch.dtype) -> Backbone:
-        name, device, taught = spec["backbone"], spec["device"], self.taught(spec)
-        labels = self._all(spec).classes if self._gets_head(spec) else None
-        if taught is None:
-            pairs = self._tuning_pairs(spec)
-            return loading.load(name, dtype=dtype, device=device, tune_on=pairs, num_labels=labels)
-        base = loading.load(name, device=device, num_labels=labels)  # float32: rounded once tuned
-        config = ClassifierConfig.of(spec["tune"])
-        tuned = tune_classifier(base, taught.learned, taught.held_out, config, taught.kind)
-        return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
-
-    def _gets_head(self, spec: dict[str, Any]) -> bool:
-        """Whether the backbone gets a new classification head, with the classes of the data."""
-        to_classify = spec["dataset"]["name"] in datasets.CLASSIFIED
-        return to_classify and not loading.has_head(spec["backbone"])
-
-    def _tuning_pairs(self, spec: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
-        if not spec["tune"]:
-            return None
-        dataset = self._edits_of(spec, None)
-        probes = [
-            *streams.pool(dataset, "upstream", spec["tune"]["upstream"]),
-            *streams.pool(dataset, "near", spec["tune"]["near"]),
-        ]
-        return tuple((probe.prompt, probe.target) for probe in probes)
-
     def forget(self) -> None:
-        """Drop the backbone: after a failure its state is not trusted."""
-        self._backbone, self._passes, self._outputs, self._fact_states = None, {}, {}, {}
-        self._turned = None
+        """Drop the backbone and what it said: after a failure its state is not trusted."""
+        self._passes = Kept()
+        self._steps.pop("backbone", None)
+        self._steps.pop("flips", None)
 
+    def _load(self, spec: Spec, lessons: Lessons) -> Backbone:
+        self.forget()  # before another one takes memory
+        self._passes = Kept(machine.memory_limit_gigabytes(spec["device"]) * 2**30 * MEMORY_SHARE)
+        to_classify = spec["dataset"]["name"] in datasets.CLASSIFIED
+        new_head = to_classify and not loading.has_head(spec["backbone"])
+        return backbone_of(spec, lessons, all_facts(self.read, spec).classes if new_head else None)
 
-def _training_variant(spec: dict[str, Any]) -> str | None:
-    """The published file that facts for training are read from."""
-    return (spec.get("training") or {}).get("variant", spec.get("variant"))
+    def _once(self, step: str, key: object, make: Callable[[], T], held: int | None = None) -> T:
+        """What a step gives for a key, made at most once; `held`: how many keys are kept."""
+        name = content_hash(key)
+        if name not in self._steps.get(step, {}):
+            made = make()
+            earlier = self._steps.setdefault(step, {})
+            while held is not None and len(earlier) >= held:
+                earlier.pop(next(iter(earlier)))
+            earlier[name] = made
+        return self._steps[step][name]

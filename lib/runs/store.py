@@ -3,6 +3,7 @@
     runs/<id>/            manifest.json, one .parquet per table, editor/   (a finished run)
     runs/<id>.failed.json what went wrong the last time
     runs/.<id>.work/      one .jsonl per table, checkpoint/                (a run under way)
+    runs/shared/          what runs share: contents of materials, scores before editing, ...
 
 Tables: `records` (one row per scored prompt), `steps` (one per edited batch), `observations` (what
 an editor says about itself; empty for most). Rows are appended line by line; a checkpoint remembers
@@ -11,10 +12,13 @@ saved state.
 """
 
 import contextlib
+import itertools
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,10 +26,15 @@ import pandas as pd
 from filelock import FileLock
 
 from lib.errors import StoreError
+from lib.runs.plan import Run
 from lib.storage import atomic
 from lib.storage.atomic import digest
 
 TABLES = ("records", "steps", "observations")
+
+
+class _DamagedError(Exception):
+    """A file is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +68,7 @@ class Work:
         path.touch()
         if path.stat().st_size < size:
             # The file lost lines that the checkpoint counted: nothing here can be trusted.
-            raise StoreError(
-                f"{path} is shorter than its checkpoint says; delete {self.folder} and run again"
-            )
+            raise _DamagedError(f"{name}.jsonl is shorter than its checkpoint says")
         with path.open("r+b") as file:
             file.truncate(size)
         return path.open("a", encoding="utf-8")
@@ -105,75 +112,130 @@ class Work:
 
 
 class Store:
-    """Runs of one output folder."""
+    """Runs of one output folder, found by the contents of their materials (`Run.identity`), which
+    are remembered here by what asks for them (`Run.asks`)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "runs"
+        self._contents: dict[str, dict[str, str]] = {}
 
-    def _work_folder(self, run: str) -> Path:
-        return self.root / f".{run}.work"
+    def told(self, run: Run) -> Run:
+        """The run under the contents of its materials, if they were ever made for this store."""
+        if run.contents:
+            return run
+        if run.asks not in self._contents:
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+                stored = self._contents_file(run).read_text("utf-8")
+                self._contents[run.asks] = json.loads(stored)
+        return replace(run, contents=self._contents.get(run.asks, {}))
 
-    def _failure_file(self, run: str) -> Path:
-        return self.root / f"{run}.failed.json"
+    def tell(self, run: Run, contents: dict[str, str]) -> Run:
+        """Remember what the run's materials contain; the run under these contents."""
+        asked = replace(run, contents={})
+        if self.told(asked).contents != contents:
+            atomic.write_text(self._contents_file(run), json.dumps(contents))
+            self._contents[run.asks] = contents
+            (self.root / f"{asked.identity}.failed.json").unlink(missing_ok=True)
+        return replace(run, contents=contents)
+
+    def _contents_file(self, run: Run) -> Path:
+        return self.root / "shared" / "contents" / f"{run.asks[:24]}.json"
+
+    def _folder(self, run: Run) -> Path:
+        return self.root / self.told(run).identity
+
+    def _work_folder(self, run: Run) -> Path:
+        folder = self._folder(run)
+        return folder.with_name(f".{folder.name}.work")
+
+    def _failure_file(self, run: Run) -> Path:
+        folder = self._folder(run)
+        return folder.with_name(f"{folder.name}.failed.json")
 
     @contextlib.contextmanager
-    def lock(self, run: str) -> Iterator[None]:
+    def lock(self, run: Run) -> Iterator[None]:
         """Only one process works on a run; others wait and then find it finished."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot create {self.root}: {error}. Choose --output.") from error
-        with FileLock(self.root / f".{run}.lock"):
+        with FileLock(self.root / f".{self._folder(run).name}.lock"):
             yield
 
-    def state(self, run: str) -> str:
+    def state(self, run: Run) -> str:
         """ "done", "failed", "started" or "to do"; cheap, files are not verified."""
-        if (self.root / run / "manifest.json").exists():
+        if (self._folder(run) / "manifest.json").exists():
             return "done"
         if self._failure_file(run).exists():
             return "failed"
         started = (self._work_folder(run) / "checkpoint").exists()
         return "started" if started else "to do"
 
-    def finished(self, run: str) -> Finished | None:
-        """The run if it is whole; damaged files are set aside, so that it will run again."""
-        folder = self.root / run
+    def finished(self, run: Run) -> Finished | None:
+        """The run if it is whole. Files whose content changed are set aside, so that it will run
+        again; a file that cannot be read now is an error, because it may be whole.
+
+        Raises StoreError for the latter.
+        """
+        folder = self._folder(run)
         try:
+            if not folder.exists():
+                return None
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
             for name, expected in manifest["files"].items():
                 if digest(folder / name) != expected:
-                    raise StoreError(f"{folder / name} changed after it was written")
+                    raise _DamagedError(f"{name} changed after it was written")
             tables = (pd.read_parquet(folder / f"{name}.parquet") for name in TABLES)
             return Finished(manifest, *tables, folder / "editor")
-        except FileNotFoundError:
-            if not folder.exists():
-                return None
-        except (StoreError, OSError, ValueError, KeyError):
-            pass
-        with contextlib.suppress(OSError):
-            shutil.rmtree(folder)
-        return None
+        except (_DamagedError, FileNotFoundError, ValueError, KeyError) as error:
+            self._set_aside(folder, error)
+            return None
+        except OSError as error:
+            raise StoreError(
+                f"cannot read {error.filename or folder}: {error.strerror or error}. The run is "
+                "kept as it is; look after the disk, or choose another --output, and call again."
+            ) from error
 
-    def failure(self, run: str) -> dict[str, Any] | None:
+    def _set_aside(self, folder: Path, error: Exception) -> None:
+        """Move a damaged run out of the way, where it can be looked at."""
+        for number in itertools.count(1):
+            target = folder.with_name(f".{folder.name}.damaged-{number}")
+            if not target.exists():
+                break
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            os.replace(folder, target)
+            print(
+                f"{folder} is damaged ({error}); set aside as {target.name}, it will run again",
+                file=sys.stderr,
+            )
+
+    def failure(self, run: Run) -> dict[str, Any] | None:
         """Error and time of the latest failed try, if the run is not finished."""
         try:
             return json.loads(self._failure_file(run).read_text("utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
 
-    def work(self, run: str) -> Work:
+    def work(self, run: Run) -> Work:
         """Open the run's working folder, at its latest checkpoint if there is one."""
         folder = self._work_folder(run)
         try:
-            return Work(folder)
-        except StoreError:
-            shutil.rmtree(folder, ignore_errors=True)
-            return Work(folder)
+            try:
+                return Work(folder)
+            except _DamagedError as error:
+                print(f"{folder}: {error}; the run starts anew", file=sys.stderr)
+                shutil.rmtree(folder, ignore_errors=True)
+                return Work(folder)
+        except OSError as error:
+            raise StoreError(
+                f"cannot open {error.filename or folder}: {error.strerror or error}. What was "
+                "computed is kept; free some space or look after the disk, and call again."
+            ) from error
 
-    def finish(self, run: str, work: Work, manifest: dict[str, Any], save_editor: Any) -> None:
+    def finish(self, run: Run, work: Work, manifest: dict[str, Any], save_editor: Any) -> None:
         """Turn a work folder into a finished run, whole; `save_editor(path)` adds the edits."""
         frames = work.frames()
-        with atomic.folder(self.root / run) as scratch:
+        with atomic.folder(self._folder(run)) as scratch:
             for name, frame in frames.items():
                 frame.to_parquet(scratch / f"{name}.parquet", index=False)
             save_editor(scratch / "editor")
@@ -187,7 +249,7 @@ class Store:
         self._failure_file(run).unlink(missing_ok=True)
         shutil.rmtree(work.folder, ignore_errors=True)
 
-    def fail(self, run: str, manifest: dict[str, Any], error: str) -> None:
+    def fail(self, run: Run, manifest: dict[str, Any], error: str) -> None:
         """Note a failed try; what it had computed stays for the next one."""
         described = manifest | {"status": "failed", "error": error}
         atomic.write_text(self._failure_file(run), json.dumps(described, indent=1))

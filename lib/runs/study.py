@@ -111,21 +111,29 @@ class Study(Outline):
         document, sourced = plan.profile_of(paper, profile)
         source = "hub" if profile == "paper" and chosen is None else "embedded"
         planned = plan.runs(
-            paper, profile, seeds=seeds or None, data_dir=chosen, device=device, source=source
+            paper,
+            profile,
+            seeds=seeds or None,
+            data_dir=chosen,
+            device=device,
+            source=source,
+            strict=strict,
+            threads=machine.threads(),
         )
         for run in planned:
             if run.asked:
                 document["settings"][run.setting]["dtype"] = run.spec["dtype"]
         folder = output_root(output or None) / profile
+        store = Store(folder)
         return cls(
             paper=paper,
             profile=profile,
             folder=folder,
-            runs=planned,
+            runs=[store.told(run) for run in planned],
             document={**plan.read_paper(paper), **document},
             original=plan.profile_of(paper, "paper")[0],
             sourced=sourced,
-            store=Store(folder),
+            store=store,
             resources=Resources(data_dir=chosen, strict=strict, source=source),
         )
 
@@ -149,7 +157,7 @@ class Study(Outline):
                 "varied": f"{run.sweep} = {run.value}" if run.sweep else "",
                 "seed": run.seed,
                 "edits": plan.edits_of(run.spec["stream"]),
-                "state": self.store.state(run.identity),
+                "state": self.store.state(run),
                 "estimated seconds": round(run.seconds),
                 "peak GiB": run.gigabytes,
                 "run": run.identity,
@@ -173,7 +181,7 @@ class Study(Outline):
     def check_memory(self, device: str | None = None) -> None:
         """Refuse, before anything starts, a plan with a run that cannot fit."""
         room = machine.available_gigabytes(device or machine.default_device())
-        to_do = [run for run in self.unique_runs() if self.store.state(run.identity) != "done"]
+        to_do = [run for run in self.unique_runs() if self.store.state(run) != "done"]
         for run in to_do:
             if run.gigabytes > room:
                 raise UsageError(
@@ -191,19 +199,20 @@ class Study(Outline):
         """
         to_do = self.to_do()
         if not retry_failed:
-            to_do = [run for run in to_do if self.store.failure(run.identity) is None]
+            to_do = [run for run in to_do if self.store.failure(run) is None]
         if to_do:
             self.check_memory()
         progress: Progress = LineProgress(prefix) if quiet else BarProgress()
         fine = True
         for run in to_do:
             fine = execute(run, self.store, self.resources, progress) and fine
+        self.runs = [self.store.told(run) for run in self.runs]
         return fine
 
     def finished(self, run: Run) -> Finished | None:
         """A run's results, verified once; None if it has none."""
         if run.identity not in self._finished:
-            found = self.store.finished(run.identity)
+            found = self.store.finished(run)
             if found is None:
                 return None
             self._finished[run.identity] = found
@@ -213,7 +222,7 @@ class Study(Outline):
         """Run title to error text, for the runs that failed."""
         found = {}
         for run in self.unique_runs():
-            failure = None if self.finished(run) else self.store.failure(run.identity)
+            failure = None if self.finished(run) else self.store.failure(run)
             if failure is not None:
                 found[run.title] = failure["error"]
         return found

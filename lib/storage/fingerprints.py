@@ -13,16 +13,17 @@ LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
 
 @functools.cache
-def _parts(module: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The files of a module, which are its source and the data files beside it that the source
-    names, and the modules of this project that it imports."""
+def _parts(module: str) -> tuple[str, tuple[Path, ...], tuple[str, ...]]:
+    """What a module says, the data files beside it that it names, and the modules of this project
+    that it imports."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        return (), ()
+        return "", (), ()
     source = Path(spec.origin)
+    tree = _without_docstrings(ast.parse(source.read_text("utf-8")))
     found: set[str] = set()
     named: set[object] = set()
-    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -33,7 +34,20 @@ def _parts(module: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     ours = {name for name in found if name.split(".")[0] == "lib"}
     beside = (file for file in source.parent.iterdir() if file.name in named and file.is_file())
     data = sorted(file for file in beside if file.suffix != ".py")
-    return (source, *data), tuple(sorted(name for name in ours if _is_module(name)))
+    return ast.dump(tree), tuple(data), tuple(sorted(name for name in ours if _is_module(name)))
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """The tree without statements that are a constant alone: they do nothing when it runs."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_constant(line)]
+    return tree
+
+
+def _is_constant(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
 
 
 def _is_module(name: str) -> bool:
@@ -44,19 +58,25 @@ def _is_module(name: str) -> bool:
 
 
 @functools.cache
-def code(*modules: str) -> str:
-    """sha256 over the sources of some modules and of every project module that they import, and
-    over the data files that these modules name, such as `relations.yaml`."""
+def code(*modules: str, apart: tuple[str, ...] = ()) -> str:
+    """sha256 over what some modules and every project module that they import do, and over the data
+    files that these name, such as `relations.yaml`. Comments, docstrings and layout do not count.
+
+    Modules in `apart`, or below a package there, are left out with what they alone import: what
+    they make is told by its own content.
+    """
     pending, seen = list(modules), set()
     while pending:
         name = pending.pop()
-        if name not in seen:
+        if name not in seen and not any(f"{name}.".startswith(f"{other}.") for other in apart):
             seen.add(name)
-            pending += _parts(name)[1]
+            pending += _parts(name)[2]
     total = hashlib.sha256()
     for name in sorted(seen):
-        for file in _parts(name)[0]:
-            total.update(f"{name}:{file.name}".encode() + file.read_bytes())
+        said, files, _ = _parts(name)
+        total.update(f"{name}:{said}".encode())
+        for file in files:
+            total.update(file.name.encode() + file.read_bytes())
     return total.hexdigest()
 
 

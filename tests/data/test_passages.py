@@ -249,8 +249,8 @@ def test_the_smoke_setting_trains_on_other_passages_than_it_edits() -> None:
 
     runs = plan.runs("melo", "smoke", seeds=1, device="cpu")
     run = next(run for run in runs if run.setting == "hallucination" and run.editor == "MEND")
-    shared = Resources()
-    stream, facts = shared.stream(run.spec), shared.training(run.spec)
+    made = Resources().materials(run.spec)
+    stream, facts = made.stream, made.learned
     edited = {edit.subject for edit in stream.edits}
     taught = {fact.subject for fact in (*facts.train, *facts.valid)}
     assert len(facts.train) == 8 and not edited & taught

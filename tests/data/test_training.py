@@ -1,18 +1,15 @@
 """Facts for training: nothing shared with the stream, worded as the stream, each with a probe."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
 from lib.data.records import Dataset, Edit, Probe
 from lib.data.streams import PromptStyle, record_stream
 from lib.data.training import TrainingFacts, training_facts
-from lib.editors.finetune import FineTune
 from lib.errors import RecordError, UsageError
 from lib.runs import execute, plan
 from lib.runs.resources import Resources
-from lib.runs.store import Store
 
 STYLE = PromptStyle(template="Q: {}\nA:", question_mark=True)
 
@@ -198,6 +195,8 @@ def test_a_stream_takes_the_same_options() -> None:
 SPEC = {
     "dataset": {"name": "invented", "source": "embedded"},
     "tune": None,
+    "backbone": "tiny-gpt2",
+    "device": "cpu",
     "stream": {"kind": "records", "n_edits": 8, "batch_size": 4, "seed": 0, "limit": 8},
     "training": {"n_train": 24, "n_valid": 8},
 }
@@ -205,30 +204,32 @@ SPEC = {
 
 def test_a_settings_facts_are_made_once_and_reach_beyond_the_streams_limit() -> None:
     resources = Resources()
-    made = resources.training(SPEC)
+    first = resources.materials(SPEC)
+    made = first.learned
     assert [len(made.train), len(made.valid)] == [24, 8]
     again = {**SPEC, "stream": {**SPEC["stream"], "batch_size": 2, "seed": 1}}
-    assert resources.training(again) is made, "the same facts for every number of edits at once"
-    assert Resources().training(again).content == made.content
+    assert resources.materials(again).learned is made, (
+        "the same facts for every number of edits at once"
+    )
+    assert Resources().materials(again).learned.content == made.content
     fewer = {**SPEC, "stream": {**SPEC["stream"], "n_edits": 4}}
-    assert resources.training(fewer) is made, "and for settings that edit fewer of the same facts"
+    assert resources.materials(fewer).learned is made, (
+        "and for settings that edit fewer of the same facts"
+    )
     other = {**SPEC, "training": {"n_train": 20, "n_valid": 8}}
-    assert resources.training(other).train == made.train[:20]
-    assert resources.training({**SPEC, "training": None}) is None
-    edited = {edit.subject for edit in resources.stream(SPEC).edits}
+    assert resources.materials(other).learned.train == made.train[:20]
+    assert resources.materials({**SPEC, "training": None}).learned is None
+    edited = {edit.subject for edit in first.stream.edits}
     assert len(edited) == 8 and edited.isdisjoint(fact.subject for fact in made.train)
 
 
-def test_an_editor_gets_the_facts_it_declares(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("STUDY_CACHE", str(tmp_path / "cache"))
-    spec, resources, store = {**SPEC, "editor": "ft"}, Resources(), Store(tmp_path)
-    assert execute._needed(spec, store, resources)["training"] is None
-    monkeypatch.setattr(FineTune, "needs", ("training", "networks_cache"))
-    given = execute._needed(spec, store, resources)
-    assert given["training"] is resources.training(spec)
-    assert given["networks_cache"] == tmp_path / "cache" / "networks"
-    told = execute._describe_training(given["training"])
-    assert [told["train"], told["valid"], told["content"]] == [24, 8, given["training"].content]
+def test_only_editors_that_train_get_facts() -> None:
+    resources = Resources()
+    assert resources.materials(SPEC, needs=("corpus",)).learned is None
+    made = resources.materials(SPEC, needs=("networks_cache", "training"))
+    told = execute._describe_training(made.learned)
+    assert [told["train"], told["valid"], told["content"]] == [24, 8, made.learned.content]
+    assert made.contents["learned"] == made.learned.content
 
 
 def test_the_facts_for_training_decide_a_runs_identity() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import answer_ids, prompt_ids
+from lib.backbones.passes.kept import Kept
 from lib.backbones.sources import loading
 from lib.data.records import SUBSETS
 from lib.editors.finetune import FineTune
@@ -89,19 +90,18 @@ def test_passes_that_find_no_room_change_nothing(generator: Backbone, monkeypatc
     protocol = Protocol(max_new_tokens=3, evaluation_batch=4)
     kept = run(make("ft", generator), quick(), protocol)[0]
     other = loading.load(generator.name)
-    monkeypatch.setattr(evaluator, "PASSES_BYTES", 0)
+    monkeypatch.setattr(evaluator, "Kept", lambda: Kept(limit=0))
     pd.testing.assert_frame_equal(run(make("ft", other), quick(), protocol)[0], kept)
 
 
-def test_passes_of_earlier_runs_make_room(monkeypatch) -> None:
-    backbone, passes = loading.load("tiny-gpt2"), {}
-    first = Evaluator(make("ft", backbone), quick(), Protocol(max_new_tokens=2), passes=passes)
+def test_passes_of_earlier_runs_make_room() -> None:
+    backbone, kept = loading.load("tiny-gpt2"), Kept()
+    first = Evaluator(make("ft", backbone), quick(), Protocol(max_new_tokens=2), kept=kept)
     first.score_unedited()
-    held = sum(batch.bytes for batch in passes.values())
-    assert held > 0
-    monkeypatch.setattr(evaluator, "PASSES_BYTES", held)
+    assert kept.held == sum(batch.bytes for batch in kept.prompts.values()) > 0
+    kept.limit = kept.held
     editor = make("ft", backbone, site={"part": "mlp_out", "block": 1})
-    second = Evaluator(editor, quick(), Protocol(max_new_tokens=2), passes=passes)
+    second = Evaluator(editor, quick(), Protocol(max_new_tokens=2), kept=kept)
     second.score_unedited()
-    assert len(passes) >= len(second.batches)
-    assert sum(batch.bytes for batch in passes.values()) <= held
+    assert len(kept.prompts) >= len(second.batches)
+    assert kept.held == sum(batch.bytes for batch in kept.prompts.values()) <= kept.limit

@@ -120,8 +120,8 @@ def test_the_classifier_learns_the_documents_of_the_setting(monkeypatch):
     tune = {"documents": 40, "held_out": 12, "max_length": 100, "epochs": 12, "learning_rate": 1e-3}
     tune |= {"batch_size": 8}
     spec = spec | {"tune": tune, "stream": spec["stream"] | {"n_upstream": 40}}
-    shared = Resources()
-    backbone, stream = shared.backbone(spec), shared.stream(spec)
+    made = Resources().materials(spec)
+    backbone, stream = made.backbone, made.stream
     assert backbone.model.config.num_labels == 3
     classes = predicted_classes(backbone, [probe.prompt for probe in stream.upstream], 100)
     right = [str(c) == p.target for c, p in zip(classes, stream.upstream, strict=True)]
@@ -134,7 +134,7 @@ def test_the_classifier_learns_the_documents_of_the_setting(monkeypatch):
     assert {name: group["claims"] for name, group in record["held_out"].items()} == {
         "documents": 12, "edits": 12,
     }  # fmt: skip
-    assert Resources().backbone(spec).content == backbone.content
+    assert Resources().materials(spec).backbone.content == backbone.content
 
 
 def test_a_published_head_is_kept_and_a_new_one_has_the_classes_of_the_data(monkeypatch):
@@ -147,7 +147,7 @@ def test_a_published_head_is_kept_and_a_new_one_has_the_classes_of_the_data(monk
 
     monkeypatch.setattr(loading, "load", noted)
     for name in ("scotus-bert", "tiny-bert", "bert-base"):
-        Resources().backbone(spec | {"backbone": name})
+        Resources().materials(spec | {"backbone": name})
     assert asked == [None, 3, 3]
 
 
@@ -155,8 +155,8 @@ def test_every_editor_of_the_setting_edits_documents(tmp_path: Path):
     runs, shared, store = smoke_runs(), Resources(), Store(tmp_path / "out")
     assert {run.editor for run in runs} >= {"MELO", "MELO intended", "GRACE", "LoRA", "FT", "MEND"}
     for run_ in runs:
-        assert execute(run_, store, shared, LineProgress("")), store.failure(run_.identity)
-    found = {run_.editor: store.finished(run_.identity) for run_ in runs}
+        assert execute(run_, store, shared, LineProgress("")), store.failure(run_)
+    found = {run_.editor: store.finished(run_) for run_ in runs}
     for done in found.values():
         counts = done.manifest["dataset"]["counts"]
         assert (counts["edits"], counts["upstream"], counts["near"]) == (8, 6, 4)

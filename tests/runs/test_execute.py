@@ -49,7 +49,7 @@ def smoke_runs(setting: str = "zsre-t5", single: bool = False) -> dict[str, plan
 
 
 def results(store: Store, run: plan.Run) -> pd.DataFrame:
-    found = store.finished(run.identity)
+    found = store.finished(run)
     assert found is not None
     return found.records[SCORES]
 
@@ -125,7 +125,7 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(
     monkeypatch.setattr(lib.runs.execute, "run_sequence", stopping)
     with pytest.raises(KeyboardInterrupt):
         execute(run, store, Resources(checkpoint_seconds=0.0), LineProgress())
-    assert store.state(run.identity) == "started"
+    assert store.state(run) == "started"
     for file in (store.root / "shared").glob("before-*.json"):
         file.unlink()
     assert execute(run, store, Resources(checkpoint_seconds=0.0), LineProgress())
@@ -149,7 +149,7 @@ def test_a_damaged_run_is_computed_again(damage: str, tmp_path: Path) -> None:
     run, store = smoke_runs()["FT"], Store(tmp_path)
     execute(run, store, Resources(), LineProgress())
     before = results(store, run)
-    folder = store.root / run.identity
+    folder = store.root / store.told(run).identity
     if damage == "truncate":
         data = (folder / "records.parquet").read_bytes()
         (folder / "records.parquet").write_bytes(data[: len(data) // 2])
@@ -157,7 +157,7 @@ def test_a_damaged_run_is_computed_again(damage: str, tmp_path: Path) -> None:
         (folder / "steps.parquet").unlink()
     else:
         (folder / "manifest.json").write_text("{")
-    assert store.finished(run.identity) is None
+    assert store.finished(run) is None
     assert execute(run, store, Resources(), LineProgress())
     pd.testing.assert_frame_equal(results(store, run), before)
 
@@ -173,11 +173,11 @@ def test_a_failed_run_is_noted_and_tried_again(tmp_path: Path, monkeypatch) -> N
 
     monkeypatch.setattr(lib.runs.execute, "build", broken)
     assert not execute(run, store, Resources(), LineProgress())
-    assert store.state(run.identity) == "failed"
-    assert "No space left" in store.failure(run.identity)["error"]
+    assert store.state(run) == "failed"
+    assert "No space left" in store.failure(run)["error"]
     monkeypatch.setattr(lib.runs.execute, "build", build)
     assert execute(run, store, Resources(), LineProgress())
-    assert store.failure(run.identity) is None
+    assert store.failure(run) is None
 
 
 def test_two_processes_share_a_store(tmp_path: Path) -> None:
@@ -187,14 +187,14 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
         process.join(timeout=90)
     assert [process.exitcode for process, _ in both] == [0, 0]
     run = smoke_runs()["FT"]
-    assert len(list((tmp_path / "runs").glob(f"{run.identity}/manifest.json"))) == 1
+    assert len(list((tmp_path / "runs").glob("*/manifest.json"))) == 1
     results(Store(tmp_path), run)
 
 
 def test_the_manifest_says_what_was_run(tmp_path: Path) -> None:
     run, store = smoke_runs()["MELO"], Store(tmp_path)
     execute(run, store, Resources(), LineProgress())
-    manifest = store.finished(run.identity).manifest
+    manifest = store.finished(run).manifest
     assert manifest["spec"] == json.loads(json.dumps(run.spec))
     assert manifest["peak_memory_bytes"] > 2**20
     assert set(manifest["seconds"]) == {"fit", "edit", "evaluate"}

@@ -27,7 +27,7 @@ def test_observations_come_after_the_last_batch_and_survive_the_store(
     run, store = smoke_runs("zsre-causal", single=True)["FT"], Store(tmp_path)
     monkeypatch.setattr(FineTune, "observe", says)
     assert execute(run, store, Resources(), LineProgress())
-    found = store.finished(run.identity).observations
+    found = store.finished(run).observations
     assert found["edit_index"].tolist() == list(range(6))
     assert found["z"].isna().tolist() == [False, *[True] * 5]
     assert set(found["held"]) == {2}  # in single rounds the editor holds the last batch
@@ -46,7 +46,7 @@ def test_a_run_killed_while_it_observes_observes_again(tmp_path: Path, monkeypat
         execute(run, store, Resources(checkpoint_seconds=0.0), LineProgress())
     monkeypatch.setattr(FineTune, "observe", says)
     assert execute(run, store, Resources(), LineProgress())
-    assert len(store.finished(run.identity).observations) == 6
+    assert len(store.finished(run).observations) == 6
 
 
 def test_most_editors_observe_nothing(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_most_editors_observe_nothing(tmp_path: Path) -> None:
 def test_inference_is_timed_before_and_after_editing(tmp_path: Path) -> None:
     run, store = smoke_runs("zsre-causal", single=True)["LoRA"], Store(tmp_path)
     assert execute(run, store, Resources(), LineProgress())
-    timed = store.finished(run.identity).manifest["inference"]
+    timed = store.finished(run).manifest["inference"]
     assert timed["repeats"] == 2
     assert timed["base_seconds"] > 0 and timed["edited_seconds"] > 0
     plain = smoke_runs("zsre-causal")["FT"]
     assert execute(plain, store, Resources(), LineProgress())
-    assert "inference" not in store.finished(plain.identity).manifest
+    assert "inference" not in store.finished(plain).manifest
 
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gptj", "tiny-t5", "tiny-bert"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lib.runs import plan
-from lib.runs.resources import Resources
+from lib.runs.resources import Resources, lessons_of
 from tests.runs.test_study import published_data
 
 needs_files = pytest.mark.skipif(
@@ -32,7 +32,8 @@ def test_zsre_trains_on_one_file_and_edits_the_other_towards_the_truth() -> None
     style = {"true_targets": True, "question_mark": True, "keep_mark": True}
     training = {"variant": "train", "n_train": None, "n_valid": 512}
     wanted = spec("zsre", {"n_edits": 1037} | style, training, variant="eval")
-    test, facts = shared.stream(wanted), shared.training(wanted)
+    made = shared.materials(wanted)
+    test, facts = made.stream, made.learned
     assert len(test.edits) == len(test.holdout) == len(test.upstream) == 1037
     assert all(edit.target == edit.target_true for edit in test.edits)
     assert len(facts.valid) == 512 and 9_300 < len(facts.train) < 9_488
@@ -55,7 +56,8 @@ def test_fever_has_claims_for_the_stream_for_training_and_upstream() -> None:
         variant="dev",
         tune={"claims": 3000, "held_out": 300},
     )
-    test, facts, taught = shared.stream(wanted), shared.training(wanted), shared.taught(wanted)
+    made, taught = shared.materials(wanted), lessons_of(shared.read, wanted)
+    test, facts = made.stream, made.learned
     assert len(test.edits) == len(test.holdout) == len(test.upstream) == 512
     assert [len(taught.learned), len(taught.held_out["claims"])] == [3000, 300]
     groups = [

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lib.backbones.passes.kept import Kept
 from lib.backbones.passes.logits import FactRows, fact_rows
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit
 
 Pair = tuple[str, str]  # prompt, answer
-BUDGET = 2 * 2**30  # bytes of kept outputs; rows beyond it run their frozen blocks each time
+# Bytes of kept outputs; rows beyond it run their frozen blocks each time. Which rows are kept moves
+# last digits, so this is a constant and no share of the machine's memory.
+BUDGET = 2 * 2**30
 TOGETHER = 32  # rows per pass while filling; bounds memory
 
 
@@ -30,19 +33,20 @@ class MiniBatch:
 class FactPasses:
     """Turns (prompt, answer) pairs into mini-batches on one backbone.
 
-    `kept` may be shared by editors of the same backbone, first edited block and `max_length`.
+    `memory` may be shared by editors of one backbone; those of the same first edited block,
+    `max_length` and `facts`, the content of their training facts, then share outputs.
     """
 
     def __init__(
         self,
         prefix: FrozenPrefix,
         max_length: int | None = None,
-        kept: dict[Pair, Tensor] | None = None,
-        budget: int = BUDGET,
+        memory: Kept | None = None,
+        facts: str = "",
     ) -> None:
         self.backbone, self.prefix, self.max_length = prefix.backbone, prefix, max_length
-        self.kept = {} if kept is None else kept
-        self.budget = budget
+        self.memory = Kept() if memory is None else memory
+        self.kept = self.memory.facts.setdefault((prefix.first, max_length, facts), {})
 
     def mini_batches(self, pairs: Sequence[Pair], size: int) -> "MiniBatches":
         """The pairs by number of attended tokens, longest first, `size` at a time (malmen 2.4)."""
@@ -63,7 +67,7 @@ class FactPasses:
             return
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in self.kept]
         missing.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
-        held = sum(tensor.numel() * tensor.element_size() for tensor in self.kept.values())
+        held = sum(tensor.nbytes for tensor in self.kept.values())
         for at in range(0, len(missing), TOGETHER):
             some = missing[at : at + TOGETHER]
             rows = self._encode(some)
@@ -72,9 +76,10 @@ class FactPasses:
                 return  # blocks that return more (T5) are not cut into rows
             for pair, state, mask in zip(some, output, rows.encoded.attention_mask, strict=True):
                 real = state[mask.bool()].clone()
-                held += real.numel() * real.element_size()
-                if held > self.budget:
+                held += real.nbytes
+                if held > BUDGET:
                     return
+                self.memory.take(real.nbytes, must=True)
                 self.kept[pair] = real
 
     def _encode(self, pairs: Sequence[Pair]) -> FactRows:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import IGNORED
+from lib.backbones.passes.kept import Kept
 from lib.backbones.passes.logits import FactRows, edit_loss, label_logits, precise
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.editors.parts.sites import Site
@@ -108,12 +109,13 @@ def _watched(
 class RowStore:
     """Rows by module path, in the precision they came in, on the host whatever the device.
 
-    `budget` bytes stay in memory; what comes after goes to safetensors files in a temporary folder
-    below `folder` (None: the system's), which goes with `close` or with the object.
+    They stay in memory as far as `memory` gives bytes; what comes after goes to safetensors files
+    in a temporary folder below `folder` (None: the system's), which goes with `close` or with the
+    object.
     """
 
-    def __init__(self, budget: float, folder: Path | None = None) -> None:
-        self._budget, self._below = budget, folder
+    def __init__(self, memory: Kept, folder: Path | None = None) -> None:
+        self._memory, self._below = memory, folder
         self._parts: dict[str, list[tuple[Tensor, Tensor] | Path]] = defaultdict(list)
         self._counts: dict[str, int] = defaultdict(int)
         self._folder: tempfile.TemporaryDirectory | None = None
@@ -129,10 +131,10 @@ class RowStore:
         """Add keys [n, d] and gradients [n, d'] of one module."""
         self._device = keys.device
         keys, gradients = keys.cpu(), gradients.cpu()
-        size = sum(t.numel() * t.element_size() for t in (keys, gradients))
+        size = keys.nbytes + gradients.nbytes
         self.bytes += size
         self._counts[path] += len(keys)
-        if self.held + size <= self._budget:
+        if self._memory.take(size):
             self.held += size
             self._parts[path].append((keys, gradients))
             return
@@ -159,6 +161,8 @@ class RowStore:
     def close(self) -> None:
         """Forget the rows and remove the files."""
         self._parts.clear()
+        self._memory.give(self.held)
+        self.held = 0
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None

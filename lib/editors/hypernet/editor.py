@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.passes.fact_passes import FactPasses, MiniBatch, Pair, edit_pairs
+from lib.backbones.passes.kept import Kept
 from lib.backbones.passes.logits import edit_loss, label_logits, precise
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import Edit, Stream
@@ -24,8 +25,6 @@ from lib.editors.hypernet.ridge import Solve
 from lib.editors.parts.sites import Site, first_block
 from lib.editors.parts.weights import EditedWeights
 from lib.errors import EditorError
-
-ROW_BUDGET = 8 * 2**30  # bytes of a batch's rows in memory; the rest waits on disk
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class HyperEditor(Editor):
     Subclasses say how rows become a shift.
     """
 
-    needs = ("training", "networks_cache", "fact_states")
+    needs = ("training", "networks_cache", "kept")
     config: HyperConfig
 
     def __init__(
@@ -79,7 +78,7 @@ class HyperEditor(Editor):
         config: HyperConfig,
         training: TrainingFacts | None = None,
         networks_cache: Path | None = None,
-        fact_states: dict | None = None,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__(backbone, config)
         if not config.sites:
@@ -89,9 +88,9 @@ class HyperEditor(Editor):
         self.paths = tuple(site.path(backbone) for site in self.sites)
         self.prefix = FrozenPrefix(backbone, first_block(backbone, self.sites))
         self.weights = EditedWeights(backbone, self.paths)
-        place = (self.prefix.first, config.max_length, training.content if training else "")
-        kept = None if fact_states is None else fact_states.setdefault(place, {})
-        self.passes = FactPasses(self.prefix, config.max_length, kept)
+        self.memory = Kept() if kept is None else kept
+        facts = training.content if training else ""
+        self.passes = FactPasses(self.prefix, config.max_length, self.memory, facts)
         self._shifts: dict[str, Tensor] = {}
         self._network: HyperNetworks | None = None
         self._m: int | None = None
@@ -179,7 +178,7 @@ class HyperEditor(Editor):
     def cache(self, batches: Sequence[MiniBatch], *, learn: bool = False) -> tuple[RowStore, float]:
         """Rows of all layers over some mini-batches, and the mean loss. `learn` takes them into
         the network's running statistics, mini-batch by mini-batch (malmen 2.3)."""
-        store, losses = RowStore(ROW_BUDGET), []
+        store, losses = RowStore(self.memory), []
         for batch in batches:
             traced = trace(
                 self.backbone, batch.rows, self.sites, self.config.tokens, self.prefix, batch.state

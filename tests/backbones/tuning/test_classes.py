@@ -18,7 +18,7 @@ from lib.errors import BackboneError, RecordError, UsageError
 from lib.runs.execute import execute
 from lib.runs.plan import Run
 from lib.runs.progress import LineProgress
-from lib.runs.resources import Resources
+from lib.runs.resources import Resources, lessons_of
 from lib.runs.store import Store
 from lib.storage import archives
 from tests.conftest import edits, prompt_logits
@@ -184,7 +184,8 @@ SPEC = {
 
 def test_claims_of_tuning_stream_and_training_are_disjoint() -> None:
     resources = Resources()
-    test, facts, taught = resources.stream(SPEC), resources.training(SPEC), resources.taught(SPEC)
+    made, taught = resources.materials(SPEC), lessons_of(resources.read, SPEC)
+    test, facts, backbone = made.stream, made.learned, made.backbone
     unrelated = [fact.locality[0].prompt for fact in (*facts.train, *facts.valid)]
     groups = [
         {text for text, _ in taught.learned},
@@ -197,7 +198,6 @@ def test_claims_of_tuning_stream_and_training_are_disjoint() -> None:
     ]
     assert sum(map(len, groups)) == len(set().union(*groups))
     assert len(unrelated) == len(set(unrelated)) == 22
-    backbone = resources.backbone(SPEC)
     assert backbone.model.config.num_labels == 2 and "40 claims" in backbone.provenance
     for fact in (*test.edits, *facts.train, *facts.valid):
         assert fact.target == str(1 - predicted_classes(backbone, [fact.prompt])[0])
@@ -209,14 +209,14 @@ def test_claims_of_tuning_stream_and_training_are_disjoint() -> None:
 def test_the_setting_says_where_a_template_would_mislead() -> None:
     spec = {**SPEC, "stream": {**SPEC["stream"], "template": "Claim: {}"}}
     with pytest.raises(UsageError, match="no template"):
-        Resources().stream(spec)
+        Resources().materials(spec)
 
 
 def test_no_edit_is_right_before_it_is_made(tmp_path) -> None:
     store = Store(tmp_path / "store")
     run = Run("melo", "claims", "FT", "", "", 0, SPEC, 1.0, 0.1)
-    assert execute(run, store, Resources(), LineProgress()), store.failure(run.identity)
-    finished = store.finished(run.identity)
+    assert execute(run, store, Resources(), LineProgress()), store.failure(run)
+    finished = store.finished(run)
     before = finished.records[finished.records["moment"] == "before"]
     wrong = before[before["subset"] != "upstream"]
     assert (wrong["answer_accuracy"] == 0.0).all() and len(wrong) > 6
@@ -225,7 +225,7 @@ def test_no_edit_is_right_before_it_is_made(tmp_path) -> None:
 
 def test_two_classes_for_claims_without_tuning() -> None:
     spec = {**SPEC, "tune": None, "stream": {**SPEC["stream"], "flip_predictions": False}}
-    resources = Resources()
-    assert resources.backbone(spec).model.config.num_labels == 2
-    chosen: tuple[Edit, ...] = resources.stream(spec).edits
+    made = Resources().materials(spec)
+    assert made.backbone.model.config.num_labels == 2
+    chosen: tuple[Edit, ...] = made.stream.edits
     assert {edit.target for edit in chosen} == {"0", "1"}

@@ -202,7 +202,7 @@ def learner(kind: str, backbone: Backbone, cache: Path | None = None, **changes:
     resources = {
         "training": changes.pop("training", training(backbone)),
         "networks_cache": cache,
-        "fact_states": changes.pop("fact_states", None),
+        "kept": changes.pop("kept", None),
     }
     return editor_of(kind, backbone, random=False, resources=resources, **LEARNING | changes)
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from lib.backbones.passes.kept import Kept
 from lib.backbones.sources import loading
-from lib.editors.hypernet import editor as hyper_editor
 from tests.conftest import stream
 from tests.editors.hypernet.malmen_cases import (
     before_each_step,
@@ -71,11 +71,11 @@ def test_another_question_is_another_network(change: dict[str, Any], tmp_path: P
         assert trained_steps
 
 
-def test_where_rows_are_stored_decides_nothing(tmp_path: Path, monkeypatch) -> None:
+def test_where_rows_are_stored_decides_nothing(tmp_path: Path) -> None:
     backbone = loading.load("tiny-gpt2")
     network = trained(learner("malmen", backbone, tmp_path / "a"))
-    monkeypatch.setattr(hyper_editor, "ROW_BUDGET", 1)
-    assert same(trained(learner("malmen", backbone, tmp_path / "b")), network)
+    full = Kept(limit=1)
+    assert same(trained(learner("malmen", backbone, tmp_path / "b", kept=full)), network)
 
 
 def test_a_damaged_cache_entry_is_trained_anew(tmp_path: Path) -> None:

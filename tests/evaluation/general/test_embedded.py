@@ -234,12 +234,12 @@ def test_an_invented_run_has_general_rows_without_the_embedded_data(tmp_path, mo
     chosen = dataclasses.replace(plain, spec=plain.spec | {"stream": options})
     store = Store(tmp_path)
     assert execute(chosen, store, Resources(), LineProgress())
-    found = store.finished(chosen.identity)
+    found = store.finished(chosen)
     of_general = found.records[found.records["subset"] == "general"]
     assert set(of_general["moment"]) == {"before", "end"}
     assert set(of_general["prompt"]) == {probe.prompt for probe in invented.general(2)}
     assert found.manifest["dataset"]["counts"]["general"] == 4
-    assert Resources().stream(plain.spec).general == ()
+    assert Resources().materials(plain.spec).stream.general == ()
 
 
 def test_embedded_items_avoid_the_subjects_of_the_dataset(data) -> None:

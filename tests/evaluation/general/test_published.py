@@ -300,7 +300,7 @@ def test_a_run_observes_its_tasks_before_and_at_the_end(published, tmp_path, mon
     for editor in ("FT", "GRACE"):
         chosen = replace(plain[editor], spec=plain[editor].spec | {"protocol": protocol})
         assert execute(chosen, store, resources, LineProgress())
-        found = store.finished(chosen.identity).observations
+        found = store.finished(chosen).observations
         found = found[found["kind"] == "lm_eval"]
         assert list(found["moment"]) == ["before"] * 6 + ["end"] * 6
         assert list(found["task"]) == names * 2
