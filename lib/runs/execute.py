@@ -94,7 +94,7 @@ def _execute(run: Run, store: Store, resources: Resources, progress: Progress) -
                 "title": run.title,
                 "spec": spec,
                 "seed": run.seed,
-                "dataset": _describe_data(dataset, stream, resources.knowledge(spec)),
+                "dataset": _describe_data(dataset, stream, resources.knowledge(spec), needed),
                 "training": _describe_training(needed["training"]),
                 "backbone": {
                     "name": backbone.name,
@@ -156,14 +156,22 @@ def _needed(spec: dict[str, Any], store: Store, resources: Resources) -> dict[st
     }
 
 
-def _describe_data(dataset: Dataset, stream: Stream, known: Knowledge | None) -> dict[str, Any]:
-    """What the manifest says about the data; `known`: how many facts the backbone was asked."""
+def _describe_data(
+    dataset: Dataset, stream: Stream, known: Knowledge | None, needed: dict[str, Any]
+) -> dict[str, Any]:
+    """What the manifest says about the data; `known`: how many facts the backbone was asked. What
+    was malformed or left out is that of all files read, of `needed` texts and facts too."""
+    sources = (dataset, stream, needed["corpus"], needed["training"])
+    skipped = dict.fromkeys(bad for source in sources if source for bad in source.skipped)
+    more = (needed["training"],) if needed["training"] else ()
+    left_out = dict.fromkeys(told for source in (dataset, *more) for told in source.left_out)
     return {
         "name": dataset.name,
         "content": stream.content,
         "sources": dataset.sources,
         "substitution": dataset.substitution,
-        "skipped": [asdict(bad) for bad in dataset.skipped],
+        "skipped": [asdict(bad) for bad in skipped],
+        **({"left_out": list(left_out)} if left_out else {}),
         "known": {"asked": len(known.answers), "content": known.content} if known else None,
         "notes": stream.notes,
         "counts": {
@@ -172,6 +180,7 @@ def _describe_data(dataset: Dataset, stream: Stream, known: Knowledge | None) ->
             "upstream": len(stream.upstream),
             "near": len(stream.near),
             **({"general": len(stream.general)} if stream.general else {}),
+            **({"prompts with two answers": stream.conflicting} if stream.conflicting else {}),
             "facts": len({edit.relation for edit in stream.edits}),
             "answers": len({edit.target for edit in stream.edits}),
         },

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lib.backbones.backbone import Backbone, cast
+from lib.backbones.encoding import check_length
 from lib.backbones.knowledge import likelihoods
 from lib.backbones.passes.decoding import PromptBatch
 from lib.backbones.sources import loading
@@ -15,7 +16,7 @@ from lib.backbones.tuning.predictions import Flips
 from lib.data import corpus, datasets, streams
 from lib.data.corpus import Corpus
 from lib.data.embedded.known import Knowledge, Likelihoods
-from lib.data.records import Dataset, Edit, Stream, content_hash
+from lib.data.records import Dataset, Edit, Probe, Stream, content_hash
 from lib.data.streams import PromptStyle
 from lib.data.training import (
     TrainingFacts,
@@ -25,6 +26,7 @@ from lib.data.training import (
     upstream_task,
 )
 from lib.errors import UsageError
+from lib.evaluation.evaluator import Protocol
 from lib.evaluation.general.embedded import general_probes
 from lib.evaluation.scoring import Scored
 
@@ -109,13 +111,29 @@ class Resources:
             dataset,
             upstream=questions.upstream,
             sources=(*dataset.sources, *questions.sources),
+            skipped=(*dataset.skipped, *questions.skipped),
+            left_out=(*dataset.left_out, *questions.left_out),
             substitution=" ".join(filter(None, (dataset.substitution, questions.substitution))),
         )
 
     def stream(self, spec: dict[str, Any]) -> Stream:
         """The stream that a run edits; its targets are against the backbone's predictions where
-        the setting says so. `n_general`: items per task of general ability (0: none)."""
-        dataset, options = self.edits_of(spec), spec["stream"]
+        the setting says so. `n_general`: items per task of general ability (0: none). RecordError
+        for a prompt that the backbone cannot read; not `strict`, its record is left out."""
+        protocol = Protocol(**spec.get("protocol", {}))
+        length = spec.get("config", {}).get("max_length")
+        backbone = self.backbone(spec)
+        written = max(0, protocol.max_new_tokens * protocol.decode - 1)  # the last is not read
+
+        def check(row: Edit | Probe) -> None:
+            check_length(backbone, row, max_length=length, written=written)
+
+        return streams.readable_stream(
+            self.edits_of(spec), lambda source: self._made(spec, source), check, strict=self.strict
+        )
+
+    def _made(self, spec: dict[str, Any], dataset: Dataset) -> Stream:
+        options = spec["stream"]
         if options.get("flip_predictions"):
             if options.get("template", "{}") != "{}":
                 raise UsageError("flip_predictions classifies bare claims: give no template")
@@ -221,7 +239,7 @@ class Resources:
         """The text for key statistics that the spec names, read once; None if it names none."""
         name = spec.get("corpus")
         if name is not None and name not in self._corpora:
-            self._corpora[name] = corpus.load(name, self.data_dir)
+            self._corpora[name] = corpus.load(name, self.data_dir, strict=self.strict)
         return self._corpora.get(name)
 
     def backbone(self, spec: dict[str, Any]) -> Backbone:
