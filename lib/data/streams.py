@@ -1,5 +1,6 @@
 """From a dataset to the ordered stream that a paper's protocol edits."""
 
+import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -111,12 +112,18 @@ def readable_stream(
     """
     skipped: dict[str, BadRecord] = {}
     while True:
-        made, unread = make(dataset), {}
+        try:
+            made, unread = make(dataset), {}
+        except RecordError as error:
+            if not skipped:
+                raise
+            first = next(iter(skipped.values())).reason
+            raise RecordError(f"{error}; {len(skipped)} were left out. {first}") from error
         for row in (*made.edits, *made.holdout, *made.upstream, *made.near, *made.portability):
             try:
                 check(row)
             except RecordError as error:
-                name = row.identity if isinstance(row, Probe) else row.identity.partition("#")[0]
+                name = re.sub(r"#\d+$", "", row.identity)  # of a wording: its record
                 unread[name] = BadRecord("; ".join(dataset.sources), 0, str(error))
                 rest = _without(dataset, unread)
                 if strict or rest == dataset:

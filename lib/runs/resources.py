@@ -120,8 +120,7 @@ class Resources:
         """The stream that a run edits; its targets are against the backbone's predictions where
         the setting says so. `n_general`: items per task of general ability (0: none). RecordError
         for a prompt that the backbone cannot read; not `strict`, its record is left out."""
-        protocol = Protocol(**spec.get("protocol", {}))
-        length = spec.get("config", {}).get("max_length")
+        protocol, length = Protocol(**spec["protocol"]), spec["config"].get("max_length")
         backbone = self.backbone(spec)
         written = max(0, protocol.max_new_tokens * protocol.decode - 1)  # the last is not read
 

@@ -200,6 +200,10 @@ SPEC = {
     "tune": None,
     "stream": {"kind": "records", "n_edits": 8, "batch_size": 4, "seed": 0, "limit": 8},
     "training": {"n_train": 24, "n_valid": 8},
+    "backbone": "tiny-gpt2",
+    "device": "cpu",
+    "protocol": {},
+    "config": {},
 }
 
 
