@@ -181,7 +181,8 @@ def test_a_run_tells_of_a_long_record_or_leaves_it_out(
     def careless(name: str, **options: object) -> Dataset:
         data = read(name, **options)
         first = data.edits[0]
-        return replace(data, edits=(replace(first, prompt=WORDS * 120 + first.prompt), *data.edits))
+        long = replace(first, prompt=WORDS * 120 + first.prompt)
+        return replace(data, edits=(long, *data.edits), left_out=("2 texts of a.jsonl",))
 
     monkeypatch.setattr(datasets, "load", careless)
     store = Store(tmp_path)
@@ -192,3 +193,4 @@ def test_a_run_tells_of_a_long_record_or_leaves_it_out(
     data = store.finished(run.identity).manifest["dataset"]
     assert ["tokens, and tiny-gpt2 reads 512" in bad["reason"] for bad in data["skipped"]] == [True]
     assert data["counts"]["edits"] == run.spec["stream"]["n_edits"]
+    assert data["left_out"] == ["2 texts of a.jsonl"]
