@@ -26,7 +26,8 @@ class Family:
     `kind` is "causal", "seq2seq" or "classifier". `stacks` maps a stack ("decoder", "encoder")
     to the path of its list of blocks; `per_block` maps a stack to the parts inside one block
     (paths relative to the block, "" for the block itself); `per_model` maps the remaining parts
-    to full paths, in which {stack} stands for the stack.
+    to full paths, in which {stack} stands for the stack. `table`: positions are read from a table,
+    which ends; rotary ones that are computed and relative ones do not.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Family:
     stacks: dict[str, str]
     per_block: dict[str, dict[str, str]]
     per_model: dict[str, str]
+    table: bool = False
 
     def stack(self, stack: str | None) -> str:
         """The stack that is meant: the only one, or for two the given one (default decoder).
@@ -76,9 +78,11 @@ def _inside(parts: str) -> dict[str, str]:
     return {"block": ""} | dict(part.split() for part in parts.split(", "))
 
 
-def _causal(name: str, blocks: str, parts: str, norm: str, embedding: str) -> Family:
+def _causal(
+    name: str, blocks: str, parts: str, norm: str, embedding: str, table: bool = True
+) -> Family:
     whole = {"final_norm": norm, "head": "lm_head", "embedding": embedding}
-    return Family(name, "causal", {"decoder": blocks}, {"decoder": _inside(parts)}, whole)
+    return Family(name, "causal", {"decoder": blocks}, {"decoder": _inside(parts)}, whole, table)
 
 
 GPT2 = _causal(
@@ -96,7 +100,7 @@ LLAMA = _causal(
     "llama", "model.layers",
     "attention self_attn, attn_query self_attn.q_proj, attn_value self_attn.v_proj, mlp mlp, "
     "mlp_in mlp.up_proj, mlp_gate mlp.gate_proj, mlp_out mlp.down_proj",
-    "model.norm", "model.embed_tokens",
+    "model.norm", "model.embed_tokens", table=False,
 )  # fmt: skip
 
 
@@ -137,7 +141,8 @@ def _encoder(name: str, blocks: str, parts: str, prefix: str) -> Family:
     whole = {"embedding": f"{prefix}embeddings.word_embeddings"}
     head = {"head": "classifier"} if prefix else {}
     inside = {"encoder": _inside(parts)}
-    return Family(name, "classifier", {"encoder": f"{prefix}{blocks}"}, inside, whole | head)
+    stacks = {"encoder": f"{prefix}{blocks}"}
+    return Family(name, "classifier", stacks, inside, whole | head, table=True)
 
 
 # BERT has no module that is the whole MLP (two siblings of the attention) and no final norm.
@@ -196,6 +201,11 @@ class Backbone:
     def n_blocks(self, stack: str | None = None) -> int:
         """Number of blocks; `stack` ("decoder" by default) matters for T5 only."""
         return len(self.model.get_submodule(self.family.stacks[self.family.stack(stack)]))
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the model can read at once; None where positions have no end."""
+        return self.model.config.max_position_embeddings if self.family.table else None
 
     def path(self, part: str, index: int | None = None, stack: str | None = None) -> str:
         """The module path of a neutral part, e.g. ("mlp_out", 4, "encoder") of a T5:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from lib.backbones.backbone import Backbone
+from lib.data.records import Edit, Probe
 from lib.errors import RecordError
 
 IGNORED = -100
+SPARE = 8  # marks that a tokenizer may add to a prompt and an answer
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,38 @@ def answer_ids(backbone: Backbone, target: str, max_length: int | None = None) -
     return ids[:-1] if ids and ids[-1] == backbone.eos_id else ids
 
 
+def check_length(
+    backbone: Backbone,
+    record: Edit | Probe,
+    *,
+    max_length: int | None = None,
+    written: int = 0,
+    before: int = 0,
+) -> None:
+    """RecordError if the model cannot read a record's prompt, its own prefix included, and its
+    answer, cut at `max_length`, or as many `written` tokens instead; `before`: tokens in front."""
+    longest = backbone.longest
+    # A token takes a character at least; this spares nearly all records the tokenizer.
+    most = len(f"{backbone.prefix}{record.prompt}{record.target}".encode()) + SPARE
+    if longest is None or before + written + most <= longest:
+        return
+    length = before + len(prompt_ids(backbone, record.prompt, max_length))
+    if backbone.family.kind == "causal":
+        length += max(len(target_ids(backbone, record.target, max_length)), written)
+    if length > longest:
+        raise RecordError(
+            f"{record.identity}: prompt and answer take {length} tokens, and {backbone.name} reads "
+            f"{longest} at once. Shorten the record, give the editor a max_length, or pass "
+            "--skip-bad to leave such records out (they are counted in the report)."
+        )
+
+
 def batch_rows(
     backbone: Backbone, rows: list[list[int]], prompt_lengths: list[int], side: str, width: int = 0
 ) -> Encoded:
     """Ragged token ids as a padded batch of at least `width` columns; `prompt_lengths` counts each
-    row's prompt tokens. RecordError if a prompt has none."""
+    row's prompt tokens. RecordError if a prompt has none, or a row more than the model can read:
+    on a GPU such a row would end the process's context."""
     if not all(prompt_lengths):
         raise RecordError(
             f"an empty prompt has no token on {backbone.name}, which begins no document with a "
@@ -110,6 +139,13 @@ def batch_rows(
         )
     input_ids = pad(rows, backbone.pad_id, side, width)
     width = input_ids.shape[1]
+    if backbone.longest is not None and width > backbone.longest:
+        begin = backbone.tokenizer.decode(max(rows, key=len)[:20])
+        raise RecordError(
+            f"a text of {width} tokens is longer than {backbone.name} can read "
+            f"({backbone.longest}): {begin!r} ... Shorten the record, or give the editor a "
+            "max_length."
+        )
     mask = pad([[1] * len(row) for row in rows], 0, side, width)
     lengths = torch.tensor([len(row) for row in rows])
     start = torch.zeros_like(lengths) if side == "right" else width - lengths

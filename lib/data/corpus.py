@@ -1,28 +1,31 @@
 """Plain text on which key statistics are collected: embedded, from files, or from the hub."""
 
-import gzip
 import hashlib
-import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from lib.data import invented
+from lib.data.published import reading
+from lib.data.published.reading import Row
+from lib.data.records import BadRecord
 from lib.errors import RecordError, UsageError
 
 CORPORA = ("new_wiki", "wikipedia", "invented")
+SUFFIXES = (".jsonl", ".txt")  # of the files in wikipedia/
 HUB = ("wikimedia/wikipedia", "20231101.en")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in reading order. `substitution` says what they stand in for ("": published)."""
+    """Documents in reading order. `substitution` says what they stand in for ("": published);
+    `skipped` are malformed ones that were left out."""
 
     name: str
     texts: tuple[str, ...]
     substitution: str = ""
+    skipped: tuple[BadRecord, ...] = ()
 
     @cached_property
     def content(self) -> str:
@@ -33,13 +36,14 @@ class Corpus:
         return total.hexdigest()
 
 
-def load(name: str, data_dir: Path | None = None) -> Corpus:
+def load(name: str, data_dir: Path | None = None, *, strict: bool = True) -> Corpus:
     """The corpus `name`, shuffled as the official code does it (`random.Random(1)`).
 
     "new_wiki": Wikipedia paragraphs of the embedded data. "wikipedia": `data_dir`/wikipedia/ with
     *.jsonl (field "text") or *.txt (a document per line), plain or gzip; without `data_dir` the
-    hub's Wikipedia. "invented": a few made-up sentences. Raises UsageError for another name,
-    RecordError where the text cannot be had.
+    hub's Wikipedia. "invented": a few made-up sentences. A blank document is none. `strict`: stop
+    at a malformed document; otherwise leave it out. Raises UsageError for another name, RecordError
+    where the text cannot be had.
     """
     if name not in CORPORA:
         raise UsageError(f"there is no corpus {name!r}; known: {', '.join(CORPORA)}.")
@@ -51,37 +55,44 @@ def load(name: str, data_dir: Path | None = None) -> Corpus:
         note = "Wikipedia paragraphs of SQuAD-shifts stand in for the full Wikipedia."
         return _shuffled(name, bigbench.texts("new_wiki"), note)
     if data_dir is not None:
-        return _shuffled(name, list(_files(data_dir / "wikipedia")), "")
-    return _shuffled(name, _hub(), "")
+        return _shuffled(name, *_files(data_dir / "wikipedia", strict))
+    return _shuffled(name, _hub())
 
 
-def _shuffled(name: str, texts: list[str], substitution: str) -> Corpus:
+def _shuffled(
+    name: str, texts: list[str], substitution: str = "", skipped: tuple[BadRecord, ...] = ()
+) -> Corpus:
     order = list(range(len(texts)))
     random.Random(1).shuffle(order)
     kept = tuple(texts[index] for index in order if texts[index].strip())
     if not kept:
         raise RecordError(f"the corpus {name} holds no text")
-    return Corpus(name, kept, substitution)
+    return Corpus(name, kept, substitution, skipped)
 
 
-def _files(folder: Path) -> Iterator[str]:
-    found = [path for path in sorted(folder.glob("*")) if path.is_file()]
+def _files(folder: Path, strict: bool) -> tuple[list[str], str, tuple[BadRecord, ...]]:
+    """The documents of all files of a folder, what they stand in for (nothing), and the malformed
+    ones."""
+    found = reading.data_files(folder, SUFFIXES)
     if not found:
         raise RecordError(
             f"{folder} holds no text for the key statistics; put *.jsonl (field 'text') or *.txt "
             "files there, or run a profile that uses the embedded text"
         )
+    texts: list[str] = []
+    skipped: tuple[BadRecord, ...] = ()
     for path in found:
-        reader = gzip.open if path.suffix == ".gz" else open
-        with reader(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if ".txt" in path.suffixes:
-                    yield line.strip()
-                    continue
-                try:
-                    yield str(json.loads(line)["text"])
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise RecordError(f"{path}:{number}: no object with 'text'") from error
+        documents, bad, _ = reading.collect(path, _text, strict=strict)
+        texts += documents
+        skipped += bad
+    return texts, "", skipped
+
+
+def _text(row: Row, _index: int) -> str:
+    text = row.get("text")
+    if not isinstance(text, str):
+        raise RecordError("the field 'text' is not text")
+    return text
 
 
 def _hub() -> list[str]:

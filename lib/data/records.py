@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,7 +46,9 @@ class Edit:
 
     `rephrases` ask for the same fact in other words; `locality` are probes that belong to this
     record; `target_true` is the answer before the edit where the record says so (CounterFact);
-    `portability` are questions whose answer follows from the new fact.
+    `portability` are questions whose answer follows from the new fact. `subject_at` is where the
+    subject begins in the prompt, if the source says so: kept only where `find_subject` would find
+    another place.
     """
 
     identity: str
@@ -57,21 +60,56 @@ class Edit:
     relation: str = ""
     target_true: str = ""
     portability: tuple[Probe, ...] = ()
+    subject_at: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("identity", "prompt", "target"):
             if not getattr(self, name).strip():
                 raise RecordError(f"edit {self.identity or '?'}: the field '{name}' is empty")
-        if self.subject and self.subject not in self.prompt:
+        if self.subject and not (self.subject.strip() and self.subject in self.prompt):
             raise RecordError(
                 f"edit {self.identity}: the subject {self.subject!r} does not occur in the prompt "
                 f"{self.prompt!r}"
             )
+        if self.subject_at is None:
+            return
+        if not self.subject or not self.prompt.startswith(self.subject, self.subject_at):
+            raise RecordError(
+                f"edit {self.identity}: the subject {self.subject!r} does not stand at index "
+                f"{self.subject_at} of the prompt {self.prompt!r}"
+            )
+        if self.subject_span == find_subject(self.prompt, self.subject):
+            object.__setattr__(self, "subject_at", None)
+
+    @property
+    def subject_span(self) -> tuple[int, int] | None:
+        """Begin and end of the subject in the prompt, without white space around it; None for an
+        edit without a subject."""
+        if self.subject_at is None:
+            return find_subject(self.prompt, self.subject)
+        begin = self.subject_at + len(self.subject) - len(self.subject.lstrip())
+        return begin, begin + len(self.subject.strip())
+
+
+def find_subject(prompt: str, subject: str) -> tuple[int, int] | None:
+    """Begin and end of the subject in the prompt, white space around it aside; None if it is not
+    there. A word of its own is preferred to a part of a longer one, then the subject as it is
+    spelled to one in another case, then the first to those behind it."""
+    name, places = subject.strip(), []
+    for flags in (0, re.IGNORECASE) if name else ():
+        begins = [m.start() for m in re.finditer(f"(?={re.escape(name)})", prompt, flags)]
+        found = [(begin, begin + len(name)) for begin in begins]
+        for begin, end in found:
+            if not (prompt[:begin][-1:].isalnum() or prompt[end : end + 1].isalnum()):
+                return begin, end
+        places += found
+    return places[0] if places else None
 
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A record that was left out under `--skip-bad`, and why."""
+    """A record that was left out under `--skip-bad`, and why. `line` is 0 for one that is left out
+    for its length: its file is read long before the backbone is known."""
 
     file: str
     line: int
@@ -79,11 +117,15 @@ class BadRecord:
 
 
 def content_hash(value: object) -> str:
-    """sha256 (hex) of dataclasses, mappings and sequences written as canonical JSON."""
+    """sha256 (hex) of dataclasses, mappings and sequences written as canonical JSON; a place of the
+    subject that an edit does not name is no part of it."""
+
+    def named(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        return {name: value for name, value in pairs if (name, value) != ("subject_at", None)}
 
     def plain(item: object) -> object:
         if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            return dataclasses.asdict(item)
+            return dataclasses.asdict(item, dict_factory=named)
         raise TypeError(f"{type(item).__name__} has no canonical form")
 
     text = json.dumps(value, default=plain, sort_keys=True, ensure_ascii=False)
@@ -97,7 +139,9 @@ class Dataset:
     `name` is what reports print (a substitute never carries the published name); `substitution`
     says in one sentence what stands in for what, "" for published data; `sources` are files or
     packages with versions; `taught` are probes like the edits that only the upstream training of
-    a classifier may use; `near` are probes that belong to no single edit, where edits bring none.
+    a classifier may use; `near` are probes that belong to no single edit, where edits bring none;
+    `left_out` says in words, with counts, what of the files is in no record without being
+    malformed.
     """
 
     name: str
@@ -108,6 +152,7 @@ class Dataset:
     skipped: tuple[BadRecord, ...] = ()
     taught: tuple[Probe, ...] = ()
     near: tuple[Probe, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def content(self) -> str:
@@ -130,7 +175,8 @@ class Stream:
     the locality pools; `portability` asks for what follows from the edits. `owners` names, for each
     of these four subsets, the index of the edit that each of its rows belongs to (a subset without
     rows may be missing); empty where rows are shared pools. `general` (tests of general ability)
-    is a shared pool always.
+    is a shared pool always. `skipped` are records that were left out because the backbone cannot
+    read them.
 
     Raises RecordError if `owners` does not match the rows.
     """
@@ -145,6 +191,7 @@ class Stream:
     owners: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     general: tuple[Probe, ...] = ()
     portability: tuple[Probe, ...] = ()
+    skipped: tuple[BadRecord, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.owners:
@@ -179,6 +226,15 @@ class Stream:
             owners[subset] = tuple(owner for _, owner in mine)
         notes = (*self.notes, f"the first {count} of these edits")
         return replace(self, edits=self.edits[:count], notes=notes, owners=owners, **kept)
+
+    @property
+    def conflicting(self) -> int:
+        """How many prompts are edited towards more than one answer. All are edited, in order: what
+        the prompt is answered by in the end is up to the editor."""
+        answers: dict[str, set[str]] = {}
+        for edit in self.edits:
+            answers.setdefault(edit.prompt, set()).add(edit.target)
+        return sum(len(targets) > 1 for targets in answers.values())
 
     def batches(self) -> Iterator[Sequence[Edit]]:
         """The edits in order, `batch_size` at a time; the last batch may be shorter."""

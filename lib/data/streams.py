@@ -1,12 +1,13 @@
 """From a dataset to the ordered stream that a paper's protocol edits."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 
-from lib.data.records import Dataset, Edit, Probe, Stream
+from lib.data.records import BadRecord, Dataset, Edit, Probe, Stream
 from lib.errors import RecordError, UsageError
 
 NQ_MARK = "nq question: "
@@ -42,12 +43,21 @@ class PromptStyle:
         """The prompt in its template."""
         return self.template.format(prompt)
 
+    def wrapped(self, record: Edit) -> Edit:
+        """The record with its prompt in the template, and the subject where it stood in it."""
+        place, head = record.subject_span, self.template.partition("{}")[0].format()
+        return replace(
+            record,
+            prompt=self.wrap(record.prompt),
+            subject=record.subject.strip(),
+            subject_at=None if place is None else len(head) + place[0],
+        )
+
     def edit(self, record: Edit) -> Edit:
         """The record with prompt, rephrases and target as this style wants them."""
         true = self.true_targets and record.target_true
         return replace(
-            record,
-            prompt=self.wrap(record.prompt),
+            self.wrapped(record),
             rephrases=tuple(self.wrap(text) for text in record.rephrases),
             target=record.target_true if true else record.target,
             # What follows from the file's target does not follow from the true one.
@@ -84,6 +94,61 @@ def stream_of(spec: dict[str, Any], dataset: Dataset) -> Stream:
     options = {key: value for key, value in spec["stream"].items() if key not in ELSEWHERE}
     stream = STREAMS[kind](dataset, **options)
     return stream.beginning(spec["stream"].get("first") or len(stream.edits))
+
+
+def readable_stream(
+    dataset: Dataset,
+    make: Callable[[Dataset], Stream],
+    check: Callable[[Edit | Probe], None],
+    *,
+    strict: bool = True,
+) -> Stream:
+    """The stream that `make` gives of the dataset. `check` raises a RecordError for a prompt that
+    is, with its answer, longer than the backbone can read.
+
+    `strict`: the first such prompt ends it. Otherwise the record that it belongs to, or the
+    question that it is, is left out and listed in `skipped`, and the next ones of the dataset take
+    the place.
+    """
+    skipped: dict[str, BadRecord] = {}
+    while True:
+        try:
+            made, unread = make(dataset), {}
+        except RecordError as error:
+            if not skipped:
+                raise
+            first = next(iter(skipped.values())).reason
+            raise RecordError(f"{error}; {len(skipped)} were left out. {first}") from error
+        for row in (*made.edits, *made.holdout, *made.upstream, *made.near, *made.portability):
+            try:
+                check(row)
+            except RecordError as error:
+                name = re.sub(r"#\d+$", "", row.identity)  # of a wording: its record
+                unread[name] = BadRecord("; ".join(dataset.sources), 0, str(error))
+                rest = _without(dataset, unread)
+                if strict or rest == dataset:
+                    raise
+        if not unread:
+            return replace(made, skipped=tuple(skipped.values()))
+        skipped, dataset = skipped | unread, rest
+
+
+def _without(dataset: Dataset, names: Container[str]) -> Dataset:
+    """The dataset without the records, and without the probes, of these identities."""
+
+    def others(probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
+        return tuple(probe for probe in probes if probe.identity not in names)
+
+    return replace(
+        dataset,
+        edits=tuple(
+            replace(edit, locality=others(edit.locality), portability=others(edit.portability))
+            for edit in dataset.edits
+            if edit.identity not in names
+        ),
+        upstream=others(dataset.upstream),
+        near=others(dataset.near),
+    )
 
 
 def pool(dataset: Dataset, kind: str, count: int) -> tuple[Probe, ...]:
@@ -152,16 +217,17 @@ def balanced_stream(
     )
     style = PromptStyle(template)
 
-    def wrapped(items: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(replace(item, prompt=style.wrap(item.prompt)) for item in items)
+    def probes(kind: str, count: int) -> tuple[Probe, ...]:
+        found = pool(dataset, kind, count)
+        return tuple(replace(probe, prompt=style.wrap(probe.prompt)) for probe in found)
 
     return Stream(
         name=dataset.name,
-        edits=wrapped(edits),
+        edits=tuple(map(style.wrapped, edits)),
         batch_size=batch_size,
-        holdout=wrapped(holdout),
-        upstream=wrapped(pool(dataset, "upstream", n_upstream)),
-        near=wrapped(pool(dataset, "near", n_near)),
+        holdout=tuple(map(style.wrapped, holdout)),
+        upstream=probes("upstream", n_upstream),
+        near=probes("near", n_near),
         notes=(f"{len(edited)} facts, {len(answers)} distinct answers",),
     )
 
@@ -317,6 +383,7 @@ def _wording(record: Edit, number: int, prompt: str) -> Edit:
         identity=f"{record.identity}#{number}",
         prompt=prompt,
         subject=record.subject if record.subject in prompt else "",
+        subject_at=record.subject_at if prompt == record.prompt else None,
         rephrases=(),
         locality=(),
         relation=record.identity,

@@ -6,7 +6,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from lib.data.order import place, round_robin
-from lib.data.records import Dataset, Edit, Probe, Stream, content_hash
+from lib.data.records import BadRecord, Dataset, Edit, Probe, Stream, content_hash
 from lib.data.streams import PromptStyle
 from lib.errors import RecordError
 
@@ -17,13 +17,16 @@ Choice = Callable[[Edit], tuple[str, ...]]  # of a fact's rephrases
 class TrainingFacts:
     """Each `Edit` has at least one rephrase, and in `locality` one unrelated prompt with its gold
     answer (kind "upstream"). Subjects, facts and unrelated prompts of `train`, of `valid` and of
-    the test stream are disjoint (of documents, some may be measured for locality)."""
+    the test stream are disjoint (of documents, some may be measured for locality). `skipped` and
+    `left_out` are those of the dataset that they come from."""
 
     name: str
     train: tuple[Edit, ...]
     valid: tuple[Edit, ...]
     sources: tuple[str, ...] = ()
     substitution: str = ""
+    skipped: tuple[BadRecord, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def content(self) -> str:
@@ -55,7 +58,7 @@ def training_facts(
     train = maker.take(
         n_train, lambda fact: _turned(fact, fact.rephrases[held_out:] or fact.rephrases)
     )
-    return TrainingFacts(records.name, train, valid, records.sources, records.substitution)
+    return _facts_of(records, train, valid)
 
 
 def document_facts(
@@ -82,7 +85,12 @@ def document_facts(
             f"{n_train or 'any'}; lower training.n_train or training.n_valid of the setting"
         )
     valid, train = tuple(facts[:n_valid]), tuple(facts[n_valid:last])
-    return TrainingFacts(records.name, train, valid, records.sources, records.substitution)
+    return _facts_of(records, train, valid)
+
+
+def _facts_of(records: Dataset, train: tuple[Edit, ...], valid: tuple[Edit, ...]) -> TrainingFacts:
+    told = (records.sources, records.substitution, records.skipped, records.left_out)
+    return TrainingFacts(records.name, train, valid, *told)
 
 
 def _turned_document(probe: Probe, other: Probe, classes: int) -> Edit:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lib.backbones.backbone import Backbone
-from lib.backbones.encoding import Encoded, encode
+from lib.backbones.encoding import Encoded, check_length, encode
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit, Stream
 from lib.editors.parts.stand_in import StandIn
@@ -86,13 +86,21 @@ class Editor(ABC):
         """Meta-training or statistics before the first edit; most editors need none."""
 
     def edit(self, batch: Sequence[Edit]) -> EditReport:
-        """Apply one batch of edits; may be called again and again."""
+        """Apply one batch of edits; may be called again and again. RecordError, before anything is
+        edited, for a record that is longer than the model can read."""
         if not batch:
             raise EditorError("an empty batch of edits cannot be applied")
+        length, before = self.config.max_length, self.tokens_before()
+        for edit in batch:
+            check_length(self.backbone, edit, max_length=length, before=before)
         report = self._edit(batch)
         self.n_edits += len(batch)
         self.n_batches += 1
         return report
+
+    def tokens_before(self) -> int:
+        """Most tokens that the editor puts in front of a prompt when it edits."""
+        return 0
 
     @abstractmethod
     def _edit(self, batch: Sequence[Edit]) -> EditReport: ...

@@ -102,12 +102,12 @@ def data_counts(study: Study) -> str:
                     data["name"],
                     counted,
                     "; ".join(data["sources"]),
-                    f"{len(data['skipped'])} skipped",
+                    "; ".join((f"{len(data['skipped'])} skipped", *data.get("left_out", ()))),
                     data["content"][:16],
                     f"{model['provenance']} ({model['content'][:12]})",
                 )
             )
-    heads = ("setting", "data", "counts", "sources", "malformed", "content", "backbone")
+    heads = ("setting", "data", "counts", "sources", "left out", "content", "backbone")
     return html_table(heads, rows, "Data and backbones")
 
 

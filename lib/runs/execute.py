@@ -154,14 +154,20 @@ def _inference_seconds(
 
 
 def _describe_data(materials: Materials) -> dict[str, Any]:
-    """What the manifest says about the data; `known`: how many facts the backbone was asked."""
+    """What the manifest says about the data; `known`: how many facts the backbone was asked. What
+    was malformed or left out is that of all files read, of texts and facts to learn too."""
     dataset, stream, known = materials.dataset, materials.stream, materials.known
+    read = [part for part in (dataset, stream, materials.corpus, materials.learned) if part]
+    skipped = dict.fromkeys(bad for part in read for bad in part.skipped)
+    facts = [part for part in (dataset, materials.learned) if part]
+    left_out = dict.fromkeys(told for part in facts for told in part.left_out)
     return {
         "name": dataset.name,
         "content": stream.content,
         "sources": dataset.sources,
         "substitution": dataset.substitution,
-        "skipped": [asdict(bad) for bad in dataset.skipped],
+        "skipped": [asdict(bad) for bad in skipped],
+        **({"left_out": list(left_out)} if left_out else {}),
         "known": {"asked": len(known.answers), "content": known.content} if known else None,
         "notes": stream.notes,
         "counts": {
@@ -170,6 +176,7 @@ def _describe_data(materials: Materials) -> dict[str, Any]:
             "upstream": len(stream.upstream),
             "near": len(stream.near),
             **({"general": len(stream.general)} if stream.general else {}),
+            **({"prompts with two answers": stream.conflicting} if stream.conflicting else {}),
             "facts": len({edit.relation for edit in stream.edits}),
             "answers": len({edit.target for edit in stream.edits}),
         },

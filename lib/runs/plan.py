@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lib.data.published import reading
 from lib.data.records import content_hash
 from lib.errors import UsageError
 from lib.storage import fingerprints
@@ -60,11 +61,14 @@ class Run:
 
     @functools.cached_property
     def asks(self) -> str:
-        """Content hash of what decides the materials: settings, files, and the code that reads
-        them, loads and tunes the backbone and makes the stream."""
+        """Content hash of what decides the materials: settings, files, the length that prompts may
+        have, and the code that reads files, loads and tunes the backbone and makes the stream."""
         decides = {key: self.spec.get(key) for key in (*MATERIALS, *ARITHMETIC)}
         code = fingerprints.code("lib.runs.resources")
-        return content_hash([decides, _needs(self.spec["editor"]), code])
+        protocol = self.spec["protocol"]
+        room = [self.spec["config"].get("max_length")]
+        room += [protocol.get(name) for name in ("max_new_tokens", "decode")]
+        return content_hash([decides, _needs(self.spec["editor"]), room, code])
 
     @functools.cached_property
     def identity(self) -> str:
@@ -188,7 +192,7 @@ def runs(
     }
     texts = data_dir / "wikipedia" if data_dir else None
     if texts is not None and texts.is_dir() and any(s.get("corpus") for s in enabled.values()):
-        texts_content = fingerprints.folder(texts.resolve())
+        texts_content = _content(texts)
     else:
         texts_content = None
     _keep_readable_tasks(enabled, data_dir, source)
@@ -256,9 +260,15 @@ def _data_source(
         )
     return {
         "source": "files",
-        "files": {name: fingerprints.folder(folder / name) for name in datasets},
+        "files": {name: _content(folder / name) for name in datasets},
         "strict": strict,
     }
+
+
+def _content(folder: Path) -> str:
+    """Hash of the files in a dataset's folder that its readers may read."""
+    folder = folder.resolve()
+    return fingerprints.files(reading.data_files(folder), folder)
 
 
 def _has_files(setting: dict[str, Any], data_dir: Path | None) -> bool:
@@ -273,7 +283,7 @@ def _with_own(
     if data_dir is None or not setting.get("folders"):
         return described
     found = [name for name in setting["folders"] if (data_dir / name).is_dir()]
-    own = {name: fingerprints.folder(data_dir.resolve() / name) for name in found}
+    own = {name: _content(data_dir / name) for name in found}
     return {**described, "files": {**described["files"], **own}}
 
 

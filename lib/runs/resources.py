@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from lib.backbones.backbone import Backbone, cast
+from lib.backbones.encoding import check_length
 from lib.backbones.knowledge import known_facts, likelihoods
 from lib.backbones.passes.kept import Kept
 from lib.backbones.sources import loading
@@ -21,7 +22,7 @@ from lib.data import corpus, datasets, streams
 from lib.data.corpus import Corpus
 from lib.data.embedded import facts, passages
 from lib.data.embedded.known import Knowledge, Likelihoods
-from lib.data.records import Dataset, Edit, Stream, content_hash
+from lib.data.records import Dataset, Edit, Probe, Stream, content_hash
 from lib.data.streams import PromptStyle
 from lib.data.training import (
     TrainingFacts,
@@ -31,6 +32,7 @@ from lib.data.training import (
     upstream_task,
 )
 from lib.errors import UsageError
+from lib.evaluation.evaluator import Protocol
 from lib.evaluation.general.embedded import general_probes
 from lib.runs import machine
 
@@ -159,6 +161,23 @@ def stream_of(spec: Spec, chosen: Dataset, flips: Flips | None) -> Stream:
     return replace(made, general=general_probes(name, count, chosen.edits))
 
 
+def readable(
+    spec: Spec, chosen: Dataset, flips: Flips | None, backbone: Backbone, *, strict: bool
+) -> Stream:
+    """6. The stream of prompts that the backbone can read with their answers; a longer one is a
+    RecordError if `strict`, else its record is left out."""
+    protocol = Protocol(**spec.get("protocol", {}))
+    length = spec.get("config", {}).get("max_length")
+    written = max(0, protocol.max_new_tokens * protocol.decode - 1)  # the last is not read
+
+    def check(row: Edit | Probe) -> None:
+        check_length(backbone, row, max_length=length, written=written)
+
+    return streams.readable_stream(
+        chosen, lambda source: stream_of(spec, source, flips), check, strict=strict
+    )
+
+
 def learned_of(
     read: Read, spec: Spec, lessons: Lessons, chosen: Dataset, flips: Flips | None
 ) -> TrainingFacts:
@@ -199,6 +218,8 @@ def _with_questions(read: Read, dataset: Dataset) -> Dataset:
         dataset,
         upstream=questions.upstream,
         sources=(*dataset.sources, *questions.sources),
+        skipped=(*dataset.skipped, *questions.skipped),
+        left_out=(*dataset.left_out, *questions.left_out),
         substitution=" ".join(filter(None, (dataset.substitution, questions.substitution))),
     )
 
@@ -249,7 +270,7 @@ class Resources:
         if turned and options.get("template", "{}") != "{}":
             raise UsageError("flip_predictions classifies bare claims: give no template")
         flips = self._once("flips", used, lambda: Flips(backbone), held=1) if turned else None
-        stream = stream_of(spec, chosen, flips)
+        stream = readable(spec, chosen, flips, backbone, strict=self.strict)
         learned = text = None
         if "training" in needs and spec.get("training"):
             wide = _within_limit(options, chosen)
@@ -260,7 +281,9 @@ class Resources:
             )
         if "corpus" in needs and spec.get("corpus"):
             source = spec["corpus"]
-            text = self._once("corpus", source, lambda: corpus.load(source, self.data_dir))
+            text = self._once(
+                "corpus", source, lambda: corpus.load(source, self.data_dir, strict=self.strict)
+            )
         return Materials(
             backbone, chosen, known, stream, learned, text, self._passes, self.data_dir
         )

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 
 from lib.storage.atomic import digest
@@ -86,10 +87,14 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def folder(path: Path) -> str:
-    """sha256 over names and contents of all files below a folder."""
+def files(paths: Iterable[Path], folder: Path) -> str:
+    """sha256 over contents of files and their names below a folder, in any order."""
     total = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            total.update(f"{file.relative_to(path)}:{digest(file)}\n".encode())
+    for file in sorted(paths):
+        total.update(f"{file.relative_to(folder)}:{digest(file)}\n".encode())
     return total.hexdigest()
+
+
+def folder(path: Path) -> str:
+    """The same over all files below a folder."""
+    return files(filter(Path.is_file, path.rglob("*")), path)

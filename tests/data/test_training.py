@@ -195,10 +195,12 @@ def test_a_stream_takes_the_same_options() -> None:
 SPEC = {
     "dataset": {"name": "invented", "source": "embedded"},
     "tune": None,
-    "backbone": "tiny-gpt2",
-    "device": "cpu",
     "stream": {"kind": "records", "n_edits": 8, "batch_size": 4, "seed": 0, "limit": 8},
     "training": {"n_train": 24, "n_valid": 8},
+    "backbone": "tiny-gpt2",
+    "device": "cpu",
+    "protocol": {},
+    "config": {},
 }
 
 

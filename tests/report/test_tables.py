@@ -3,11 +3,13 @@
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from lib.errors import RecordError
+from lib.report.page import data_counts
 from lib.report.reported import REPORTED_COLUMNS, load_reported, reported_value
 from lib.report.tables import TIDY_COLUMNS, Cell, build_table, measure
 from tests.report.invented import records
@@ -160,3 +162,16 @@ def test_a_foreign_csv_is_refused(tmp_path: Path) -> None:
     path.write_text(",".join(REPORTED_COLUMNS) + "\nT,t,m,d,e,,ES,high,F1,higher,s\n")
     with pytest.raises(RecordError, match="column value"):
         load_reported(path)
+
+
+def test_the_page_says_what_was_left_out_of_the_data() -> None:
+    data = {
+        "name": "invented", "content": "d" * 64, "sources": ["a.jsonl"], "skipped": [{}, {}],
+        "left_out": ["3 single texts of a.jsonl"], "counts": {"edits": 4},
+    }  # fmt: skip
+    model = {"provenance": "random", "content": "e" * 64}
+    manifests = {"FT": {"dataset": data, "seed": 0, "backbone": model}}
+    study = SimpleNamespace(document={"settings": {"one": {}}}, manifests=lambda setting: manifests)
+    assert "2 skipped; 3 single texts of a.jsonl" in data_counts(study)
+    del data["left_out"]
+    assert "<td>2 skipped</td>" in data_counts(study)

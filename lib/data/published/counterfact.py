@@ -45,7 +45,7 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
     else:
         raise UsageError(f"CounterFact has no variant {variant!r}; known: {', '.join(VARIANTS)}.")
     name = next(key for key, files in VARIANTS.items() if path.name.removesuffix(".gz") in files)
-    edits, skipped = reading.collect(
+    edits, skipped, left_out = reading.collect(
         path, lambda row, index: _edit(row, f"{reading.stem(path)}:{index}"), strict=strict
     )
     return Dataset(
@@ -54,6 +54,7 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
         sources=(path.name,),
         substitution=_NOTES[name],
         skipped=skipped,
+        left_out=left_out,
     )
 
 
@@ -93,15 +94,16 @@ def _rome(row: Row, identity: str) -> Edit:
         if not isinstance(value, dict):
             raise RecordError(f"the field {field!r} is missing")
         targets[field] = reading.text(value, "str")
-    prompt = template.replace("{}", subject)
+    prompt = reading.as_words(template.replace("{}", subject), "prompt")
     neighbours = tuple(
         (text, targets["target_true"]) for text in reading.texts(row, "neighborhood_prompts")
     )
     return Edit(
         identity=identity,
         prompt=prompt,
-        target=targets["target_new"],
-        subject=subject,
+        target=reading.as_words(targets["target_new"], "target_new"),
+        subject=subject.strip(),
+        subject_at=template.index("{}") + len(subject) - len(subject.lstrip()),
         rephrases=reading.texts(row, "paraphrase_prompts"),
         locality=probes(identity, f"{prompt} {targets['target_new']}", neighbours),
         relation=str(rewrite.get("relation_id") or ""),
@@ -111,11 +113,11 @@ def _rome(row: Row, identity: str) -> Edit:
 
 
 def _easyedit(row: Row, identity: str) -> Edit:
-    prompt, target = reading.text(row, "prompt"), reading.text(row, "target_new")
+    prompt, target = reading.words(row, "prompt"), reading.words(row, "target_new")
     neighbours: tuple[tuple[str, str], ...] = ()
     if row.get("locality_prompt"):
         pair = reading.text(row, "locality_prompt"), reading.text(row, "locality_ground_truth")
-        neighbours = (pair,)
+        neighbours = (pair,) if reading.worded(row, pair[0]) else ()
     return Edit(
         identity=identity,
         prompt=prompt,

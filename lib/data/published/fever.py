@@ -47,11 +47,13 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
         raise UsageError(f"FEVER has no variant {variant!r}; known: {', '.join(VARIANTS)}.")
     path = reading.require(folder, VARIANTS[variant or "dev"], ORIGIN)
     stem = reading.stem(path)
-    edits, skipped = reading.collect(
+    edits, skipped, left_out = reading.collect(
         path, lambda row, index: _edit(row, f"{stem}:{index}"), strict=strict
     )
     kept = tuple(edit for edit in edits if edit.rephrases)
-    claims, sources, more = _claims(folder, edits, strict)
+    if bare := len(edits) - len(kept):
+        left_out = (*left_out, f"{bare} records without a rephrase")
+    claims, sources, more, more_left_out = _claims(folder, edits, strict)
     return Dataset(
         name=f"FEVER ({stem})",
         edits=kept,
@@ -59,6 +61,7 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
         sources=(path.name, *sources),
         substitution=_NOTE if stem.startswith("dev_rephrases") else "",
         skipped=(*skipped, *more),
+        left_out=(*left_out, *more_left_out),
     )
 
 
@@ -89,7 +92,7 @@ def _joined(row: Row, identity: str) -> Edit:
     gold = _label(reading.text(row, "label"))
     return Edit(
         identity=identity,
-        prompt=reading.text(row, "claim"),
+        prompt=reading.words(row, "claim"),
         target=OTHER[gold],
         subject="",
         rephrases=reading.texts(row, "rephrases"),
@@ -103,7 +106,7 @@ def _annotated(row: Row, identity: str) -> Edit:
     alternatives = reading.texts(row, "alternatives")
     return Edit(
         identity=identity,
-        prompt=reading.text(row, "input"),
+        prompt=reading.words(row, "input"),
         target=_label(alternatives[0]) if alternatives else OTHER[gold],
         subject="",
         rephrases=reading.texts(row, "filtered_rephrases"),
@@ -113,19 +116,15 @@ def _annotated(row: Row, identity: str) -> Edit:
 
 def _malmen(row: Row, identity: str) -> Edit:
     """MALMEN's record, which brings its unrelated claim and does not say the gold label."""
-    unrelated = Probe(
-        f"{identity}:unrelated",
-        reading.text(row, "unrel_prompt"),
-        _label(reading.text(row, "unrel_ans")),
-        "upstream",
-    )
+    claim, label = reading.text(row, "unrel_prompt"), _label(reading.text(row, "unrel_ans"))
+    unrelated = Probe(f"{identity}:unrelated", claim, label, "upstream")
     return Edit(
         identity=identity,
-        prompt=reading.text(row, "prompt"),
+        prompt=reading.words(row, "prompt"),
         target=_label(reading.text(row, "alt")),
         subject="",
         rephrases=reading.texts(row, "equiv_prompt"),
-        locality=(unrelated,),
+        locality=(unrelated,) if reading.worded(row, claim) else (),
     )
 
 
@@ -137,21 +136,30 @@ def _label(name: str) -> str:
 
 def _claims(
     folder: Path, edits: list[Edit], strict: bool
-) -> tuple[tuple[Probe, ...], tuple[str, ...], tuple[BadRecord, ...]]:
-    """The upstream pool, the file it was read from, and that file's bad records."""
+) -> tuple[tuple[Probe, ...], tuple[str, ...], tuple[BadRecord, ...], tuple[str, ...]]:
+    """The upstream pool, the file it was read from, that file's bad records, and what else of it
+    was left out."""
     own = [(edit.prompt, edit.target_true) for edit in edits if edit.target_true]
     brought = [(probe.prompt, probe.target) for edit in edits for probe in edit.locality]
     path = reading.find(folder, CLAIMS)
     if path is None:
-        return in_order([*own, *brought]), (), ()
-    rows, bad = reading.collect(path, lambda row, _: _claim(row), strict=strict)
+        return in_order([*own, *brought]), (), (), ()
+    rows, bad, left_out = reading.collect(path, lambda row, _: _claim(row), strict=strict)
     worded = {text for edit in edits for text in (edit.prompt, *edit.rephrases)}
     worded |= {text for text, _ in brought}
-    plain = [pair for pair in rows if pair is not None and pair[0] not in worded]
-    return in_order(plain), (path.name,), bad
+    verifiable = [pair for pair in rows if pair is not None]
+    plain = [pair for pair in verifiable if pair[0] not in worded]
+    claims = in_order(plain)
+    counted = (
+        (len(rows) - len(verifiable), "claims that cannot be verified"),
+        (len(verifiable) - len(plain), "claims that an edited record holds"),
+        (len({text for text, _ in plain}) - len(claims), "claims with both labels"),
+    )
+    told = (f"{count} {what} of {path.name}" for count, what in counted if count)
+    return claims, (path.name,), bad, (*left_out, *told)
 
 
 def _claim(row: Row) -> tuple[str, str] | None:
     """(claim, class) of a row of FEVER's own files; None if it cannot be verified."""
-    claim, label = reading.text(row, "claim"), reading.text(row, "label")
+    claim, label = reading.words(row, "claim"), reading.text(row, "label")
     return None if label == UNVERIFIABLE else (claim, _label(label))

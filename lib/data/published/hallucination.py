@@ -54,13 +54,13 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
     path = reading.require(folder, files, ORIGIN)
     ready = path.name.removesuffix(".gz") in VARIANTS["stream"]
     convert = _ready_row if ready else _passage
-    found, skipped = reading.collect(path, convert, strict=strict)
+    found, skipped, left_out = reading.collect(path, convert, strict=strict)
     rows = [row for group in found for row in group]
     edits = tuple(row for row in rows if isinstance(row, Edit))
     missing = sum(row is None for row in rows)
     if not edits:
         raise RecordError(f"{path} has no correction with a target")
-    texts, text_path, bad = _texts(folder, strict)
+    texts, text_path, bad, more_left_out = _texts(folder, strict)
     notes = [
         f"{missing} of {len(edits) + missing} corrections have no article here and are left out."
         if missing
@@ -76,6 +76,7 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
         sources=(path.name, text_path.name),
         substitution=" ".join(filter(None, notes)),
         skipped=(*skipped, *bad),
+        left_out=(*left_out, *more_left_out),
     )
 
 
@@ -112,8 +113,11 @@ def sentences(text: str) -> list[str]:
     return [*found, *filter(None, [text[start:].strip()])]
 
 
-def _texts(folder: Path, strict: bool) -> tuple[tuple[Probe, ...], Path, tuple[BadRecord, ...]]:
-    """The first documents (field `text`) long enough to be cut, and the file that holds them."""
+def _texts(
+    folder: Path, strict: bool
+) -> tuple[tuple[Probe, ...], Path, tuple[BadRecord, ...], tuple[str, ...]]:
+    """The first documents (field `text`) long enough to be cut, the file that holds them, its bad
+    records, and what else of it was left out."""
     beside = folder.parent / "text"
     path = reading.find(folder, TEXT_FILES) or reading.find(beside, TEXT_FILES)
     if path is None:
@@ -123,12 +127,14 @@ def _texts(folder: Path, strict: bool) -> tuple[tuple[Probe, ...], Path, tuple[B
             "with a field 'text'."
         )
     stem = reading.stem(path)
-    found, bad = reading.collect(
+    found, bad, left_out = reading.collect(
         path,
-        lambda row, index: continuation(f"{stem}:{index}", reading.text(row, "text")),
+        lambda row, index: continuation(f"{stem}:{index}", reading.words(row, "text")),
         strict=strict,
     )
-    return tuple(filter(None, found))[:DOCUMENTS], path, bad
+    if short := found.count(None):
+        left_out = (*left_out, f"{short} texts of {path.name} with no more than {OPENING} words")
+    return tuple(filter(None, found))[:DOCUMENTS], path, bad, left_out
 
 
 def _ready_row(row: Row, index: int) -> list[Edit | Probe | None]:
@@ -138,7 +144,7 @@ def _ready_row(row: Row, index: int) -> list[Edit | Probe | None]:
     if kind == "edit" and row.get("target_new") is None:
         return [None]
     name, place = reading.text(row, "concept"), f"{row.get('passage', index)}:{row.get('sentence')}"
-    prompt, target = reading.text(row, "prompt"), reading.text(row, "target_new")
+    prompt, target = reading.words(row, "prompt"), reading.words(row, "target_new")
     return [_row(kind == "edit", name, place, prompt, target)]
 
 
@@ -158,7 +164,10 @@ def _passage(row: Row, index: int) -> list[Edit | Probe | None]:
         wrong = "inaccurate" in label
         target = (true[min(j, len(true) - 1)] if true else None) if wrong else written[j].strip()
         prompt = PROMPT.format(name=name) + " ".join(written[:j])
-        found.append(target and _row(wrong, name, f"{index}:{j}", prompt, target))
+        if target is None:
+            found.append(None)
+        elif reading.worded(row, target):
+            found.append(_row(wrong, name, f"{index}:{j}", prompt, target))
     return found
 
 

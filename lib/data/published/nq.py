@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lib.data.published import reading
 from lib.data.published.reading import Row
-from lib.data.records import BadRecord, Dataset, Probe
+from lib.data.records import Dataset, Probe
 from lib.errors import RecordError, UsageError
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -31,38 +31,36 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
     path = reading.require(folder, files, ORIGIN)
     name = next(key for key, fs in VARIANTS.items() if path.name.removesuffix(".gz") in fs)
     stem = reading.stem(path)
-    skipped: tuple[BadRecord, ...] = ()
-    columns = reading.document(path) if path.name.startswith("nq_train.json") and not (
-        path.name.removesuffix(".gz").endswith(".jsonl")
-    ) else None  # fmt: skip
-    if isinstance(columns, dict):
-        probes = _columns(path, columns)
-    else:
-        probes, skipped = reading.collect(
-            path, lambda row, index: _probe(row, f"{stem}:{index}"), strict=strict
-        )
+    rows, unit = None, "line"
+    if path.name.removesuffix(".gz") == "nq_train.json":
+        columns = reading.document(path)
+        if isinstance(columns, dict):
+            rows, unit = _columns(path, columns), "question"
+    probes, skipped, left_out = reading.collect(
+        path, lambda row, index: _probe(row, f"{stem}:{index}"), strict=strict, rows=rows, unit=unit
+    )
     return Dataset(
         name=f"NQ ({stem})",
         upstream=tuple(probes),
         sources=(path.name,),
         substitution=_NOTES[name],
         skipped=skipped,
+        left_out=left_out,
     )
 
 
 def _probe(row: Row, identity: str) -> Probe:
     field = "answer" if "answer" in row else "answers"
-    return Probe(identity, reading.text(row, "question"), reading.text(row, field), "upstream")
+    return Probe(identity, reading.words(row, "question"), reading.text(row, field), "upstream")
 
 
-def _columns(path: Path, columns: dict[str, object]) -> list[Probe]:
-    """MEND's generator writes one object with two lists, `questions` and `answers`."""
+def _columns(path: Path, columns: dict[str, object]) -> list[tuple[int, object]]:
+    """MEND's generator writes one object with two lists, `questions` and `answers`: the pairs,
+    counted from 1."""
     questions, answers = columns.get("questions"), columns.get("answers")
     if not isinstance(questions, list) or not isinstance(answers, list):
         raise RecordError(f"{path}: the lists 'questions' and 'answers' are missing.")
     if len(questions) != len(answers) or not questions:
         raise RecordError(f"{path}: {len(questions)} questions but {len(answers)} answers.")
-    return [
-        _probe({"question": question, "answer": answer}, f"{reading.stem(path)}:{index}")
-        for index, (question, answer) in enumerate(zip(questions, answers, strict=True))
-    ]
+    pairs = zip(questions, answers, strict=True)
+    return list(enumerate(({"question": q, "answer": a} for q, a in pairs), start=1))

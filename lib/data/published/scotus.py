@@ -38,14 +38,15 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
     has_splits = reading.find(folder, EDITED) is not None
     if variant == "oyez" or (variant is None and not has_splits and reading.find(folder, OYEZ)):
         return _oyez(folder, strict)
-    learned, sources, skipped = _read(folder, LEARNED, _split, strict)
-    edits, more_sources, more_skipped = _read(folder, EDITED, _split, strict)
+    learned, sources, skipped, left_out = _read(folder, LEARNED, _split, strict)
+    edits, more_sources, more_skipped, more_left_out = _read(folder, EDITED, _split, strict)
     return Dataset(
         name="SCOTUS (grace-scotus)",
         edits=tuple(edits),
         upstream=_probes(learned),
         sources=(*sources, *more_sources),
         skipped=(*skipped, *more_skipped),
+        left_out=(*left_out, *more_left_out),
     )
 
 
@@ -55,11 +56,13 @@ def document(identity: str, text: str, label: str) -> Edit:
 
 
 def _oyez(folder: Path, strict: bool) -> Dataset:
-    dated, sources, skipped = _read(folder, OYEZ, _summary, strict)
+    dated, sources, skipped, left_out = _read(folder, OYEZ, _summary, strict)
     early = [edit for year, edit in dated if year in EARLY]
     late = tuple(edit for year, edit in dated if year in LATE)
     if not early or not late:
         raise RecordError(f"{sources[0]} has no decision before 1983, or none of 1991 to 2009.")
+    if others := len(dated) - len(early) - len(late):
+        left_out = (*left_out, f"{others} decisions of other years")
     return Dataset(
         name="SCOTUS (Oyez summaries)",
         edits=late,
@@ -67,23 +70,25 @@ def _oyez(folder: Path, strict: bool) -> Dataset:
         sources=sources,
         substitution=_NOTE,
         skipped=skipped,
+        left_out=left_out,
     )
 
 
 def _read(
     folder: Path, names: tuple[str, ...], convert: Callable[[Row, str], T], strict: bool
-) -> tuple[list[T], tuple[str, ...], tuple[BadRecord, ...]]:
-    """The rows of the first of `names` that is there, the file's name, and its bad rows."""
+) -> tuple[list[T], tuple[str, ...], tuple[BadRecord, ...], tuple[str, ...]]:
+    """The rows of the first of `names` that is there, the file's name, its bad rows, and what else
+    was left out."""
     path = reading.require(folder, names, ORIGIN)
     stem = reading.stem(path)
-    rows, skipped = reading.collect(
+    rows, skipped, left_out = reading.collect(
         path, lambda row, index: convert(row, f"{stem}:{index}"), strict=strict
     )
-    return rows, (path.name,), skipped
+    return rows, (path.name,), skipped, left_out
 
 
 def _split(row: Row, identity: str) -> Edit:
-    return document(identity, reading.text(row, "text"), _class(row, "label"))
+    return document(identity, reading.words(row, "text"), _class(row, "label"))
 
 
 def _summary(row: Row, identity: str) -> tuple[int, Edit]:
@@ -94,7 +99,7 @@ def _summary(row: Row, identity: str) -> tuple[int, Edit]:
     area = int(_class(row, "issue_area"))
     if area == 0:
         raise RecordError("the field 'issue_area' is 0; areas are counted from 1")
-    text = " ".join((reading.text(row, "facts"), *reading.texts(row, "question")))
+    text = " ".join((reading.words(row, "facts"), *reading.texts(row, "question")))
     return int(date[:4]), document(identity, text, str(area - 1))
 
 

@@ -41,7 +41,7 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
     `upstream` collects these questions once each. KnowEdit's locality prompts are kind "near".
     """
     path, name = choose(folder, variant)
-    edits, skipped = reading.collect(
+    edits, skipped, left_out = reading.collect(
         path, lambda row, index: _edit(row, f"{reading.stem(path)}:{index}"), strict=strict
     )
     upstream = {p.prompt: p for edit in edits for p in edit.locality if p.kind == "upstream"}
@@ -52,6 +52,7 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
         sources=(path.name,),
         substitution=_NOTES[name],
         skipped=skipped,
+        left_out=left_out,
     )
 
 
@@ -79,14 +80,14 @@ def _edit(row: Row, identity: str) -> Edit:
 
 def _raw(row: Row, identity: str) -> Edit:
     """MEND's own record: question, output[0].answer (the true answer), filtered rephrases."""
-    prompt = reading.text(row, "input")
+    prompt = reading.words(row, "input")
     meta = row.get("meta")
     surfaces = reading.texts(meta, "sub_surface") if isinstance(meta, dict) else ()
-    subjects = (*reading.texts(row, "subject"), *surfaces)
+    subjects = [name.strip() for name in (*reading.texts(row, "subject"), *surfaces)]
     return Edit(
         identity=identity,
         prompt=prompt,
-        target=reading.first_answer(row),
+        target=reading.as_words(reading.first_answer(row), "output"),
         # Several surface forms may be listed; only one that stands in the question is of use.
         subject=next((subject for subject in subjects if subject in prompt), ""),
         rephrases=reading.texts(row, "filtered_rephrases"),
@@ -94,18 +95,17 @@ def _raw(row: Row, identity: str) -> Edit:
 
 
 def _trimmed(row: Row, identity: str) -> Edit:
-    prompt = reading.text(row, "src")
+    prompt = reading.words(row, "src")
     answers = reading.texts(row, "answers")
     locality = ()
     if row.get("loc"):
-        probe = Probe(
-            f"{identity}:nq", reading.text(row, "loc"), reading.text(row, "loc_ans"), "upstream"
-        )
-        locality = (probe,)
+        asked, answer = reading.text(row, "loc"), reading.text(row, "loc_ans")
+        if reading.worded(row, asked):
+            locality = (Probe(f"{identity}:nq", asked, answer, "upstream"),)
     return Edit(
         identity=identity,
         prompt=prompt,
-        target=reading.text(row, "alt"),
+        target=reading.words(row, "alt"),
         subject=reading.subject_in(prompt, reading.text(row, "subject")),
         rephrases=reading.texts(row, "rephrase"),
         locality=locality,
@@ -115,12 +115,12 @@ def _trimmed(row: Row, identity: str) -> Edit:
 
 
 def _knowedit(row: Row, identity: str) -> Edit:
-    prompt = reading.text(row, "prompt")
+    prompt = reading.words(row, "prompt")
     groups = row.get("locality") or {}
     if not isinstance(groups, dict):
         raise RecordError("the field 'locality' is not an object")
     found = [item for group in groups.values() for item in group or ()]
-    locality = tuple(
+    near = (
         Probe(
             f"{identity}:near:{number}",
             reading.text(item, "prompt"),
@@ -132,14 +132,14 @@ def _knowedit(row: Row, identity: str) -> Edit:
     return Edit(
         identity=identity,
         prompt=prompt,
-        target=reading.text(row, "target_new"),
+        target=reading.words(row, "target_new"),
         # Three published records name their subject by an alias that the question does not use.
         subject=reading.spelled_in(prompt, reading.text(row, "subject")),
         rephrases=(
             *reading.texts(row, "rephrase_prompt"),
             *reading.texts(row, "generate_prompt"),
         ),
-        locality=locality,
+        locality=tuple(probe for probe in near if reading.worded(row, probe.prompt)),
         target_true=reading.as_text(row["ground_truth"], "ground_truth")
         if row.get("ground_truth")
         else "",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lib.backbones.backbone import Backbone
+from lib.backbones.encoding import prompt_ids
 from lib.backbones.passes.hooks import capture, first_tensor
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.backbones.text_states import KeyText, second_moments
@@ -27,6 +28,7 @@ from lib.editors.locate.subjects import (
     SubjectPasses,
     at_subject,
     contextual,
+    head_length,
     sample_contexts,
 )
 from lib.editors.locate.values import (
@@ -141,6 +143,13 @@ class LocateEditor(Editor):
             )
         found = second_moments(self.backbone, self.blocks, self.corpus, self.config.sample)
         return {block: moment.matrix for block, moment in found.items()}
+
+    def tokens_before(self) -> int:
+        """Tokens of the longest context."""
+        self.prepare()
+        head = head_length(self.backbone)
+        lengths = (len(prompt_ids(self.backbone, context)) - head for context in self.contexts)
+        return max(lengths, default=0)
 
     def requests(self, batch: Sequence[Edit]) -> list[Request]:
         """The edits as requests; one without a subject is an error."""

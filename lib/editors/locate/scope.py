@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import encode_prompts
 from lib.backbones.passes.hooks import stop_before
-from lib.data.records import Stream
+from lib.data.records import Edit, Stream, find_subject
 from lib.editors.locate.subjects import head_length, subject_column
 from lib.editors.parts.routing import PromptTracker
 from lib.errors import EditorError
@@ -165,7 +165,7 @@ def token_rows(
             for row, item in enumerate(some):
                 owner = owners[start + row]
                 ids = batch.input_ids[row, : int(batch.last_token[row]) + 1].tolist()
-                subject = _subject_at(backbone, item.prompt, stream.edits[owner].subject)
+                subject = _subject_at(backbone, item.prompt, stream.edits[owner])
                 for column in range(head, len(ids)):
                     z = float(scores[row, column])
                     yield {
@@ -183,10 +183,11 @@ def token_rows(
                     }
 
 
-def _subject_at(backbone: Backbone, prompt: str, subject: str) -> int:
-    if not subject or subject not in prompt:
+def _subject_at(backbone: Backbone, prompt: str, edit: Edit) -> int:
+    if not edit.subject or edit.subject not in prompt:
         return -1
-    return subject_column(backbone, prompt.partition(subject)[0], subject)
+    begin, end = edit.subject_span if prompt == edit.prompt else find_subject(prompt, edit.subject)
+    return subject_column(backbone, prompt[:begin], prompt[begin:end])
 
 
 @contextlib.contextmanager

@@ -20,8 +20,9 @@ from lib.errors import EditorError
 class Request:
     """One fact: the prompt around its subject, and the answer it should get.
 
-    The place of the subject is its first occurrence. (The official code replaces all of them and
-    then fails where there are two.) Texts are joined, never formatted: braces are ordinary.
+    The place of the subject is the edit's `subject_span`. (The official code replaces all
+    occurrences and then fails where there are two.) Texts are joined, never formatted: braces are
+    ordinary.
     """
 
     before: str
@@ -37,13 +38,13 @@ class Request:
     @classmethod
     def of(cls, edit: Edit, editor: str) -> "Request":
         """The request of an edit; an edit without a subject is an error."""
-        if not edit.subject:
+        if (place := edit.subject_span) is None:
             raise EditorError(
                 f"{editor} edits at the subject's last token, and edit {edit.identity} names no "
                 "subject in its prompt; leave it out or use records with subjects"
             )
-        before, _, after = edit.prompt.partition(edit.subject)
-        return cls(before, edit.subject, after, edit.target)
+        begin, end = place
+        return cls(edit.prompt[:begin], edit.prompt[begin:end], edit.prompt[end:], edit.target)
 
 
 class RightPadded(Encoded):
