@@ -81,7 +81,7 @@ class TPatcher(Editor):
 
     # -- editing -----------------------------------------------------------------------------
 
-    def fit(self, stream: Stream) -> None:
+    def _fit(self, stream: Stream) -> None:
         """The stored states; they are collected at the first edit otherwise."""
         self.prepare()
 
@@ -99,14 +99,10 @@ class TPatcher(Editor):
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
         self.prepare()
-        before, each, began = self.patches, [], time.perf_counter()
-        try:
-            for edit in batch:
-                each.append(self._patch(edit))
-                self.patches = self.patches.joined(each[-1].patches)
-        except BaseException:
-            self.patches = before
-            raise
+        each, began = [], time.perf_counter()
+        for edit in batch:
+            each.append(self._patch(edit))
+            self.patches = self.patches.joined(each[-1].patches)
         first, last, steps, solved = (
             sum(getattr(trained, name) for trained in each) / len(each)
             for name in ("first", "last", "steps", "solved")
@@ -146,14 +142,10 @@ class TPatcher(Editor):
 
     # -- state -------------------------------------------------------------------------------
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         self._forget()
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
+    def _remove(self) -> None:
         self._handle.remove()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
