@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lib.backbones.backbone import Backbone
-from lib.backbones.encoding import Encoded, encode
+from lib.backbones.encoding import Encoded, encode, encode_prompts
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.data.records import Edit, Stream
 from lib.editors.parts.routing import PromptTracker
@@ -86,10 +87,10 @@ class Editor(ABC):
     an EditorError for all others while they are in force: `save` keeps those. The model must stay
     in the precision and on the device of its backbone.
 
-    A prompt that is edited again, in a later batch or in the same one, is what the method makes of
-    it: weights move on to the newer answer, SERAC takes the newer of two equal texts, MELO's
-    `conflict_policy` decides, GRACE gives each answer half of the distance between their keys (the
-    older one stays where there is none). With contradictory answers in one batch, none is sure.
+    A prompt that is edited again with another answer is what the method makes of it. Trained and
+    solved weights move on to the newer one; an index may keep the older (SERAC) or neither (GRACE
+    and MELO as released, whose radii shrink to nothing). `edit` warns where the newer answer does
+    not reach its own prompt, and where one batch holds two answers to the same prompt.
 
     Subclasses declare which kinds of backbone they support and implement `_edit`, `_rollback`,
     `tensors` and `restore` (their whole state); `_remove` if they put hooks or adapters into the
@@ -120,6 +121,7 @@ class Editor(ABC):
         self.n_edits = 0
         self.n_batches = 0
         self.closed = False
+        self._answers: dict[str, str] = {}  # of the prompts that this object edited
         self._check_free()
 
     @property
@@ -132,6 +134,9 @@ class Editor(ABC):
     @property
     def _holds(self) -> bool:
         return editor_of(self.backbone) is self
+
+    def _has_edits(self) -> bool:
+        return self.n_batches > 0
 
     def _check_free(self) -> None:
         if self.closed:
@@ -197,7 +202,7 @@ class Editor(ABC):
             undo()
             raise
         finally:
-            if not (self.n_batches or self.adapts):
+            if not (self._has_edits() or self.adapts):
                 self._free()
 
     def _undoing(self) -> Callable[[], None]:
@@ -230,11 +235,34 @@ class Editor(ABC):
         if not batch:
             raise EditorError("an empty batch of edits cannot be applied")
         self._check_ready()
-        with self._whole(self._undoing()):
+        answers = {edit.prompt: edit.target for edit in batch}
+        again = [p for p, answer in answers.items() if self._answers.get(p, answer) != answer]
+        before = self._routes_alone(again)
+        with self._whole(self._undoing()), torch.enable_grad():
             report = self._edit(batch)
             self.n_edits += len(batch)
             self.n_batches += 1
+        self._answers |= answers
+        two = [edit.prompt for edit in batch if answers[edit.prompt] != edit.target]
+        if two:
+            self._warn(f"the batch holds two answers to {two[0]!r}, and none is sure")
+        for prompt, old, new in zip(again, before, self._routes_alone(again), strict=True):
+            if new == UNEDITED:
+                self._warn(f"{prompt!r} has two answers now and gets neither")
+            elif new == old:
+                self._warn(f"an earlier edit still answers {prompt!r}")
         return report
+
+    def _routes_alone(self, prompts: Sequence[str]) -> list[str]:
+        length, full_width = self.config.max_length, self.config.full_width
+        batches = (
+            encode_prompts(self.backbone, [prompt], max_length=length, full_width=full_width)
+            for prompt in prompts
+        )
+        return [self.route(batch)[0] for batch in batches]
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"{self.name}: {what}; roll back and edit each prompt once", stacklevel=3)
 
     @abstractmethod
     def _edit(self, batch: Sequence[Edit]) -> EditReport: ...
@@ -252,6 +280,7 @@ class Editor(ABC):
             return  # there is nothing to roll back, and the weights are another editor's
         self._rollback()
         self.n_edits = self.n_batches = 0
+        self._answers = {}
         if not self.adapts:
             self._free()
 
@@ -343,8 +372,9 @@ class Editor(ABC):
         return {}
 
     def save(self, path: Path) -> None:
-        """Write the edits (not the backbone) as safetensors and JSON into the folder `path`. A saved
-        editor that is there is replaced; a folder that holds anything else is an EditorError."""
+        """Write the edits (not the backbone) as safetensors and JSON into the folder `path`. An
+        editor saved there before is replaced; a folder that holds anything else is an EditorError.
+        """
         self._check_free()
         if path.exists() and not (path / "editor.json").exists() and not _is_empty(path):
             raise EditorError(
@@ -359,8 +389,10 @@ class Editor(ABC):
             "n_batches": self.n_batches,
             "extra": self.extra(),
         }
+        groups = self.tensors()
+        described["files"] = [f"{group}.safetensors" for group in groups]
         with atomic.folder(path) as scratch:
-            for group, tensors in self.tensors().items():
+            for group, tensors in groups.items():
                 plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
                 save_file(plain, scratch / f"{group}.safetensors")
             self._save_more(scratch)
@@ -393,13 +425,16 @@ class Editor(ABC):
                     f"{what} as when it was saved (this one: {own})"
                 )
         tensors = {file.stem: _read(file) for file in sorted(path.glob("*.safetensors"))}
+        missing = {Path(name).stem for name in described.get("files", ())} - set(tensors)
+        if missing:
+            raise EditorError(
+                f"{path} is incomplete: {', '.join(sorted(missing))}.safetensors is missing; save "
+                "the edits again"
+            )
         with self._whole(Editor._undoing(self)):
             self._rollback()
             self.n_edits, self.n_batches = described["n_edits"], described["n_batches"]
-            try:
-                self.restore(tensors, described["extra"])
-            except KeyError as error:
-                raise EditorError(f"{path} is incomplete: {error}; save the edits again") from error
+            self.restore(tensors, described["extra"])
 
     def counts(self) -> dict[str, float]:
         """Sizes and events so far, e.g. trainable parameters in use, stored key floats."""

@@ -93,7 +93,7 @@ class Elder(Editor):
             backbone,
             self.sensor_path,
             on_keys=self._set_gate,
-            at_work=lambda: self.n_batches > 0,
+            at_work=self._has_edits,
             position="last_prompt_token",
             per_step=config.route_per_step,
             of_input=True,

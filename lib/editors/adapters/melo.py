@@ -96,7 +96,7 @@ class Melo(Editor):
             backbone,
             self.router_path,
             on_keys=self._set_gate,
-            at_work=lambda: self.n_batches > 0,
+            at_work=self._has_edits,
             position=config.key_position,
             per_step=config.route_per_step,
         )

@@ -59,8 +59,8 @@ class HookLayer:
 
     `alpha` is the threshold, widened by TOLERANCE. `head` tokens of the document prefix are left
     out of the scores and never swapped, in any mode. The scope is decided in passes that start a
-    sequence, on the prompt's tokens; passes that go on from a key-value cache get the base output, as a one-token step has
-    no z score.
+    sequence, on the prompt's tokens; passes that go on from a key-value cache get the base output,
+    as a one-token step has no z score.
     """
 
     def __init__(self, module: nn.Module, tracker: PromptTracker, alpha: float, head: int) -> None:

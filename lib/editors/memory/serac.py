@@ -56,7 +56,7 @@ class Serac(Editor):
         self._trained: TrainedNetworks | None = None
         self._forced: Sequence[str] | None = None
         self._forget()
-        self._hook = StandInHook(backbone, self._stand_ins, at_work=lambda: bool(self.texts))
+        self._hook = StandInHook(backbone, self._stand_ins, at_work=self._has_edits)
         self.tracker = self._hook.tracker
 
     def _forget(self) -> None:
