@@ -160,8 +160,7 @@ class Editor(ABC):
             )
 
     def _take(self) -> None:
-        """Be the editor at work on the backbone."""
-        self._check_ready()
+        """Be the editor at work on the backbone, which must be free."""
         setattr(self.model, _AtWork.NAME, _AtWork(self))
         if self.tracker is not None and self.model.can_generate():
             self.model.generate = self._generate

@@ -13,8 +13,9 @@ Nothing below the last MLP depends on any patch: an edit passes through the bloc
 steps cost the final norm and the output matrix at the answer's positions.
 """
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +140,9 @@ class TPatcher(Editor):
             steps=config.steps,
             memory_rows=config.memory_rows,
         )
+
+    def _undoing(self) -> Callable[[], None]:
+        return functools.partial(setattr, self, "patches", self.patches)  # no edit writes into them
 
     # -- state -------------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@ prompt again; its decision is then made again, on the prompt's columns alone.
 """
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,7 @@ from lib.errors import EditorError
 class PromptTracker:
     """Remembers the attention mask of the running pass and whether it is a prefill.
 
-    `mask` [B, T] is None where the caller gave none (all positions real); `cache` is what the pass
-    goes on from, None for a prefill.
+    `mask` [B, T] is None where the caller gave none (all positions real).
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -33,10 +32,15 @@ class PromptTracker:
         self.whole_prompts = backbone.family.kind == "seq2seq"  # an encoder reads nothing else
         self.mask: Tensor | None = None
         self.is_prefill = True
-        self.cache: Cache | None = None
+        self._cache: Callable[[], Cache | None] = lambda: None  # a cache ends with its generation
         self._width: int | None = None  # columns of the prompts inside `generation`
         self._begun = False
         self._handle = root.register_forward_pre_hook(self._look, with_kwargs=True)
+
+    @property
+    def cache(self) -> Cache | None:
+        """The key-value cache that the latest pass was given."""
+        return self._cache()
 
     @contextlib.contextmanager
     def generation(self, width: int) -> Iterator[None]:
@@ -54,7 +58,7 @@ class PromptTracker:
         self.mask = _by_column(keywords.get("attention_mask"), rows, width)
         cache = keywords.get("past_key_values")
         self.is_prefill = cache is None or int(cache.get_seq_length()) == 0
-        self.cache = None if self.is_prefill else cache
+        self._cache = (lambda: None) if cache is None else weakref.ref(cache)
         if self._width is None:
             return
         if not self._begun and not self.is_prefill:
@@ -132,7 +136,7 @@ class PrefillRouter:
         self.at_work, self.of_input = at_work, of_input
         self._enabled = True
         self._latest: Tensor | None = None  # the keys that `on_keys` saw last
-        self._known: WeakKeyDictionary[Cache, Tensor] = WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Cache, Tensor] = weakref.WeakKeyDictionary()
         self._handles = [backbone.model.get_submodule(path).register_forward_hook(self._read)]
         if not self.tracker.whole_prompts:
             self._handles.append(backbone.model.base_model.register_forward_hook(self._keep))
