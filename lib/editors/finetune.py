@@ -53,6 +53,8 @@ class FtEpochsConfig(EditorConfig):
 class TrainsWeights(Editor):
     """Trains weights in place; copies of the originals make rollback exact."""
 
+    in_weights = True
+
     def __init__(self, backbone: Backbone, config: EditorConfig, sites: Sequence[Site]) -> None:
         super().__init__(backbone, config)
         if not sites:
@@ -79,15 +81,9 @@ class TrainsWeights(Editor):
         seconds."""
 
     @torch.no_grad()
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         for weight, original in zip(self.weights, self._originals, strict=True):
             weight.copy_(original)
-        self.n_edits = self.n_batches = 0
-
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The weights that changed."""

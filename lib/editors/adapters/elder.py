@@ -70,6 +70,7 @@ class Elder(Editor):
     """State: the experts (A, B of every layer), the routers, the code of each edit."""
 
     name = "ELDER"
+    adapts = True
     kinds = frozenset({"causal"})
     config: ElderConfig
 
@@ -92,11 +93,14 @@ class Elder(Editor):
             backbone,
             self.sensor_path,
             on_keys=self._set_gate,
+            at_work=self._has_edits,
             position="last_prompt_token",
             per_step=config.route_per_step,
             of_input=True,
         )
+        self.tracker = self._router.tracker
         self._start()
+        self._take()
 
     def _start(self) -> None:
         """Routers, allocation and memory as they are before the first edit."""
@@ -169,7 +173,7 @@ class Elder(Editor):
 
     # -- editing -------------------------------------------------------------------------------
 
-    def fit(self, stream: Stream) -> None:
+    def _fit(self, stream: Stream) -> None:
         """Allocate a code to every label of the stream, in its order."""
         for edit in stream.edits:
             self.allocation.of(edit.target)
@@ -225,15 +229,12 @@ class Elder(Editor):
 
     # -- state ---------------------------------------------------------------------------------
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         self.lora.initialise(rank_bound(self.config.rank), self.config.seed)
         self.lora.gate = None
         self._start()
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
+    def _remove(self) -> None:
         self._router.remove()
         self.lora.remove()
 

@@ -45,6 +45,7 @@ class Lora(Editor):
     """A gated LoRA with a single block whose gate is one for every row once it was trained."""
 
     name = "LoRA"
+    adapts = True
     config: LoraConfig
 
     def __init__(self, backbone: Backbone, config: LoraConfig) -> None:
@@ -67,6 +68,7 @@ class Lora(Editor):
             bound=self._bound,
             seed=config.seed,
         )
+        self._take()
 
     def _on(self) -> Tensor:
         """A gate [1, R] of alpha / rank; broadcasting over the batch serves every batch size."""
@@ -103,14 +105,11 @@ class Lora(Editor):
         finally:
             self.lora.freeze()
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         self.lora.initialise(self._bound, self.config.seed)
         self.lora.gate = None
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
+    def _remove(self) -> None:
         self.lora.remove()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -123,7 +122,7 @@ class Lora(Editor):
     def restore(self, tensors: dict[str, dict[str, Tensor]], extra: dict[str, Any]) -> None:
         """See `Editor.restore`."""
         self.lora.load_adapter_state(tensors["adapter_model"])
-        self.lora.gate = self._on()
+        self.lora.gate = self._on() if self.n_batches else None
 
     def counts(self) -> dict[str, float]:
         """Trainable parameters; nothing is stored beside them."""

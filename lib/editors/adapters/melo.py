@@ -70,6 +70,7 @@ class Melo(Editor):
 
     name = "MELO"
     needs = ("blocks_cache",)
+    adapts = True
     config: MeloConfig
 
     def __init__(
@@ -95,10 +96,13 @@ class Melo(Editor):
             backbone,
             self.router_path,
             on_keys=self._set_gate,
+            at_work=self._has_edits,
             position=config.key_position,
             per_step=config.route_per_step,
         )
+        self.tracker = self._router.tracker
         self._fresh_index()
+        self._take()
 
     def _fresh_index(self) -> None:
         width = self._key_width()
@@ -220,16 +224,14 @@ class Melo(Editor):
 
     # -- state -------------------------------------------------------------------------------
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`: the blocks are drawn anew and the index is emptied."""
+    def _rollback(self) -> None:
+        """The blocks are drawn anew and the index is emptied."""
         rank = self.config.n_blocks * self.config.rank_per_block
         self.lora.initialise(rank_bound(rank), self.config.seed)
         self.lora.gate = None
         self._fresh_index()
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
+    def _remove(self) -> None:
         self._router.remove()
         self.lora.remove()
 

@@ -70,6 +70,7 @@ class HyperEditor(Editor):
     """
 
     needs = ("training", "networks_cache", "kept")
+    in_weights = True
     config: HyperConfig
 
     def __init__(
@@ -141,7 +142,7 @@ class HyperEditor(Editor):
         """Edit with this network instead of a trained one."""
         self._network = network
 
-    def fit(self, stream: Stream) -> None:
+    def _fit(self, stream: Stream) -> None:
         """Meta-training at the stream's number of edits at once (malmen 2.4), or its cached
         outcome. Raises EditorError without training facts."""
         self._train_for(stream.batch_size)
@@ -238,15 +239,10 @@ class HyperEditor(Editor):
                 losses.append(edit_loss(*label_logits(self.backbone, batch.rows)).item())
         return sum(losses) / len(losses)
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`. The trained network stays: it belongs to no edit."""
+    def _rollback(self) -> None:
+        """The trained network stays: it belongs to no edit."""
         self.weights.restore()
         self._shifts = {}
-        self.n_edits = self.n_batches = 0
-
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
 
     # -- state -----------------------------------------------------------------------------------
 

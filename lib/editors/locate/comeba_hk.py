@@ -67,6 +67,11 @@ class ComebaHk(LocateEditor):
         super().__init__(backbone, config, corpus=corpus, values_cache=values_cache)
         if config.scope not in ("as_released", "intended"):
             raise EditorError(f"scope {config.scope!r}: choose as_released or intended")
+        if any(module._forward_hooks for module in self.modules.values()):
+            raise EditorError(
+                "another editor has a hook in one of COMEBA-HK's layers, which would be copied; "
+                "close() it before building this one"
+            )
         self.head = head_length(backbone)
         self.tracker = PromptTracker(backbone)
         self.hooks = {
@@ -178,17 +183,13 @@ class ComebaHk(LocateEditor):
 
     # -- state -----------------------------------------------------------------------------------
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         for hook in self.hooks.values():
             hook.reset(self.config.alpha)
         for memory in self.memory.values():
             memory.reset()
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
+    def _remove(self) -> None:
         for hook in self.hooks.values():
             hook.remove()
         self.tracker.remove()

@@ -115,7 +115,7 @@ class LocateEditor(Editor):
         self.contexts: tuple[str, ...] | None = None
         self.memory: dict[int, KeyMemory] = {}
 
-    def fit(self, stream: Stream) -> None:
+    def _fit(self, stream: Stream) -> None:
         """Contexts and key statistics; both are made at the first edit otherwise."""
         self.prepare(memory=True)
 
@@ -154,6 +154,10 @@ class LocateEditor(Editor):
     def requests(self, batch: Sequence[Edit]) -> list[Request]:
         """The edits as requests; one without a subject is an error."""
         return [Request.of(edit, self.name) for edit in batch]
+
+    def _undoing(self) -> Callable[[], None]:
+        """Nothing: `_edit` puts back what it changed, without a copy of all weights before it."""
+        return lambda: None
 
     # -- passes ------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ class Memit(LocateEditor):
     """State: the edited weights, and the absorbed keys if there is a history."""
 
     name = "MEMIT"
+    in_weights = True
     config: MemitConfig
 
     def __init__(
@@ -85,16 +86,10 @@ class Memit(LocateEditor):
         for block, weight in weights.items():
             self.modules[block].weight.copy_(weight)
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         self._put(self.original)
         for memory in self.memory.values():
             memory.reset()
-        self.n_edits = self.n_batches = 0
-
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The edited weights; with a history also C of each block (group "moments")."""
@@ -110,9 +105,8 @@ class Memit(LocateEditor):
         paths = {block: self.backbone.path("mlp_out", block) for block in self.blocks}
         if set(tensors["weights"]) != set(paths.values()):
             raise EditorError(f"the saved edits change other weights than those of {self.blocks}")
-        self.prepare(
-            memory=True
-        )  # before any weight is edited: statistics may have to be collected
+        if self.n_batches:  # before any weight is edited: statistics may have to be collected
+            self.prepare(memory=True)
         if "moments" in tensors:
             for block, path in paths.items():
                 self.memory[block].restore(tensors["moments"][path])

@@ -55,6 +55,7 @@ class RankOneEditor(LocateEditor):
     State: the weights that were edited. Requests of a batch are applied one after the other.
     """
 
+    in_weights = True
     config: RomeConfig
 
     def __init__(self, backbone: Backbone, config: RomeConfig, **resources: Any) -> None:
@@ -131,15 +132,9 @@ class RankOneEditor(LocateEditor):
         for block, weight in weights.items():
             self._weight(block).copy_(weight)
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         self._put(self.originals)
         self.originals, self.chosen = {}, []
-        self.n_edits = self.n_batches = 0
-
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The edited weights."""
@@ -154,7 +149,8 @@ class RankOneEditor(LocateEditor):
             raise EditorError(f"the saved edits change other weights than {', '.join(paths)}")
         self.restore_contexts(extra)
         self.chosen = list(extra["chosen"])
-        self.prepare()  # before a weight is edited: statistics may have to be collected
+        if self.n_batches:  # before a weight is edited: statistics may have to be collected
+            self.prepare()
         self.originals = {paths[path]: self._weight(paths[path]).clone() for path in weights}
         self._put({paths[path]: weight for path, weight in weights.items()})
 

@@ -19,7 +19,6 @@ from lib.backbones.passes.hooks import stop_before
 from lib.data.records import Edit, Stream, find_subject
 from lib.editors.locate.subjects import head_length, subject_column
 from lib.editors.parts.routing import PromptTracker
-from lib.errors import EditorError
 
 # Widens a threshold by rounding: alpha is by construction the score of some edited prompt, and
 # another batch shape moves that score by a few units in the last place.
@@ -60,15 +59,11 @@ class HookLayer:
 
     `alpha` is the threshold, widened by TOLERANCE. `head` tokens of the document prefix are left
     out of the scores and never swapped, in any mode. The scope is decided in passes that start a
-    sequence; passes that go on from a key-value cache get the base output, as a one-token step has
-    no z score.
+    sequence, on the prompt's tokens; passes that go on from a key-value cache get the base output,
+    as a one-token step has no z score.
     """
 
     def __init__(self, module: nn.Module, tracker: PromptTracker, alpha: float, head: int) -> None:
-        if module._forward_hooks:
-            raise EditorError(
-                "another editor is at work on this layer; close() it before building a second one"
-            )
         self.module = copy.deepcopy(module).requires_grad_(False)
         self.original = module.weight.detach()
         self.weight = self.original.float().clone()
@@ -109,18 +104,11 @@ class HookLayer:
     def _counted(self, output: Tensor) -> Tensor:
         if self.counted is not None:
             return self.counted
-        return self._mask(output).bool() & self._behind_head(output)
-
-    def _mask(self, output: Tensor) -> Tensor:
-        """The pass's attention mask [B, T]; ones where the caller gave none."""
-        mask = self.tracker.mask
-        if mask is None or mask.shape[1] != output.shape[1]:
-            return output.new_ones(output.shape[:2], dtype=torch.long)
-        return mask.to(output.device)
+        return self.tracker.prompt_mask(output).bool() & self._behind_head(output)
 
     def _behind_head(self, output: Tensor) -> Tensor:
         """Columns [B, T] after the document prefix, pads on the right included."""
-        return self._mask(output).cumsum(dim=1) > self.head
+        return self.tracker.prompt_mask(output).cumsum(dim=1) > self.head
 
     def remove(self) -> None:
         """Take the hook out of the model."""

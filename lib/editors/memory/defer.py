@@ -102,14 +102,10 @@ class Defer(Editor):
 
     # -- state -------------------------------------------------------------------------------
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         self._begin()
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
+    def _remove(self) -> None:
         self._handle.remove()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:

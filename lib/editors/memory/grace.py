@@ -221,14 +221,10 @@ class Grace(Editor):
 
     # -- state -------------------------------------------------------------------------------
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         self._empty()
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
+    def _remove(self) -> None:
         self._handle.remove()
         self.tracker.remove()
 

@@ -39,6 +39,7 @@ class Serac(Editor):
     name = "SERAC"
     kinds = frozenset({"causal"})
     needs = ("training", "networks_cache")
+    beams = False
     config: SeracConfig
 
     def __init__(
@@ -55,7 +56,8 @@ class Serac(Editor):
         self._trained: TrainedNetworks | None = None
         self._forced: Sequence[str] | None = None
         self._forget()
-        self._hook = StandInHook(backbone, self._stand_ins)
+        self._hook = StandInHook(backbone, self._stand_ins, at_work=self._has_edits)
+        self.tracker = self._hook.tracker
 
     def _forget(self) -> None:
         self.texts: list[str] = []
@@ -75,7 +77,7 @@ class Serac(Editor):
         """The trained classifier and counterfactual model."""
         return self.trained.networks
 
-    def fit(self, stream: Stream) -> None:
+    def _fit(self, stream: Stream) -> None:
         """Train both networks, or read them. EditorError without training facts."""
         _ = self.trained
 
@@ -119,8 +121,6 @@ class Serac(Editor):
         return content_hash([self.trained.key, self.texts[int(route.split()[1])]])
 
     def _stand_ins(self, batch: Encoded) -> list[StandIn | None]:
-        if not self.texts:
-            return [None] * len(batch)
         routes = self.route(batch) if self._forced is None else self._forced
         return [self.stand_in(route) for route in routes]
 
@@ -173,14 +173,11 @@ class Serac(Editor):
 
     # -- state ---------------------------------------------------------------------------------
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`. The trained networks stay: they belong to no edit."""
+    def _rollback(self) -> None:
+        """The trained networks stay: they belong to no edit."""
         self._forget()
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
+    def _remove(self) -> None:
         self._hook.remove()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:

@@ -13,8 +13,9 @@ Nothing below the last MLP depends on any patch: an edit passes through the bloc
 steps cost the final norm and the output matrix at the answer's positions.
 """
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,7 @@ class TPatcher(Editor):
 
     # -- editing -----------------------------------------------------------------------------
 
-    def fit(self, stream: Stream) -> None:
+    def _fit(self, stream: Stream) -> None:
         """The stored states; they are collected at the first edit otherwise."""
         self.prepare()
 
@@ -99,14 +100,10 @@ class TPatcher(Editor):
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
         self.prepare()
-        before, each, began = self.patches, [], time.perf_counter()
-        try:
-            for edit in batch:
-                each.append(self._patch(edit))
-                self.patches = self.patches.joined(each[-1].patches)
-        except BaseException:
-            self.patches = before
-            raise
+        each, began = [], time.perf_counter()
+        for edit in batch:
+            each.append(self._patch(edit))
+            self.patches = self.patches.joined(each[-1].patches)
         first, last, steps, solved = (
             sum(getattr(trained, name) for trained in each) / len(each)
             for name in ("first", "last", "steps", "solved")
@@ -144,16 +141,15 @@ class TPatcher(Editor):
             memory_rows=config.memory_rows,
         )
 
+    def _undoing(self) -> Callable[[], None]:
+        return functools.partial(setattr, self, "patches", self.patches)  # no edit writes into them
+
     # -- state -------------------------------------------------------------------------------
 
-    def rollback(self) -> None:
-        """See `Editor.rollback`."""
+    def _rollback(self) -> None:
         self._forget()
-        self.n_edits = self.n_batches = 0
 
-    def close(self) -> None:
-        """See `Editor.close`."""
-        self.rollback()
+    def _remove(self) -> None:
         self._handle.remove()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:

@@ -64,12 +64,14 @@ def tell(backbone: Backbone, texts: Sequence[str], batch: Encoded, side: str = "
 
 @dataclass
 class _Running:
-    """A generation of some rows [R] of a batch: the stand-in's own mask [R, T] and cache."""
+    """A generation of some rows [R] of a batch: the stand-in's own mask [R, T] and cache; `length`
+    is what the model's cache held when this one was filled."""
 
     rows: Tensor
     backbone: Backbone
     mask: Tensor
     cache: DynamicCache
+    length: int
 
 
 class StandInHook:
@@ -77,40 +79,60 @@ class StandInHook:
 
     `decide(batch)` names the stand-in of each row, None for the others; it is asked at the prefill
     and its answer kept for the steps that read the same key-value cache (greedy or sampled: beams
-    would reorder the rows). A pass that goes on from any other cache is left alone.
+    would reorder the rows). While `at_work` says yes, a pass that goes on from any other cache, or
+    is fed embeddings alone, is an EditorError.
     """
 
     def __init__(
-        self, backbone: Backbone, decide: Callable[[Encoded], Sequence[StandIn | None]]
+        self,
+        backbone: Backbone,
+        decide: Callable[[Encoded], Sequence[StandIn | None]],
+        at_work: Callable[[], bool],
     ) -> None:
-        self.decide = decide
+        self.decide, self.at_work = decide, at_work
         self.tracker = PromptTracker(backbone)
-        self._running: WeakKeyDictionary[Cache, _Running] = WeakKeyDictionary()
+        self._running: WeakKeyDictionary[Cache, _Running | None] = WeakKeyDictionary()
         self._handle = backbone.model.register_forward_hook(self._answer, with_kwargs=True)
 
     @torch.no_grad()
     def _answer(self, _module: nn.Module, inputs: tuple, keywords: dict, output: Any) -> Any:
-        ids = inputs[0] if inputs else keywords.get("input_ids")
-        if ids is None:  # embeddings alone: there is no text to judge
+        if not self.at_work():
             return None
+        ids = inputs[0] if inputs else keywords.get("input_ids")
+        if ids is None:
+            raise EditorError("embeddings hold no text to judge; pass input_ids")
         if self.tracker.is_prefill:
-            return self._begin(_encoded(ids, self.tracker.mask), output)
-        running = self._running.get(keywords["past_key_values"])
+            return self._begin(self._encoded(ids), output)
+        if self.tracker.cache not in self._running:
+            raise EditorError(
+                "this pass goes on from a cache that the edited model did not fill from the "
+                "prompt's beginning, so nothing tells which edit applies; pass the whole prompt"
+            )
+        running = self._running[self.tracker.cache]
         return None if running is None else self._go_on(ids, running, output)
+
+    def _encoded(self, ids: Tensor) -> Encoded:
+        """What the caller fed; outside a generation every real token belongs to the prompt."""
+        mask = self.tracker.mask
+        mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
+        last = (mask * torch.arange(1, ids.shape[1] + 1, device=ids.device)).argmax(dim=1)
+        return Encoded(ids, mask, self.tracker.last_columns(ids[..., None]), last)
 
     def _begin(self, batch: Encoded, output: Any) -> Any:
         stand_ins = self.decide(batch)
         rows = torch.tensor([row for row, chosen in enumerate(stand_ins) if chosen is not None])
+        main, length = output.past_key_values, batch.input_ids.shape[1]
         if not len(rows):
+            if main is not None:
+                self._running[main] = None
             return None
         rows, mine = rows.to(batch.input_ids.device), batch.select(rows)
         backbone = stand_ins[rows[0]].backbone
         told = tell(backbone, [chosen.text for chosen in stand_ins if chosen is not None], mine)
-        cache = None if output.past_key_values is None else DynamicCache()
+        cache = None if main is None else DynamicCache()
         hidden = _hidden(backbone, told.input_ids, told.attention_mask, cache)
-        if cache is not None:
-            running = _Running(rows, backbone, told.attention_mask, cache)
-            self._running[output.past_key_values] = running
+        if main is not None:
+            self._running[main] = _Running(rows, backbone, told.attention_mask, cache, length)
         # Left-padded, the stand-in's last columns are the row's own tokens, in order.
         real = mine.attention_mask.bool()
         source = hidden.shape[1] - real.sum(dim=1, keepdim=True) + real.cumsum(dim=1) - 1
@@ -123,6 +145,12 @@ class StandInHook:
 
     def _go_on(self, ids: Tensor, running: _Running, output: Any) -> Any:
         tokens, kept = ids[running.rows], output.logits.shape[1]
+        length = int(self.tracker.cache.get_seq_length())
+        surplus = running.length + ids.shape[1] - length
+        if surplus:  # assisted decoding takes back what the model did not confirm
+            running.cache.crop(-surplus)
+            running.mask = running.mask[:, :-surplus]
+        running.length = length
         running.mask = torch.cat([running.mask, torch.ones_like(tokens)], dim=1)
         hidden = _hidden(running.backbone, tokens, running.mask, running.cache)
         logits = _head(running.backbone, hidden[:, -kept:])
@@ -133,13 +161,6 @@ class StandInHook:
         """Take the hooks out of the model."""
         self._handle.remove()
         self.tracker.remove()
-
-
-def _encoded(ids: Tensor, mask: Tensor | None) -> Encoded:
-    """What the caller fed: every real token belongs to the prompt."""
-    mask = torch.ones_like(ids) if mask is None else mask.to(ids.device)
-    last = (mask * torch.arange(1, ids.shape[1] + 1, device=ids.device)).argmax(dim=1)
-    return Encoded(ids, mask, last, last)
 
 
 def _hidden(backbone: Backbone, tokens: Tensor, mask: Tensor, cache: DynamicCache | None) -> Tensor:

@@ -61,7 +61,8 @@ class EditedWeights:
 
     def _put(self, tensors: Mapping[str, Tensor]) -> None:
         for path, tensor in tensors.items():
-            self.modules[path].weight.data = tensor
+            weight = self.modules[path].weight
+            weight.data = tensor.to(weight)  # the tensor itself, unless the model was moved
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[dict[str, Tensor]]:

@@ -123,7 +123,8 @@ def test_what_cannot_work_is_refused(editor: Serac, tmp_path: Path) -> None:
         serac("tiny-gpt2", counterfactual="tiny-llama").fit(stream())
     with pytest.raises(EditorError, match="BERT encoder"):
         serac("tiny-gpt2", classifier="tiny-gptj").fit(stream())
-    bare = build("serac", editor.backbone, configuration("serac", editor.backbone))
+    backbone = loading.load("tiny-llama")
+    bare = build("serac", backbone, configuration("serac", backbone))
     with pytest.raises(EditorError, match="training="):
         bare.edit(edits(1))
     editor.save(tmp_path / "saved")
