@@ -20,8 +20,8 @@ def render_paper(study: Study, options: argparse.Namespace) -> bool:
     _check_space(study.folder)
     parameters = {
         "profile": study.profile,
-        "output": str(options.output.resolve()),
-        "data_dir": str(options.data_dir.resolve()) if options.data_dir else "",
+        "output": str(options.output),
+        "data_dir": str(options.data_dir or ""),
         "seeds": options.seeds or 0,
         "skip_bad": options.skip_bad,
         "retry_failed": False,  # the command line tried them just now
