@@ -182,8 +182,12 @@ def _report(study: "Study", options: argparse.Namespace) -> bool:  # noqa: F821
     )
     for sentence in study.replaced():
         print(f"{study.paper}: {sentence}", file=sys.stderr)
-    fine = study.run_missing(quiet=True, prefix=f"{study.paper}: ")
-    fine = reports.render_paper(study, options) and fine
+    try:
+        fine = study.run_missing(quiet=True, prefix=f"{study.paper}: ")
+        fine = reports.render_paper(study, options) and fine
+    except StudyError as error:  # the other reports go on
+        print(f"{study.paper}: {error}", file=sys.stderr)
+        return False
     print(f"{study.paper}: done in {clock(time.monotonic() - began)}", file=sys.stderr)
     return fine
 
