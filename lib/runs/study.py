@@ -124,7 +124,7 @@ class Study(Outline):
     ) -> "Study":
         """The study of a paper; nothing is loaded or run yet. Empty strings mean the default, `~`
         at the start of a folder's name the home folder."""
-        if "ipykernel" in sys.modules:
+        if "ipykernel.kernelapp" in sys.modules:  # this is a notebook's kernel
             check_project(Path.cwd())
         chosen = Path(os.path.expanduser(data_dir)) if data_dir else None
         device = device or machine.default_device()
