@@ -14,6 +14,7 @@ import pytest
 from lib.runs import plan
 from lib.runs.plan import papers
 from lib.runs.study import Outline
+from tests.processes import PATIENCE
 from tests.report.pages import browser_checks
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ def study(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.C
         env={**os.environ, "OMP_NUM_THREADS": "1", "STUDY_OFFLINE": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 
