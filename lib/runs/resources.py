@@ -27,8 +27,8 @@ from lib.data.training import (
 from lib.errors import UsageError
 from lib.evaluation.general.embedded import general_probes
 from lib.evaluation.scoring import Scored
+from lib.storage.atomic import CHECKPOINT_SECONDS
 
-CHECKPOINT_SECONDS = 30.0
 UNORDERED = ("batch_size", "seed")
 EVERY = 10**9  # a limit beyond any number of records: the embedded data then lift their caps
 
