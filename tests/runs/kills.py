@@ -48,7 +48,8 @@ class Calls:
 
     def clear(self) -> None:
         """Back to nothing: no results, an empty cache."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        if self.root.exists():
+            shutil.rmtree(self.root)
         self.root.mkdir(parents=True)
 
     def call(self, after: float | None = None) -> bool:
@@ -59,13 +60,14 @@ class Calls:
             "PYTHONPATH": str(ROOT), "STUDY_CACHE": str(self.root / "cache"),
             "STUDY_OFFLINE": "1", "STUDY_CHECKPOINT_SECONDS": "0",
         }  # fmt: skip
-        with (self.root / "said").open("w+", encoding="utf-8") as said:
+        log = self.root / "said"
+        with log.open("w", encoding="utf-8") as said:
             process = subprocess.Popen(
                 [*command, "--output", str(self.root / "out")], cwd=self.root, env=environment,
                 stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
             try:
-                while " to do" not in said.read() and process.poll() is None:
+                while " to do" not in log.read_text("utf-8") and process.poll() is None:
                     time.sleep(0.02)
                 process.wait(after)
             except subprocess.TimeoutExpired:
@@ -73,11 +75,10 @@ class Calls:
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
-            if process.wait() == -signal.SIGKILL:
-                return False
-            said.seek(0)
-            if process.returncode:
-                raise SystemExit(f"a call failed with {process.returncode}:\n{said.read()}")
+        if process.wait() == -signal.SIGKILL:
+            return False
+        if process.returncode:
+            raise SystemExit(f"a call failed with {process.returncode}:\n{log.read_text('utf-8')}")
         return True
 
     def under_way(self, since: float) -> tuple[list[str], list[str]]:
