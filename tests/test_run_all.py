@@ -162,7 +162,7 @@ def test_a_copied_project_uses_its_own_library(tmp_path: Path) -> None:
     project = Project(tmp_path, flock=False)
     (project.folder / "lib").mkdir()
     (project.folder / "lib" / "__init__.py").touch()
-    (project.folder / "lib" / "__main__.py").touch()
+    (project.folder / "lib" / "__main__.py").write_text("print(__file__)")
     make = (
         f'[ "$2" = venv ] || exec {sys.executable} "$@"\n'
         f'{sys.executable} -m venv --without-pip "$3" "$4"\n'
@@ -179,4 +179,6 @@ def test_a_copied_project_uses_its_own_library(tmp_path: Path) -> None:
         shown = project.call("../.venv/bin/python", "-c", asked, cwd=copy / "notebooks")
         assert shown == f"{copy / 'lib' / '__init__.py'}\n"
         shutil.rmtree(project.folder, ignore_errors=True)
-    project.call("./run_all.sh", cwd=copy)
+    other = tmp_path / "other"
+    shutil.copytree(copy / "lib", other / "lib")  # where the caller is
+    assert project.call("../deeper/copy/run_all.sh", cwd=other) == f"{copy / 'lib/__main__.py'}\n"
