@@ -30,9 +30,11 @@ def parser() -> argparse.ArgumentParser:
     add("--plan", action="store_true", help="show what would run, with cost; start nothing")
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
     add("--seeds", type=int, metavar="N", help="order seeds 0..N-1 (default: the profile's)")
-    add("--data-dir", type=Path, metavar="DIR", help="published datasets in local files")
-    add("--assets", type=Path, metavar="DIR", help="archives with weights and data, fetched before")
-    add("--output", type=Path, default=Path("outputs"), metavar="DIR", help="default: outputs/")
+    add("--data-dir", type=_path, metavar="DIR", help="published datasets in local files")
+    add(
+        "--assets", type=_path, metavar="DIR", help="archives with weights and data, fetched before"
+    )
+    add("--output", type=_path, metavar="DIR", help="default: outputs/ of the project")
     add("--self-contained", action="store_true", help="pages carry their figures inside")
     add("--reference", action="store_true", help="copy finished pages to OUTPUT/reference, no more")
     add("--part", action="store_true", help=argparse.SUPPRESS)  # one of several at a time
@@ -42,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
         "--skip-bad", action="store_true", help="leave malformed records out, list them"
     )
     return build
+
+
+def _path(text: str) -> Path:
+    """A path as the caller means it: in the caller's folder; `~`, which no shell expands behind an
+    equals sign, is the home folder."""
+    return Path(os.path.expanduser(text)).resolve()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,13 +75,6 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         raise UsageError(
             f"unknown profile {options.profile!r}; the profiles are {', '.join(PROFILES)}"
         )
-    if options.reference:
-        from lib.report.pages import publish
-
-        source = options.output.resolve() / options.profile
-        made = publish.make(source, source.with_name("reference"))
-        print(f"open {made / 'index.html'}", file=sys.stderr)
-        return 0
     if options.seeds is not None and options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: at least one seed is needed")
     for flag, folder in (("--data-dir", options.data_dir), ("--assets", options.assets)):
@@ -81,14 +82,22 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             raise UsageError(f"{flag} {folder}: there is no such folder")
     _environment(options)
 
-    from lib.runs.study import Study
+    from lib.runs.study import Study, output_root
 
+    options.output = output_root(options.output).resolve()
+    if options.reference:
+        from lib.report.pages import publish
+
+        source = options.output / options.profile
+        made = publish.make(source, source.with_name("reference"))
+        print(f"open {made / 'index.html'}", file=sys.stderr)
+        return 0
     studies = [
         Study.open(
             paper,
             options.profile,
-            output=options.output.resolve(),
-            data_dir=options.data_dir.resolve() if options.data_dir else None,
+            output=options.output,
+            data_dir=options.data_dir,
             seeds=options.seeds,
             strict=not options.skip_bad,
         )
@@ -117,7 +126,10 @@ def _papers(only: str | None) -> list[str]:
 def _environment(options: argparse.Namespace) -> None:
     """Settings that the library and the notebooks' kernels read from the environment."""
     if options.assets:
-        os.environ["STUDY_ASSETS"] = str(options.assets.resolve())
+        os.environ["STUDY_ASSETS"] = str(options.assets)
+    for name in ("STUDY_ASSETS", "STUDY_CACHE", "STUDY_MODELS"):
+        if os.environ.get(name):  # kernels work in another folder than the caller's
+            os.environ[name] = str(_path(os.environ[name]))
     if options.profile != "paper":
         # No package backbone needs the hub; a forgotten hub name should fail at once.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -170,8 +182,12 @@ def _report(study: "Study", options: argparse.Namespace) -> bool:  # noqa: F821
     )
     for sentence in study.replaced():
         print(f"{study.paper}: {sentence}", file=sys.stderr)
-    fine = study.run_missing(quiet=True, prefix=f"{study.paper}: ")
-    fine = reports.render_paper(study, options) and fine
+    try:
+        fine = study.run_missing(quiet=True, prefix=f"{study.paper}: ")
+        fine = reports.render_paper(study, options) and fine
+    except StudyError as error:  # the other reports go on
+        print(f"{study.paper}: {error}", file=sys.stderr)
+        return False
     print(f"{study.paper}: done in {clock(time.monotonic() - began)}", file=sys.stderr)
     return fine
 

@@ -11,6 +11,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+# Seconds after which a test gives up on another process. Tests wait for events; this only keeps a
+# process that hangs from hanging the suite, however busy the machine is.
+PATIENCE = 3600
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["pytest", "peft", "lib.runs.study", "lib.editors.locate.editor"])
 

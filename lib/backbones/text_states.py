@@ -25,9 +25,9 @@ from lib.backbones.passes.hooks import capture, stop_before
 from lib.data.corpus import Corpus
 from lib.data.records import content_hash
 from lib.storage import archives, atomic
+from lib.storage.atomic import CHECKPOINT_SECONDS
 
 GROUP = 16  # documents between two decisions: enough yet?
-CHECKPOINT_SECONDS = 30.0
 _VERSION = 1
 
 

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from lib.errors import UsageError
+from lib.runs.control_groups import memory_limits
 from lib.storage import fingerprints
 
 # Instruction sets that multiply in a dtype, as `torch.cpu.get_capabilities` calls them.
@@ -94,18 +95,21 @@ def threads() -> int:
     return int(given)
 
 
-def memory_limit_gigabytes(device: str) -> float:
-    """Memory that the device has in all."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info()[1] / 2**30
-    return psutil.virtual_memory().total / 2**30
-
-
 def available_gigabytes(device: str) -> float:
-    """Memory that a run could still take on the device."""
+    """Memory that a run could still take on the device: what is free and what the limit of a
+    container leaves."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info()[0] / 2**30
-    return psutil.virtual_memory().available / 2**30
+    left = [limit - used for limit, used in memory_limits()]
+    return max(min([psutil.virtual_memory().available, *left]), 0) / 2**30
+
+
+def memory_gigabytes(device: str) -> float:
+    """All memory of the device that this process could have, were nothing else there: the
+    machine's, or its container's limit."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info()[1] / 2**30
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in memory_limits())]) / 2**30
 
 
 def git_commit() -> str:
@@ -114,7 +118,7 @@ def git_commit() -> str:
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
         done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
 

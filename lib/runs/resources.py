@@ -35,8 +35,8 @@ from lib.errors import UsageError
 from lib.evaluation.evaluator import Protocol
 from lib.evaluation.general.embedded import general_probes
 from lib.runs import machine
+from lib.storage.atomic import CHECKPOINT_SECONDS
 
-CHECKPOINT_SECONDS = 30.0
 MEMORY_SHARE = 1 / 8  # of the machine's memory: what passes may keep, in each process
 EVERY = 10**9  # a limit beyond any number of records: the embedded data then lift their caps
 UNORDERED = ("batch_size", "seed", "first")  # of a stream: decide nothing of what editors learn
@@ -313,7 +313,7 @@ class Resources:
 
     def _load(self, spec: Spec, lessons: Lessons) -> Backbone:
         self.forget()  # before another one takes memory
-        self._passes = Kept(machine.memory_limit_gigabytes(spec["device"]) * 2**30 * MEMORY_SHARE)
+        self._passes = Kept(machine.memory_gigabytes(spec["device"]) * 2**30 * MEMORY_SHARE)
         to_classify = spec["dataset"]["name"] in datasets.CLASSIFIED
         new_head = to_classify and not loading.has_head(spec["backbone"])
         return backbone_of(spec, lessons, all_facts(self.read, spec).classes if new_head else None)

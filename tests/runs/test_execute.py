@@ -1,10 +1,11 @@
 """Runs and the store: identity, resuming after a kill, damage, failures, sharing."""
 
+import contextlib
+import itertools
 import json
 import random
 import signal
 import sys
-import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +21,7 @@ from lib.runs.progress import LineProgress
 from lib.runs.resources import Resources
 from lib.runs.store import Store
 from lib.runs.study import Study
-from tests.processes import start
+from tests.processes import PATIENCE, start
 
 SCORES = [
     "subset", "moment", "n_edits", "record", "prediction", "route", "nll", "token_accuracy",
@@ -54,19 +55,22 @@ def results(store: Store, run: plan.Run) -> pd.DataFrame:
     return found.records[SCORES]
 
 
-def run_slowly(
-    connection: Connection, root: Path, setting: str, editor: str, pause: float, rounds: str
+def run_until(
+    connection: Connection, root: Path, setting: str, editor: str, rounds: str, last: int | None
 ) -> None:
-    """One smoke run with `pause` seconds after every record, in a process of its own."""
+    """One smoke run in a process of its own, which tells of every record; after the `last` one
+    (None: never) it waits for leave to go on."""
     run, plain = smoke_runs(setting, rounds == "single")[editor], Evaluator.records
+    count = itertools.count(1)
 
     def records(*arguments, **keywords):
         for record in plain(*arguments, **keywords):
-            time.sleep(pause)
             yield record
+            connection.send("record")
+            if next(count) == last:
+                connection.recv()
 
     Evaluator.records = records
-    connection.send("ready")
     sys.exit(not execute(run, Store(root), Resources(checkpoint_seconds=0.0), LineProgress()))
 
 
@@ -81,22 +85,24 @@ def run_slowly(
 def test_killed_and_resumed_equals_unbroken(
     setting: str, editor: str, rounds: str, tmp_path: Path
 ) -> None:
+    """Killed up to three times, each at a random moment in which it cannot have ended."""
     run = smoke_runs(setting, rounds == "single")[editor]
     assert execute(run, Store(tmp_path / "whole"), Resources(), LineProgress())
     expected = results(Store(tmp_path / "whole"), run)
-    rng, kills = random.Random(f"{setting}{editor}"), 0
-    for attempt in range(12):
-        pause = 0.02 if attempt < 3 else 0.0  # long enough that the first kill finds it running
-        process, connection = start(run_slowly, tmp_path / "broken", setting, editor, pause, rounds)
-        assert connection.recv() == "ready"
-        if attempt < 3:
-            time.sleep(rng.uniform(0.2, 1.2))
+    rng, codes = random.Random(f"{setting}{editor}"), []
+    few, many = len(expected) // 4, len(expected) * 3 // 4
+    for last in (*(rng.randint(few, many) for _ in range(3)), None):
+        process, connection = start(run_until, tmp_path / "broken", setting, editor, rounds, last)
+        with connection, contextlib.suppress(EOFError):  # it ended
+            for _ in range(rng.randint(few, last)) if last else itertools.count():
+                connection.recv()
             process.kill()
-        process.join(timeout=60)
-        kills += process.exitcode == -signal.SIGKILL
+        process.join(PATIENCE)
+        codes.append(process.exitcode)
         if process.exitcode == 0:
             break
-    assert kills >= 1
+    assert codes[0] == -signal.SIGKILL and codes[-1] == 0
+    assert set(codes) == {-signal.SIGKILL, 0}
     pd.testing.assert_frame_equal(results(Store(tmp_path / "broken"), run), expected)
 
 
@@ -181,11 +187,17 @@ def test_a_failed_run_is_noted_and_tried_again(tmp_path: Path, monkeypatch) -> N
 
 
 def test_two_processes_share_a_store(tmp_path: Path) -> None:
-    both = [start(run_slowly, tmp_path, "zsre-t5", "FT", 0.002, "") for _ in range(2)]
-    for process, connection in both:
-        assert connection.recv() == "ready"
-        process.join(timeout=90)
-    assert [process.exitcode for process, _ in both] == [0, 0]
+    """The second comes while the first has not ended."""
+    first, connection = start(run_until, tmp_path, "zsre-t5", "FT", "", 5)
+    for _ in range(5):
+        assert connection.recv() == "record"
+    second, other = start(run_until, tmp_path, "zsre-t5", "FT", "", None)
+    connection.send("go on")
+    for process in (first, second):
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    with pytest.raises(EOFError):
+        other.recv()  # it made no record
     run = smoke_runs()["FT"]
     assert len(list((tmp_path / "runs").glob("*/manifest.json"))) == 1
     results(Store(tmp_path), run)

@@ -13,6 +13,7 @@ from lib.report.pages import reports
 from lib.runs import machine, plan
 from lib.runs.study import Study
 from papers import common
+from tests.processes import PATIENCE
 
 SETTING, EDITOR = "zsre-causal", "FT"
 WHY = "the processor has no bfloat16 arithmetic that PyTorch can use"
@@ -73,7 +74,7 @@ def test_an_imitated_avx2_machine_counts_as_one_without() -> None:
     limits = {"DNNL_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     done = subprocess.run(
         [sys.executable, "-c", asked], env={**os.environ, **limits}, cwd=Path(__file__).parents[2],
-        capture_output=True, text=True, timeout=300, check=True,
+        capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "False"
 

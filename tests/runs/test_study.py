@@ -1,20 +1,25 @@
 """The command line, the notebook and the pages, end to end on the smoke profile."""
 
 import csv
+import functools
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
 
+import pandas as pd
 import pytest
 
 from lib.runs import plan
 from lib.runs.plan import papers
 from lib.runs.study import Outline
+from tests.processes import PATIENCE
 from tests.report.pages import browser_checks
+from tests.runs import kills as kills_of
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -27,7 +32,7 @@ def study(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.C
         env={**os.environ, "OMP_NUM_THREADS": "1", "STUDY_OFFLINE": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 
@@ -177,6 +182,22 @@ def test_a_failed_run_leaves_the_others_and_shows_in_the_page(output: Path, tmp_
     assert "&lt;b&gt;bad luck&lt;/b&gt;" in page
     assert "<b>bad luck</b>" not in page
     assert json.loads((folder / "melo.summary.json").read_text("utf-8"))["status"] == "partial"
+
+
+def test_a_study_that_is_killed_again_and_again_ends_as_the_unbroken_one(
+    output: Path, tmp_path: Path
+) -> None:
+    broken, rng, kills = kills_of.Calls(tmp_path, ["--only", "comeba_hk"]), random.Random(1), []
+    moments = functools.partial(rng.uniform, 0.0, 5.0)
+    for _ in kills_of.endings(broken, 2, moments, lambda *killed: kills.append(killed)):
+        found = kills_of.differences(output, broken.folder, "comeba_hk")
+        assert found == []
+    assert len(kills) == 2 and len(kills_of.titles(broken.folder)) > 20
+    record = next(broken.folder.glob("runs/*/records.parquet"))
+    pd.read_parquet(record).assign(nll=0.5).to_parquet(record)
+    (broken.folder / "tables" / "comeba_hk-hooks.csv").unlink()
+    found = kills_of.differences(output, broken.folder, "comeba_hk")
+    assert len(found) == 2 and record.parent.name in found[0] and "comeba_hk-hooks" in found[1]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

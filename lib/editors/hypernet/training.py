@@ -27,6 +27,7 @@ from lib.editors.hypernet.editor import HyperEditor
 from lib.editors.hypernet.network import HyperNetworks, TrainedNetwork, TrainingLog
 from lib.errors import EditorError
 from lib.storage import atomic, fingerprints
+from lib.storage.atomic import CHECKPOINT_SECONDS
 
 
 @torch.no_grad()
@@ -65,7 +66,6 @@ def teacher_forced(editor: HyperEditor, pairs: Sequence[Pair]) -> list[float]:
     return found
 
 
-CHECKPOINT_SECONDS = 30.0
 _UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, SafetensorError)
 
 

@@ -7,6 +7,7 @@ notebook prints to stderr (progress bars, warnings) stays in the .ipynb and does
 import base64
 import copy
 import html as html_lib
+import os
 import re
 import sys
 import time
@@ -15,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from lib.errors import StoreError, StudyError
+from lib.errors import StoreError, StudyError, UsageError
 from lib.runs.plan import ROOT
 from lib.storage.atomic import write_text
 
 ASSETS = Path(__file__).parents[1] / "templates"
 # What a page takes of an output in place of the HTML that a notebook shows.
 PAGE_MARKUP = "application/vnd.model-editing-study.page+html"
+KERNEL_SECONDS = 900
+_SLOW = "close other programs, or give it more STUDY_KERNEL_SECONDS"
+_BROKEN = "install ipykernel where the study runs (./run_all.sh without conda does that)"
 _MARKER = "papermill-error-cell-tag"
 # Markdown and scripts made from data at run time never reach the page: only escaped HTML does.
 _SHOWN = ("text/html", "image/svg+xml", "image/png", "text/plain")
@@ -29,7 +33,9 @@ _HEADING = re.compile(r"<h([1-6])(\s[^>]*)?>(.*?)</h\1>", re.DOTALL)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PICTURE = re.compile(r'(<(?:img|source)\b[^>]*?\ssrc(?:set)?=")([^":]+\.svg)(?=")')
 _SAFE = "/:;=,()'"  # what may stand in a quoted address as it is
-_FOLDER = re.compile(r"""(["'])(?:[A-Za-z]:)?[/\\](?:[^"']*[/\\])?([^"'/\\]+)[/\\]?\1""")
+_FOLDER = re.compile(  # a quoted absolute path; its last part is the second group
+    r"""(["'])(?:[A-Za-z]:)?[/\\](?:(?:\\.|(?!\1)[^\\])*(?:/|\\\\))?((?:\\["']|(?!\1)[^/\\])+)/?\1"""
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,17 @@ class Execution:
 
     @property
     def failed(self) -> bool:
-        """True if a cell raised, the kernel died or a time limit passed."""
+        """True if a cell raised, or the kernel did not start, died or fell silent."""
         return bool(self.error)
+
+
+def kernel_seconds() -> int:
+    """How long a kernel may take to start, and to deliver what a finished cell printed:
+    STUDY_KERNEL_SECONDS, else long enough for a machine that does much else."""
+    told = os.environ.get("STUDY_KERNEL_SECONDS", "")
+    if told and not (told.isdecimal() and int(told)):
+        raise UsageError(f"STUDY_KERNEL_SECONDS={told}: a whole number of seconds is needed")
+    return int(told or KERNEL_SECONDS)
 
 
 def execute(
@@ -53,45 +68,58 @@ def execute(
     *,
     progress: bool = True,
     kernel: str = "python3",
-    timeout: int | None = None,
     cwd: Path = ROOT,
 ) -> Execution:
     """Run `notebook` with `parameters` into `out_ipynb`, saved after every cell.
 
-    A failing cell ends the run but not the caller: the notebook so far is on disk and the result
-    says what happened. `timeout` is seconds per cell. Progress goes to stderr.
+    A failing cell or kernel ends the run but not the caller: the notebook so far is on disk and the
+    result says what happened. Raises StudyError if there is no such notebook, StoreError if it
+    cannot be written. Progress goes to stderr.
     """
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillException, PapermillExecutionError
 
-    notebook, out_ipynb = Path(notebook), Path(out_ipynb)
+    notebook, out_ipynb = Path(notebook).absolute(), Path(out_ipynb).absolute()
     if not notebook.is_file():
         raise StudyError(f"no notebook at {notebook}: run from the project folder or give its path")
-    out_ipynb.parent.mkdir(parents=True, exist_ok=True)
-    out_ipynb.unlink(missing_ok=True)  # what an earlier run left must not pass for this one
     bar = {"desc": notebook.stem, "file": sys.stderr, "leave": True} if progress else False
-    start, error = time.monotonic(), ""
+    start, patience, error = time.monotonic(), kernel_seconds(), ""
     try:
+        out_ipynb.parent.mkdir(parents=True, exist_ok=True)
+        out_ipynb.unlink(missing_ok=True)  # what an earlier run left must not pass for this one
         papermill.execute_notebook(
-            str(notebook), str(out_ipynb), parameters=dict(parameters or {}), kernel_name=kernel,
-            progress_bar=bar, execution_timeout=timeout, cwd=str(cwd), log_output=False,
+            _as_it_is(notebook), _as_it_is(out_ipynb), parameters=dict(parameters or {}),
+            kernel_name=kernel, progress_bar=bar, cwd=str(cwd), log_output=False,
             stderr_file=sys.stderr if progress else None,
+            start_timeout=patience, iopub_timeout=patience,
         )  # fmt: skip
     except PapermillExecutionError as problem:
         error = f"Cell {problem.cell_index + 1} raised {problem.ename}: {problem.evalue}"
     except CellTimeoutError:
-        error = f"A cell ran longer than {timeout} seconds and was stopped"
+        error = f"The kernel fell silent for {patience} seconds: {_SLOW}"
     except DeadKernelError as problem:
-        error = f"The kernel died, most likely out of memory: {problem}"
+        error = f"The kernel died, most likely out of memory ({problem}): close other programs"
     except NoSuchKernel as problem:
-        raise StudyError(
-            f"no Jupyter kernel {kernel!r}: install ipykernel ({problem})"
-        ) from problem
-    except (CellExecutionError, PapermillException) as problem:
+        error = f"There is no Jupyter kernel {kernel!r} ({problem}): {_BROKEN}"
+    except RuntimeError as problem:  # what jupyter_client says of a kernel that does not answer
+        error = f"The kernel did not start ({problem}): {_SLOW}, or {_BROKEN}"
+    except OSError as problem:
+        places = (out_ipynb, *out_ipynb.parents)
+        if problem.filename is None or Path(problem.filename) in places:
+            raise StoreError(
+                f"cannot write {out_ipynb}: {problem}. Free space or choose --output."
+            ) from problem
+        error = f"The kernel did not start ({problem}): {_BROKEN}"
+    except PapermillException as problem:
         error = f"{type(problem).__name__}: {problem}"
     return Execution(out_ipynb, time.monotonic() - start, _ANSI.sub("", error))
+
+
+def _as_it_is(path: Path) -> str:
+    """The path for papermill, which takes braces for places of parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def to_html(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WIDTHS = (1280, 390)
+_PATIENCE = 3_600_000  # milliseconds; a guard against a browser that hangs, however busy all is
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 _OVERFLOW = """() => {
@@ -93,13 +94,15 @@ def problems(path: Path, widths: Sequence[int] = WIDTHS, shots: Path | None = No
     url = Path(path).resolve().as_uri()
     with sync_playwright() as tool:
         browser = tool.chromium.launch(
-            executable_path=browser_path(), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+            executable_path=browser_path(), args=["--no-sandbox", "--disable-dev-shm-usage"],
+            timeout=_PATIENCE,
+        )  # fmt: skip
         try:
             for width in widths:
                 context = browser.new_context(
                     viewport={"width": width, "height": 844}, offline=True
                 )
+                context.set_default_timeout(_PATIENCE)
                 found += [f"{width} px: {text}" for text in _visit(context, url, width, shots)]
                 context.close()
         finally:

@@ -1,13 +1,17 @@
 """Notebooks run and become pages that need nothing but themselves, also when a cell fails."""
 
+import functools
+import json
 import re
+import resource
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lib.errors import StudyError
+from lib.errors import StoreError, StudyError, UsageError
 from lib.report.pages.notebook import (
     PAGE_MARKUP,
     execute,
@@ -89,6 +93,129 @@ def test_a_dead_kernel_still_gives_a_page(tmp_path: Path) -> None:
     assert done.failed and "kernel died" in done.error
     text = to_html(done.notebook, tmp_path / "o.html", "T", failure=done.error).read_text()
     assert "alive" in text and "kernel died" in text
+
+
+ODD = (
+    "{}", "{size}", "{0}", "a {b", "}{", "{{x}}", "%s %(n)s", "it's", 'the "best"', "$HOME #1?&;",
+    "tünnel\\x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_path_is_taken_as_it_is(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    source = notebook(
+        folder / f"{name}.ipynb",
+        new_code_cell("size = 1; output = ''", metadata={"tags": ["parameters"]}),
+        new_code_cell("import pathlib; pathlib.Path(output, 'made').write_text(str(size))"),
+    )
+    target = folder / "out" / f"{name}.ipynb"
+    parameters = {"size": 7, "output": str(folder)}
+    done = execute(source, target, parameters, progress=False, cwd=folder)
+    assert done.error == "" and done.notebook == target
+    files = {str(path.relative_to(folder)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {f"{name}.ipynb", f"out/{name}.ipynb", "made"}
+    assert (folder / "made").read_text() == "7"
+    text = to_html(target, folder / "page.html", "T").read_text("utf-8")
+    assert str(tmp_path) not in text
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, monkeypatch) -> Path:
+    """A folder whose kernels Jupyter finds: `kernels/<name>/kernel.json`."""
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    return tmp_path / "jupyter" / "kernels"
+
+
+def kernel(kernels: Path, name: str, *command: str) -> str:
+    (kernels / name).mkdir(parents=True)
+    told = {"argv": list(command), "display_name": name, "language": "python"}
+    (kernels / name / "kernel.json").write_text(json.dumps(told))
+    return name
+
+
+KERNELS = {
+    "absent": (None, "no Jupyter kernel 'absent'.*install ipykernel"),
+    "uninstalled": (["/nowhere/python", "{connection_file}"], "not start .*/nowhere.*ipykernel"),
+    "stillborn": ([sys.executable, "-c", "raise SystemExit(3)"], "not start .*died.*ipykernel"),
+    "mute": (
+        [sys.executable, "-c", "import time; time.sleep(3600)"],
+        r"not start \(.* 1 seconds\): close other programs, .*STUDY_KERNEL_SECONDS",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_that_cannot_be_had_is_an_error_with_a_remedy(
+    name: str, kernels: Path, tmp_path: Path, monkeypatch
+) -> None:
+    command, told = KERNELS[name]
+    if command:
+        kernel(kernels, name, *command)
+    if name == "mute":
+        monkeypatch.setenv("STUDY_KERNEL_SECONDS", "1")
+    source = notebook(tmp_path / "n.ipynb", new_code_cell("print('late' + 'comer')"))
+    done = execute(source, tmp_path / "o.ipynb", progress=False, kernel=name)
+    assert done.failed and re.search(told, done.error), done.error
+    text = to_html(done.notebook, tmp_path / "o.html", "T", failure=done.error).read_text()
+    assert "This report is incomplete" in text and "latecomer" not in text
+
+
+LATE = """
+import time
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+
+class Late(IPythonKernel):
+    def _publish_status(self, status, channel, parent=None):
+        asked = (parent or self.get_parent(channel)).get("header", {}).get("msg_type")
+        if (status, asked) == ("idle", "execute_request"):
+            time.sleep(5)
+        super()._publish_status(status, channel, parent)
+
+IPKernelApp.launch_instance(kernel_class=Late)
+"""
+
+
+def test_a_slow_kernel_is_waited_for(kernels: Path, tmp_path: Path) -> None:
+    """It says that a cell is done a second after nbclient would have given it up."""
+    slow = kernel(kernels, "slow", sys.executable, "-c", LATE, "-f", "{connection_file}")
+    source = notebook(tmp_path / "n.ipynb", new_code_cell("print('alive')"))
+    assert execute(source, tmp_path / "o.ipynb", progress=False, kernel=slow).error == ""
+    assert "alive" in (tmp_path / "o.ipynb").read_text()
+
+
+@pytest.mark.parametrize("told", ["0", "-3", "soon", "1.5"])
+def test_patience_is_a_whole_number_of_seconds(told: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("STUDY_KERNEL_SECONDS", told)
+    source = notebook(tmp_path / "n.ipynb", new_code_cell("1"))
+    with pytest.raises(UsageError, match=f"STUDY_KERNEL_SECONDS={told}"):
+        execute(source, tmp_path / "o.ipynb", progress=False)
+
+
+@pytest.mark.parametrize("where", ["while it runs", "at its end", "the folder"])
+def test_a_full_disk_names_the_way_out(where: str, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the end of the disk."""
+    cells = [new_markdown_cell("x" * 20_000)] * (where == "while it runs")
+    source = notebook(tmp_path / "n.ipynb", *cells, new_code_cell("print('alive')"))
+    target = tmp_path / "out" / "o.ipynb"
+    if where == "the folder":
+        (tmp_path / "out").write_text("a file stands where the folder should be")
+        with pytest.raises(StoreError, match=r"cannot write .*o\.ipynb.*--output"):
+            execute(source, target, progress=False)
+        return
+    call = functools.partial(execute, source, target, progress=False)
+    if where == "at its end":
+        done = call()
+        call = functools.partial(to_html, done.notebook, tmp_path / "o.html", "T")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, hard))
+    try:
+        with pytest.raises(StoreError, match=r"cannot write .*/o\.(ipynb|html).*--output"):
+            call()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
