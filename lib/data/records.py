@@ -1,13 +1,11 @@
 """The records every editor and protocol shares: `Edit`, `Probe`, `Dataset`, `Stream`."""
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib.errors import RecordError
+from lib.storage.fingerprints import content_hash
 
 SUBSETS = ("edits", "holdout", "upstream", "near", "portability", "general")
 # What the prompts of a subset are called, and what a score on them is called. A paper whose pages
@@ -76,18 +74,6 @@ class BadRecord:
     file: str
     line: int
     reason: str
-
-
-def content_hash(value: object) -> str:
-    """sha256 (hex) of dataclasses, mappings and sequences written as canonical JSON."""
-
-    def plain(item: object) -> object:
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            return dataclasses.asdict(item)
-        raise TypeError(f"{type(item).__name__} has no canonical form")
-
-    text = json.dumps(value, default=plain, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lib.backbones.backbone import Backbone
 from lib.data.embedded.known import Knowledge
-from lib.data.records import Dataset, Stream, content_hash
+from lib.data.records import Dataset, Stream
 from lib.data.training import TrainingFacts
 from lib.editors import build, needs_of
 from lib.editors.base import Editor
@@ -25,7 +25,8 @@ from lib.runs.plan import Run
 from lib.runs.progress import Progress
 from lib.runs.resources import Resources
 from lib.runs.store import Store, Work
-from lib.storage import archives, atomic, fingerprints
+from lib.storage import fingerprints
+from lib.storage.cache import Cache
 
 INFERENCE_PROMPTS = 8
 TRAINING_EXAMPLES = 2  # facts of the training that the manifest shows
@@ -65,26 +66,26 @@ def _execute(run: Run, store: Store, resources: Resources, progress: Progress) -
         editor = build(spec["editor"], backbone, spec["config"], **needed)
         work = store.work(run.identity)
         try:
-            before_file = _before_file(store, editor, stream, protocol)
-            before = _read_before(before_file)
+            identity = _before_identity(editor, stream, protocol)
+            before = store.cache.read("before", identity)
             evaluator = Evaluator(
                 editor,
                 stream,
                 protocol,
-                before=before,
+                before=_read_before(before) if before else {},
                 passes=resources._passes,
                 outputs=resources._outputs,
             )
             evaluator.score_unedited()
-            if not before_file.exists():
-                _write_before(before_file, evaluator.before)
+            if before is None:
+                store.cache.write("before", identity, _written_before(evaluator.before))
             progress.start(run.title, len(stream.edits), 0)
             general = GeneralTasks(
                 editor,
                 protocol,
                 data_dir=resources.data_dir,
                 identity=spec.get("general", {}),
-                kept=store.root / "shared",
+                cache=store.cache,
             )
             if work.position["batches"] == 0:
                 _observe(work, general.rows("before"))
@@ -147,9 +148,9 @@ def _needed(spec: dict[str, Any], store: Store, resources: Resources) -> dict[st
     """The caches, texts and facts that the editor asks for."""
     needs = needs_of(spec["editor"])
     return {
-        "blocks_cache": store.root / "shared" / "blocks",
-        "values_cache": store.root / "shared" / "values",
-        "networks_cache": archives.cache_dir() / "networks",
+        "blocks_cache": store.cache,
+        "values_cache": store.cache,
+        "networks_cache": Cache.user(),
         "fact_states": resources._fact_states,
         "corpus": resources.corpus(spec) if "corpus" in needs else None,
         "training": resources.training(spec) if "training" in needs else None,
@@ -248,42 +249,33 @@ def _observe(work: Work, rows: list[dict[str, Any]]) -> None:
         work.append("observations", row)
 
 
-def _before_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol) -> Path:
-    """Scores of the unedited backbone on the stream's rows: the same for every editor whose
-    answers are scored by the same passes."""
-    key = content_hash(
-        {
-            "backbone": editor.backbone.content,
-            "dtype": str(editor.backbone.dtype),
-            "stream": stream.content,
-            "protocol": [
-                protocol.max_new_tokens * protocol.decode,
-                protocol.evaluation_batch,
-                protocol.rounds,
-                protocol.rivals,
-            ],
-            "max_length": [editor.config.max_length, editor.config.full_width],
-            "whole_passes": needs_whole_passes(editor),
-            "device": str(editor.backbone.device),
-            "code": fingerprints.code("lib.evaluation.protocol"),
-            "versions": fingerprints.versions(),
-        }
-    )
-    return store.root / "shared" / f"before-{key[:24]}.json"
+def _before_identity(editor: Editor, stream: Stream, protocol: Protocol) -> dict[str, Any]:
+    """What decides the scores of the unedited backbone on the stream's rows: the same for every
+    editor whose answers are scored by the same passes."""
+    return {
+        "backbone": editor.backbone.arithmetic,
+        "stream": stream.content,
+        "protocol": [
+            protocol.max_new_tokens * protocol.decode,
+            protocol.evaluation_batch,
+            protocol.rounds,
+            protocol.rivals,
+        ],
+        "max_length": [editor.config.max_length, editor.config.full_width],
+        "whole_passes": needs_whole_passes(editor),
+        "code": fingerprints.code("lib.evaluation.protocol"),
+    }
 
 
-def _read_before(path: Path) -> dict[str, list[Scored]]:
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-        return {place: [_scored(row) for row in rows] for place, rows in stored.items()}
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
-        return {}
+def _read_before(content: bytes) -> dict[str, list[Scored]]:
+    stored = json.loads(content)
+    return {place: [_scored(row) for row in rows] for place, rows in stored.items()}
 
 
 def _scored(row: dict[str, Any]) -> Scored:
     return Scored(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
 
 
-def _write_before(path: Path, before: dict[str, list[Scored]]) -> None:
+def _written_before(before: dict[str, list[Scored]]) -> bytes:
     plain = {place: [asdict(row) for row in rows] for place, rows in before.items()}
-    atomic.write_text(path, json.dumps(plain, ensure_ascii=False))
+    return json.dumps(plain, ensure_ascii=False).encode("utf-8")

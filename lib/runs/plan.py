@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from lib.data.records import content_hash
 from lib.errors import UsageError
 from lib.storage import fingerprints
+from lib.storage.fingerprints import content_hash
 
 # Where papers/, notebooks/ and outputs/ lie.
 ROOT = Path(__file__).parents[2]

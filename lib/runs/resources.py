@@ -15,7 +15,7 @@ from lib.backbones.tuning.predictions import Flips
 from lib.data import corpus, datasets, streams
 from lib.data.corpus import Corpus
 from lib.data.embedded.known import Knowledge, Likelihoods
-from lib.data.records import Dataset, Edit, Stream, content_hash
+from lib.data.records import Dataset, Edit, Stream
 from lib.data.streams import PromptStyle
 from lib.data.training import (
     TrainingFacts,
@@ -27,6 +27,7 @@ from lib.data.training import (
 from lib.errors import UsageError
 from lib.evaluation.general.embedded import general_probes
 from lib.evaluation.scoring import Scored
+from lib.storage.fingerprints import content_hash
 
 CHECKPOINT_SECONDS = 30.0
 UNORDERED = ("batch_size", "seed")

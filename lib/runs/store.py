@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pandas as pd
-from filelock import FileLock
 
 from lib.errors import StoreError
 from lib.storage import atomic
 from lib.storage.atomic import digest
+from lib.storage.cache import Cache, lock
 
 TABLES = ("records", "steps", "observations")
 
@@ -109,6 +109,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root / "runs"
+        self.cache = Cache(self.root / "shared")  # what the runs of this folder share
 
     def _work_folder(self, run: str) -> Path:
         return self.root / f".{run}.work"
@@ -123,7 +124,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot create {self.root}: {error}. Choose --output.") from error
-        with FileLock(self.root / f".{run}.lock"):
+        with lock(self.root / run):
             yield
 
     def state(self, run: str) -> str:

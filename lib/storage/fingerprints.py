@@ -1,10 +1,12 @@
 """Hashes that decide whether a stored result is still the result of this code and this data."""
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 from pathlib import Path
 
 from lib.storage.atomic import digest
@@ -53,11 +55,29 @@ def code(*modules: str) -> str:
         if name not in seen:
             seen.add(name)
             pending += _parts(name)[1]
+    return own(*sorted(seen))
+
+
+def own(*modules: str) -> str:
+    """sha256 over the sources of some modules and the data files that they name, whatever they
+    import: for what is dear to make again and known to be decided there."""
     total = hashlib.sha256()
-    for name in sorted(seen):
+    for name in modules:
         for file in _parts(name)[0]:
             total.update(f"{name}:{file.name}".encode() + file.read_bytes())
     return total.hexdigest()
+
+
+def content_hash(value: object) -> str:
+    """sha256 (hex) of dataclasses, mappings and sequences written as canonical JSON."""
+
+    def plain(item: object) -> object:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return dataclasses.asdict(item)
+        raise TypeError(f"{type(item).__name__} has no canonical form")
+
+    text = json.dumps(value, default=plain, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from lib.errors import RecordError, UsageError
 from lib.runs import execute, plan
 from lib.runs.resources import Resources
 from lib.runs.store import Store
+from lib.storage.cache import Cache
 
 STYLE = PromptStyle(template="Q: {}\nA:", question_mark=True)
 
@@ -226,7 +227,7 @@ def test_an_editor_gets_the_facts_it_declares(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr(FineTune, "needs", ("training", "networks_cache"))
     given = execute._needed(spec, store, resources)
     assert given["training"] is resources.training(spec)
-    assert given["networks_cache"] == tmp_path / "cache" / "networks"
+    assert given["networks_cache"] == Cache(tmp_path / "cache")
     told = execute._describe_training(given["training"])
     assert [told["train"], told["valid"], told["content"]] == [24, 8, given["training"].content]
 
