@@ -11,7 +11,6 @@ agrees is made again. Reading needs no lock and no place to write, so a read-onl
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import platformdirs
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock
 
 from lib.errors import AssetError, StoreError
 from lib.storage import atomic
@@ -32,8 +31,6 @@ T = TypeVar("T")
 Row = Any  # whatever JSON holds
 
 MANIFEST = "content.json"  # of an entry that is a folder: sha256 of each of its files
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-PATIENCE = 3600.0  # seconds; a lock file of a process that died on another machine never goes
 ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
@@ -58,32 +55,17 @@ def check_cache_dir() -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Only one process at a time is inside for the same `path`; the others wait.
-
-    On a file system without locks a file beside `path` says who is inside. One left behind by a
-    killed process of this machine is taken over, one of another machine is a StoreError at last.
-    """
-    place = path.with_name(f".{path.name}.lock")
-    soft = SoftFileLock(place.with_suffix(".softlock"), timeout=PATIENCE)
+    """Only one process at a time is inside for the same `path`; the others wait. The lock of a
+    killed process is free. StoreError where nothing can be written or the file system has no locks
+    (a file in their place would outlive a killed process)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held: FileLock | SoftFileLock = FileLock(place, fallback_to_soft=False)
-        try:
-            held.acquire()
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            held = soft
-            held.acquire()
-    except Timeout as error:
-        raise StoreError(
-            f"{soft.lock_file} has been held for {PATIENCE:.0f} s. Wait for the process that works "
-            "there; if there is none on any machine, delete this file."
-        ) from error
+        held = FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
+        held.acquire()
     except OSError as error:
         raise StoreError(
-            f"cannot lock in {path.parent}: {error}. Choose a folder that can be written: "
-            "STUDY_CACHE for the cache, --output for results."
+            f"cannot lock in {path.parent}: {error}. Choose a folder that can be written, on a "
+            "file system with locks: STUDY_CACHE for the cache, --output for results."
         ) from error
     try:
         yield

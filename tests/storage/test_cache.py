@@ -8,7 +8,6 @@ import io
 import json
 import os
 import signal
-import socket
 import stat
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -19,8 +18,7 @@ from safetensors import SafetensorError
 
 from lib.errors import AssetError, StoreError
 from lib.runs.study import Study
-from lib.storage import cache as caching
-from lib.storage.cache import Cache, lock
+from lib.storage.cache import Cache
 from tests.processes import start
 
 WORDS = {"mill": "Der Müller zählt.", "brook": "Nine stones."}
@@ -251,58 +249,22 @@ def test_a_cache_that_cannot_be_made_is_told_before_any_run(tmp_path: Path, monk
     assert main([*arguments, "--plan"]) == 0
 
 
-def without_locks(error: int) -> Callable[..., None]:
+@kinds
+@pytest.mark.parametrize("name", ["ENOLCK", "ENOSYS", "ENOTSUP"])
+def test_a_file_system_without_locks_is_told_and_read(
+    kind: str, name: str, tmp_path: Path, monkeypatch
+) -> None:
+    error = getattr(errno, name)
+
     def flock(*_arguments: object) -> None:
         raise OSError(error, os.strerror(error))
 
-    return flock
-
-
-@kinds
-@pytest.mark.parametrize("error", sorted(caching.NO_LOCKS))
-def test_without_locks_an_entry_is_made_once(
-    kind: str, error: int, tmp_path: Path, monkeypatch
-) -> None:
-    monkeypatch.setattr(fcntl, "flock", without_locks(error))
-    assert use(kind, tmp_path) == WORDS
-    assert use(kind, tmp_path, refuse) == WORDS
-    assert not list(tmp_path.rglob("*.softlock"))
-
-
-def make_without_locks(connection: Connection, kind: str, root: str) -> None:
-    fcntl.flock = without_locks(errno.ENOLCK)
-    make_and_wait(connection, kind, root)
-
-
-def test_without_locks_two_processes_make_it_once_and_a_killed_one_hinders_nobody(
-    tmp_path: Path,
-) -> None:
-    killed, to_killed = start(make_without_locks, "file", str(tmp_path))
-    assert to_killed.recv() == "half made"
-    killed.kill()
-    killed.join()
-    assert list(tmp_path.rglob("*.softlock"))
-    first, to_first = start(make_without_locks, "file", str(tmp_path))
-    assert to_first.recv() == "half made"
-    second, to_second = start(make_without_locks, "file", str(tmp_path))
-    assert not to_second.poll(0.5)
-    to_first.send("go on")
-    assert to_first.recv() == to_second.recv() == WORDS
-    for process in (first, second):
-        process.join()
-        assert process.exitcode == 0
-
-
-def test_a_lock_file_of_another_machine_is_named_in_the_end(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(fcntl, "flock", without_locks(errno.ENOLCK))
-    monkeypatch.setattr(caching, "PATIENCE", 0.3)
-    with lock(tmp_path / "run"):
-        (held,) = tmp_path.glob("*.softlock")
-        record = held.read_text()
-    held.write_text(record.replace(socket.gethostname(), "mill-house-7"))
-    assert "mill-house-7" in held.read_text()
-    with pytest.raises(StoreError, match=rf"{held}.*delete this file"), lock(tmp_path / "run"):
-        refuse()
+    use(kind, tmp_path / "filled")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    said = rf"cannot lock in {tmp_path}/empty.*{os.strerror(error)}.*STUDY_CACHE.*--output"
+    with pytest.raises(StoreError, match=said):
+        use(kind, tmp_path / "empty", refuse)
+    assert use(kind, tmp_path / "filled", refuse) == WORDS
 
 
 @pytest.fixture(params=[0o002, 0o022, 0o077], ids=oct)
