@@ -22,7 +22,7 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import Encoded, batch_rows
 from lib.backbones.passes.hooks import capture, stop_before
 from lib.data.corpus import Corpus
-from lib.storage import fingerprints
+from lib.storage import atomic, fingerprints
 from lib.storage.cache import Cache, keep, once, whole
 
 GROUP = 16  # documents between two decisions: enough yet?
@@ -85,10 +85,11 @@ def second_moments(
     Positions of the backbone's document prefix are left out (they serve as attention sink and
     would drown everything else); all other real positions count.
     """
-    cache, kind, places = Cache.user(), f"statistics/{backbone.name}", {}
-    for block in blocks:
-        identity = _identity(backbone, "mlp_out", block, corpus, sample)
-        places[block] = cache.place(f"{kind}-{block}", identity)
+    cache = Cache.user()
+    places = {
+        block: cache.place("statistics", _identity(backbone, "mlp_out", block, corpus, sample))
+        for block in blocks
+    }
 
     def read() -> dict[int, Path] | None:
         found = {block: _enough(place, sample.tokens) for block, place in places.items()}
@@ -98,12 +99,15 @@ def second_moments(
         missing = {
             block: place for block, place in places.items() if not _enough(place, sample.tokens)
         }
+        for place in missing.values():
+            atomic.sweep(place)
         said = estimate(backbone, list(missing), sample)
         print(f"{backbone.name}: {said}, text: {corpus.name}", file=sys.stderr)
         _collect(backbone, missing, corpus, sample)
         return read()
 
-    paths = once(cache.root / kind, read, make)  # under one lock: one pass serves all
+    # Under one lock: one pass serves all blocks.
+    paths = once(cache.place("statistics", backbone.arithmetic), read, make)
     return {block: _read(path, sample, corpus) for block, path in paths.items()}
 
 
@@ -180,7 +184,9 @@ def _start(
     backbone: Backbone, places: dict[int, Path], sample: KeyText
 ) -> tuple[int, int, dict[int, Tensor]]:
     """Where a pass for all these blocks can go on: documents read, tokens counted, sums."""
-    stored = [{_counts(path)[:2]: path for path in place.glob("*-*")} for place in places.values()]
+    stored = [
+        {_counts(path)[:2]: path for path in place.glob("[0-9]*")} for place in places.values()
+    ]
     common = set.intersection(*(set(paths) for paths in stored))
     for point in sorted((point for point in common if point[1] < sample.tokens), reverse=True):
         paths = [of_block[point] for of_block in stored]
@@ -250,7 +256,7 @@ def stored_states(
         save_file({"states": states}, scratch / "states.safetensors")
 
     identity = [_identity(backbone, part, block, corpus, sample), sample.tokens]
-    kept = Cache.user().folder(f"states/{backbone.name}-{block}", identity, make)
+    kept = Cache.user().folder("states", identity, make)
     states = load_file(kept / "states.safetensors")["states"]
     if len(states) < sample.tokens:
         print(

@@ -40,6 +40,16 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what killed processes left in `folder` of writing `name` (and what begins like it);
+    only for who holds the lock of all that."""
+    for left in folder.glob(f".{name}*.{'[0-9a-f]' * 8}"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`: beside it first, synced, then renamed over it."""
     scratch = _beside(path)

@@ -80,6 +80,7 @@ def once(path: Path, read: Callable[[], T | None], make: Callable[[], T]) -> T:
         with lock(path):
             found = read()
             if found is None:
+                atomic.sweep(path.parent, path.name)
                 found = make()
     return found
 

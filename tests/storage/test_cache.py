@@ -145,6 +145,8 @@ def test_a_process_killed_while_making_leaves_nothing_half_made(kind: str, tmp_p
     assert process.exitcode == -signal.SIGKILL
     assert use(kind, tmp_path) == WORDS
     assert use(kind, tmp_path, refuse) == WORDS
+    hidden = [path.name for path in (tmp_path / "words").glob(".*")]
+    assert all(name.endswith(".lock") for name in hidden)  # what the killed one left is gone
 
 
 @kinds
