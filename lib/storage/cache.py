@@ -148,18 +148,12 @@ class Cache:
 
     def read(self, kind: str, identity: object) -> bytes | None:
         """The content of an entry that is a file; None if it is absent or damaged."""
-        place = self.place(kind, identity)
-        try:
-            with reading(place):
-                recorded, _, content = place.read_bytes().partition(b"\n")
-        except ABSENT:
-            return None
-        return content if recorded.decode("ascii", "replace") == _sha256(content) else None
+        recorded, _, content = _content(self.place(kind, identity)).partition(b"\n")
+        return content if recorded == _sha256(content) else None
 
     def write(self, kind: str, identity: object, content: bytes) -> bytes:
         """Keep an entry that is a file; gives `content` back."""
-        head = f"{_sha256(content)}\n".encode("ascii")
-        atomic.write_bytes(self.place(kind, identity), head + content)
+        atomic.write_bytes(self.place(kind, identity), _sha256(content) + b"\n" + content)
         return content
 
     def file(self, kind: str, identity: object, make: Callable[[], bytes]) -> bytes:
@@ -196,21 +190,25 @@ class Cache:
         return {key: found[key] for key in wanted}
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode("ascii")
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file; none if it is absent."""
+    try:
+        with reading(path):
+            return path.read_bytes()
+    except ABSENT:
+        return b""
 
 
 def _stored(path: Path) -> dict[str, Row]:
     """Rows by key; a torn, damaged or foreign line is passed over, so that it is made again."""
     found = {}
-    try:
-        with reading(path):
-            lines = path.read_bytes().split(b"\n")
-    except ABSENT:
-        return found
-    for line in lines:
+    for line in _content(path).split(b"\n"):
         recorded, _, text = line.partition(b" ")
-        if text and recorded.decode("ascii", "replace") == _sha256(text)[:16]:
+        if recorded == _sha256(text)[:16]:
             key, row = json.loads(text)
             found[key] = row
     return found
@@ -219,7 +217,7 @@ def _stored(path: Path) -> dict[str, Row]:
 def _append(path: Path, rows: dict[str, Row]) -> None:
     """Add lines in one write, on a fresh line even if the last process died inside one."""
     texts = [json.dumps(item, ensure_ascii=False).encode("utf-8") for item in rows.items()]
-    content = b"".join(_sha256(text)[:16].encode("ascii") + b" " + text + b"\n" for text in texts)
+    content = b"".join(_sha256(text)[:16] + b" " + text + b"\n" for text in texts)
     try:
         with open(path, "ab+") as file:
             if file.tell() > 0:
