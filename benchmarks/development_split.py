@@ -27,6 +27,7 @@ from lib.evaluation.evaluator import Evaluator, Protocol
 from lib.evaluation.protocol import run_sequence
 from lib.runs import plan
 from lib.runs.resources import EVERY, Resources
+from lib.storage.cache import Cache
 
 FIRST = {
     "zsre-t5": 300, "zsre-causal": 300, "scotus": 1000, "cf-consecutive": 60, "counterfact": 60,
@@ -142,8 +143,8 @@ def main() -> None:
                     run["editor"],
                     backbone,
                     run["config"] | changed,
-                    blocks_cache=Path(blocks),
-                    values_cache=Path(blocks),
+                    blocks_cache=Cache(Path(blocks)),
+                    values_cache=Cache(Path(blocks)),
                     corpus=taken.corpus,
                     training=training,
                 )

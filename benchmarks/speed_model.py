@@ -21,6 +21,7 @@ from lib.editors import build
 from lib.editors.adapters.melo import Melo
 from lib.editors.base import UNEDITED
 from lib.evaluation.evaluator import Evaluator, Protocol, ScoredRow
+from lib.storage.cache import Cache
 
 LOGIT_TOLERANCE = 1e-4
 """Of the largest logit. A row alone has another width and no padding, and a merged weight rounds
@@ -41,7 +42,9 @@ class Trained:
 
 def melo_on(backbone: Backbone, size: Size, blocks: Path | None = None, **changes: Any) -> Melo:
     """A MELO with the settings of `size`."""
-    made = build("melo", backbone, size.config | changes, blocks_cache=blocks)
+    made = build(
+        "melo", backbone, size.config | changes, blocks_cache=Cache(blocks) if blocks else None
+    )
     assert isinstance(made, Melo)
     return made
 

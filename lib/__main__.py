@@ -10,6 +10,7 @@ from lib.errors import StudyError, UsageError
 from lib.runs import parallel, plan
 from lib.runs.plan import PROFILES
 from lib.runs.progress import clock
+from lib.storage.cache import check_cache_dir
 
 DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders
 one HTML report per paper and an index page into OUTPUT/PROFILE/."""
@@ -107,6 +108,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         for study in studies:
             _print_plan(study)
         return 0
+    check_cache_dir()
     for study in studies:
         study.check_memory()
     return _execute(studies, options, arguments)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lib.errors import BackboneError
+from lib.storage import fingerprints
 
 PARTS = (
     "block", "attention", "attn_query", "attn_value", "attn_qkv", "mlp", "mlp_in", "mlp_gate",
@@ -197,6 +198,20 @@ class Backbone:
     prefix: str
     eos_id: int
     pad_id: int
+
+    @property
+    def arithmetic(self) -> dict[str, object]:
+        """All that decides, bit by bit, what the backbone computes of a text, as plain values:
+        weights and tokenizer, what starts every prompt, precision, libraries, kind of device and,
+        on a processor, threads (one and two give different sums)."""
+        return {
+            "content": self.content,
+            "prefix": self.prefix,
+            "dtype": str(self.dtype),
+            "device": self.device.type,
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
+            "versions": fingerprints.versions(),
+        }
 
     def n_blocks(self, stack: str | None = None) -> int:
         """Number of blocks; `stack` ("decoder" by default) matters for T5 only."""

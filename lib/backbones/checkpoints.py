@@ -1,8 +1,4 @@
-"""Model folders, hub repositories, tuned copies: safetensors in, safetensors out, no pickle.
-
-Every cached folder carries content.json with the sha256 of its weights and tokenizer; a folder
-that no longer agrees with it is never used.
-"""
+"""Model folders, hub repositories, tuned copies: safetensors in, safetensors out, no pickle."""
 
 import contextlib
 import copy
@@ -16,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -37,8 +32,8 @@ from transformers.utils import logging as transformers_logging
 
 from lib.backbones.backbone import MODEL_TYPES, Backbone, cast, prepare
 from lib.errors import BackboneError
-from lib.storage import archives, atomic
-from lib.storage.atomic import digest
+from lib.storage import archives, fingerprints
+from lib.storage.cache import Cache, hashes
 
 CLASSES = {
     "gpt2": GPT2LMHeadModel,
@@ -57,7 +52,6 @@ DROPOUTS = (
 )  # fmt: skip
 # What reading a foreign checkpoint may raise: files missing or damaged, shapes that do not fit.
 READING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
-CONVERSION = 1  # raise it whenever lib/backbones/sources/conversions.py writes different files
 
 
 @dataclass(frozen=True)
@@ -156,54 +150,19 @@ def _without_dropout(config: PreTrainedConfig) -> None:
             setattr(config, name, 0.0)
 
 
-def converted(
-    name: str, asset: str, convert: Callable[[Path, Path], None]
-) -> tuple[Path, dict[str, str]]:
-    """The cached folder that `convert(archive, folder)` made of an archive, and its hashes.
-
-    Converted once; a folder whose files no longer have their recorded sha256 is made again.
-    """
-    version = archives.ASSETS[asset].version
-    folder = archives.cache_dir() / "backbones" / f"{name}-{version}-c{CONVERSION}"
-    with locked(folder):
-        record = verified(folder)
-        if record is None:
-            archive = archives.fetch(asset)
-            with atomic.folder(folder) as scratch:
-                convert(archive, scratch)
-                record = seal(scratch)
-    return folder, record
+def converted(name: str, asset: str, convert: Callable[[Path, Path], None]) -> Path:
+    """The cached folder that `convert(archive, folder)` made of an archive."""
+    identity = [archives.ASSETS[asset].sha256, fingerprints.own(convert.__module__)]
+    return Cache.user().folder(
+        f"backbones/{name}", identity, lambda scratch: convert(archives.fetch(asset), scratch)
+    )
 
 
-def locked(folder: Path) -> FileLock:
-    """The lock that keeps two processes from making the same cached folder."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.parent / f".{folder.name}.lock")
-
-
-def seal(folder: Path) -> dict[str, str]:
-    """Write content.json: sha256 of weights and tokenizer, and their joint identity, `content`."""
-    for child in folder.iterdir():
-        child.chmod(0o644)
-    record = _hashes(folder)
-    (folder / "content.json").write_text(json.dumps(record, indent=1) + "\n")
-    return record
-
-
-def verified(folder: Path) -> dict[str, str] | None:
-    """The record that `seal` wrote, or None if the folder is absent or no longer agrees."""
-    try:
-        record = json.loads((folder / "content.json").read_text())
-        return record if record == _hashes(folder) else None
-    except (OSError, ValueError):
-        return None
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    weights = digest(folder / "model.safetensors")
-    tokenizer = digest(folder / "tokenizer.json")
-    content = hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest()
-    return {"weights": weights, "tokenizer": tokenizer, "content": content}
+def kept_content(folder: Path) -> str:
+    """The joint sha256 identity of weights and tokenizer in a cached folder."""
+    found = hashes(folder)
+    both = f"{found['model.safetensors']} {found['tokenizer.json']}"
+    return hashlib.sha256(both.encode()).hexdigest()
 
 
 def state_content(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -231,32 +190,29 @@ def tuned(
     """A new backbone with the weights that `train` makes of a float32 copy, and the record that
     it gives; the given backbone is untouched.
 
-    `identity` is everything beside the weights that determines the outcome, as plain values. Kept
-    under STUDY_CACHE/tuned; a second call only reads, a damaged copy is made again.
+    `identity` is everything beside the backbone that determines the outcome, as plain values. Kept
+    under STUDY_CACHE/tuned; a second call only reads.
     """
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
-    folder = archives.cache_dir() / "tuned" / key
-    with locked(folder):
-        content = verified(folder)
-        if content is None:
-            model, began = cast(copy.deepcopy(backbone.model), torch.float32), time.monotonic()
-            record = train(model) | {
-                "base": backbone.content,
-                "seconds": round(time.monotonic() - began, 2),
-                "device": str(backbone.device),
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "machine": platform.machine(),
-            }
-            with quiet(), atomic.folder(folder) as scratch:
-                model.save_pretrained(scratch, max_shard_size="1TB")
-                backbone.tokenizer.save_pretrained(scratch)
-                (scratch / "tuning.json").write_text(json.dumps(record, indent=1) + "\n")
-                content = seal(scratch)
-            del model
+
+    def make(scratch: Path) -> None:
+        model, began = cast(copy.deepcopy(backbone.model), torch.float32), time.monotonic()
+        record = train(model) | {
+            "base": backbone.content,
+            "seconds": round(time.monotonic() - began, 2),
+            "device": str(backbone.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+        }
+        with quiet():
+            model.save_pretrained(scratch, max_shard_size="1TB")
+            backbone.tokenizer.save_pretrained(scratch)
+        (scratch / "tuning.json").write_text(json.dumps(record, indent=1) + "\n")
+
+    folder = Cache.user().folder("tuned", [backbone.arithmetic, identity], make)
     # Fresh or cached, the weights are read back: both ways give the same backbone.
     with quiet():
         model = read_folder(folder, backbone.dtype).model
     model = prepare(cast(model, backbone.dtype), backbone.tokenizer, backbone.device)
     record = json.loads((folder / "tuning.json").read_text())
-    return replace(backbone, model=model, content=content["content"]), record
+    return replace(backbone, model=model, content=kept_content(folder)), record

@@ -5,14 +5,11 @@ done, in an append-only JSONL in the cache, so a killed pass goes on where it st
 one costs nothing.
 """
 
-import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
-from filelock import FileLock
 from tqdm import tqdm
 
 from lib.backbones.backbone import Backbone
@@ -21,13 +18,14 @@ from lib.backbones.passes.logits import prepare_whole, score_whole
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.embedded.known import Answer, Knowledge, Likelihoods
 from lib.data.embedded.triples import Fact
-from lib.data.records import Edit, content_hash
+from lib.data.records import Edit
 from lib.errors import BackboneError, UsageError
-from lib.storage import archives
+from lib.storage import fingerprints
+from lib.storage.cache import Cache
+from lib.storage.fingerprints import content_hash
 
 FORMS = {"causal": ("canonical", "question"), "seq2seq": ("bare",)}
 _UNCASED = ("question", "bare")  # an answer may start a line, so case is not compared
-_VERSION = 1  # of the pass; a change here asks everything again
 _UNITS = 256  # facts x forms between two writes
 _TOKENS = 4096  # in one forward pass
 
@@ -55,55 +53,28 @@ def known_facts(
     if cap is not None and cap < 1:
         raise UsageError(f"the cap on facts must be at least 1, not {cap}.")
     asking = _Pass(backbone, facts)
-    path = (
-        archives.cache_dir()
-        / "knowledge"
-        / f"{backbone.content[:24]}-{str(backbone.dtype).removeprefix('torch.')}-v{_VERSION}.jsonl"
-    )
     units = [(fact, form) for fact in facts[:cap] for form in forms]
     keys = {(fact.identity, form): asking.key(fact, form) for fact, form in units}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f".{path.name}.lock"):  # another process may be asking the same
-        stored = _stored(path)
-        missing = [unit for unit in units if keys[unit[0].identity, unit[1]] not in stored]
-        for batch in asking.run(missing):
-            new = {keys[fact.identity, form]: answer for (fact, form), answer in batch}
-            _append(path, new)
-            stored.update(new)
+    of_key = {keys[fact.identity, form]: (fact, form) for fact, form in units}
+
+    def ask(missing: list[str]) -> Iterator[dict[str, Any]]:
+        for batch in asking.run([of_key[key] for key in missing]):
+            yield {keys[fact.identity, form]: vars(answer) for (fact, form), answer in batch}
+
+    stored = Cache.user().lines("knowledge", _identity(backbone), of_key, ask)
     answers: dict[str, dict[str, Answer]] = {}
-    for fact, form in units:
-        answers.setdefault(fact.identity, {})[form] = stored[keys[fact.identity, form]]
+    for (identity, form), key in keys.items():
+        answers.setdefault(identity, {})[form] = Answer(**stored[key])
     return Knowledge(answers, forms, asking.first_tokens)
 
 
-def _stored(path: Path) -> dict[str, Answer]:
-    """Answers in the file; a torn or foreign line is passed over and asked again."""
-    found = {}
-    if path.is_file():
-        for line in path.read_bytes().split(b"\n"):
-            try:
-                row = json.loads(line)
-                key = row.pop("key")
-                found[key] = Answer(**row)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
-    return found
-
-
-def _append(path: Path, answers: dict[str, Answer]) -> None:
-    """Add lines in one write, on a fresh line even if the last process died inside one."""
-    text = "".join(
-        json.dumps({"key": key, **vars(answer)}, ensure_ascii=False) + "\n"
-        for key, answer in answers.items()
-    )
-    with open(path, "ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                text = "\n" + text
-        file.write(text.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+def _identity(backbone: Backbone) -> list[object]:
+    """What decides every line beside its key."""
+    return [
+        backbone.arithmetic,
+        fingerprints.own(__name__),
+        fingerprints.code("lib.backbones.passes.logits"),
+    ]
 
 
 class _Pass:
@@ -125,12 +96,9 @@ class _Pass:
 
     def key(self, fact: Fact, form: str) -> str:
         """Names everything an answer depends on besides the weights."""
-        return content_hash(
-            [form, fact.prompt(form), fact.objects, self._typed[fact.relation], self._prefix()]
-        )[:32]
-
-    def _prefix(self) -> str:
-        return self.backbone.prefix
+        return content_hash([form, fact.prompt(form), fact.objects, self._typed[fact.relation]])[
+            :32
+        ]
 
     def _object_ids(self, value: str) -> list[int]:
         ids = target_ids(self.backbone, value)
@@ -211,44 +179,24 @@ class _Pass:
             return out[:, -width:].float()
 
 
-_LIKELIHOOD_VERSION = 1  # of the pass; a change here reads everything again
 _ROWS = 8  # in one pass
 
 
 def likelihoods(backbone: Backbone, edits: Sequence[Edit], *, cap: int) -> Likelihoods:
     """Read the first `cap` of `edits`: how likely each target is behind its prompt."""
-    asked = edits[:cap]
-    keys = {e.identity: content_hash([backbone.prefix, e.prompt, e.target])[:32] for e in asked}
-    dtype = str(backbone.dtype).removeprefix("torch.")
-    name = f"{backbone.content[:24]}-{dtype}-v{_LIKELIHOOD_VERSION}.jsonl"
-    path = archives.cache_dir() / "likelihood" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / f".{name}.lock"):  # another process may be reading the same
-        stored = _stored_likelihoods(path)
-        missing = [edit for edit in asked if keys[edit.identity] not in stored]
-        missing.sort(key=lambda edit: (len(edit.prompt) + len(edit.target), edit.identity))
-        for start in range(0, len(missing), _ROWS):
-            piece = missing[start : start + _ROWS]
-            read = zip((keys[e.identity] for e in piece), _read(backbone, piece), strict=True)
-            new = dict(read)
-            stored.update(new)
-            with open(path, "a", encoding="utf-8") as file:
-                # On a fresh line, even if the last process died inside one.
-                rows = (json.dumps({"key": key, "nll": nll}) for key, nll in new.items())
-                file.write("\n" + "\n".join(rows) + "\n")
-    return Likelihoods({edit.identity: stored[keys[edit.identity]] for edit in asked})
+    keys = {edit.identity: content_hash([edit.prompt, edit.target])[:32] for edit in edits[:cap]}
+    asked = {keys[edit.identity]: edit for edit in edits[:cap]}
 
+    def read(missing: list[str]) -> Iterator[dict[str, float]]:
+        rows = [asked[key] for key in missing]
+        rows.sort(key=lambda edit: (len(edit.prompt) + len(edit.target), edit.identity))
+        for start in range(0, len(rows), _ROWS):
+            piece = rows[start : start + _ROWS]
+            found = zip(piece, _read(backbone, piece), strict=True)
+            yield {keys[edit.identity]: nll for edit, nll in found}
 
-def _stored_likelihoods(path: Path) -> dict[str, float]:
-    """Values in the file; an empty or torn line is passed over."""
-    found = {}
-    for line in path.read_text("utf-8", errors="replace").split("\n") if path.is_file() else ():
-        try:
-            row = json.loads(line)
-            found[row["key"]] = float(row["nll"])
-        except (ValueError, TypeError, KeyError):
-            continue
-    return found
+    stored = Cache.user().lines("likelihood", _identity(backbone), asked, read)
+    return Likelihoods({identity: stored[key] for identity, key in keys.items()})
 
 
 def _read(backbone: Backbone, edits: Sequence[Edit]) -> list[float]:

@@ -7,6 +7,7 @@ killed pass goes on from its last checkpoint, and a larger sample goes on from a
 
 import contextlib
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,21 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.backbones.backbone import Backbone
-from lib.backbones.checkpoints import locked
 from lib.backbones.encoding import Encoded, batch_rows
 from lib.backbones.passes.hooks import capture, stop_before
 from lib.data.corpus import Corpus
-from lib.data.records import content_hash
-from lib.storage import archives, atomic
+from lib.storage import atomic, fingerprints
 from lib.storage.atomic import CHECKPOINT_SECONDS
+from lib.storage.cache import Cache, keep, once, whole
 
 GROUP = 16  # documents between two decisions: enough yet?
-_VERSION = 1
+SUM = "sum.safetensors"
 
 
 @dataclass(frozen=True)
@@ -86,32 +85,45 @@ def second_moments(
     Positions of the backbone's document prefix are left out (they serve as attention sink and
     would drown everything else); all other real positions count.
     """
-    places = {block: _folder(backbone, block, corpus, sample) for block in blocks}
-    with locked(archives.cache_dir() / "statistics" / backbone.name):  # one pass is enough for all
+    cache = Cache.user()
+    places = {
+        block: cache.place("statistics", _identity(backbone, "mlp_out", block, corpus, sample))
+        for block in blocks
+    }
+
+    def read() -> dict[int, Path] | None:
         found = {block: _enough(place, sample.tokens) for block, place in places.items()}
-        missing = [block for block, path in found.items() if path is None]
-        if missing:
-            said = estimate(backbone, missing, sample)
-            print(f"{backbone.name}: {said}, text: {corpus.name}", file=sys.stderr)
-            _collect(backbone, {block: places[block] for block in missing}, corpus, sample)
-            found = {block: _enough(place, sample.tokens) for block, place in places.items()}
-    return {block: _read(path, sample, corpus) for block, path in found.items()}
+        return None if None in found.values() else found
+
+    def make() -> dict[int, Path] | None:
+        missing = {
+            block: place for block, place in places.items() if not _enough(place, sample.tokens)
+        }
+        for place in missing.values():
+            atomic.sweep(place)
+        said = estimate(backbone, list(missing), sample)
+        print(f"{backbone.name}: {said}, text: {corpus.name}", file=sys.stderr)
+        _collect(backbone, missing, corpus, sample)
+        return read()
+
+    # Under one lock: one pass serves all blocks.
+    paths = once(cache.place("statistics", backbone.arithmetic), read, make)
+    return {block: _read(path, sample, corpus) for block, path in paths.items()}
 
 
-def _folder(backbone: Backbone, block: int, corpus: Corpus, sample: KeyText) -> Path:
-    key = content_hash(
-        [
-            _VERSION,
-            backbone.content,
-            str(backbone.dtype),
-            backbone.path("mlp_out", block),
-            corpus.content,
-            document_length(backbone, sample),
-            sample.documents,
-            backbone.prefix,
-        ]
-    )
-    return archives.cache_dir() / "statistics" / f"{backbone.name}-{block}-{key[:20]}"
+def _identity(
+    backbone: Backbone, part: str, block: int, corpus: Corpus, sample: KeyText
+) -> list[object]:
+    """What decides the inputs of a part over a text, but for how much of it is read."""
+    return [
+        backbone.arithmetic,
+        fingerprints.own(__name__),
+        fingerprints.code("lib.backbones.passes.hooks", "lib.backbones.encoding"),
+        backbone.path(part, block),
+        corpus.content,
+        document_length(backbone, sample),
+        sample.documents,
+    ]
 
 
 def document_length(backbone: Backbone, sample: KeyText) -> int:
@@ -122,17 +134,15 @@ def document_length(backbone: Backbone, sample: KeyText) -> int:
 
 def _counts(path: Path) -> tuple[int, int, int, bool]:
     """Documents, tokens, tokens before the last group, and whether the corpus ended there."""
-    documents, count, before, ended = path.stem.split("-")
+    documents, count, before, ended = path.name.split("-")
     return int(documents), int(count), int(before), ended == "end"
 
 
 def _enough(place: Path, tokens: int) -> Path | None:
-    """The file whose last group was the one that reached `tokens` (or that ended the corpus)."""
-    for path in sorted(place.glob("*.safetensors")):
+    """The sum whose last group was the one that reached `tokens` (or that ended the corpus)."""
+    for path in sorted([*place.glob("*-part"), *place.glob("*-end")]):
         _, count, before, ended = _counts(path)
-        if path.stem.endswith("-progress"):
-            continue
-        if before < tokens <= count or (ended and count < tokens):
+        if (before < tokens <= count or (ended and count < tokens)) and whole(path):
             return path
     return None
 
@@ -141,13 +151,12 @@ def _read(path: Path, sample: KeyText, corpus: Corpus) -> Moment:
     documents, count, _, ended = _counts(path)
     if ended and count < sample.tokens:
         print(f"{corpus.name} gives only {count:,} of {sample.tokens:,} tokens", file=sys.stderr)
-    with safe_open(path, "pt") as file:
-        return Moment(file.get_tensor("sum") / count, count, documents)
+    return Moment(load_file(path / SUM)["sum"] / count, count, documents)
 
 
 @torch.no_grad()
 def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample: KeyText) -> None:
-    """One pass over the corpus for all blocks of `places`; writes one file each."""
+    """One pass over the corpus for all blocks of `places`; keeps one sum of each."""
     documents, count, sums = _start(backbone, places, sample)
     total = min(sample.documents or len(corpus.texts), len(corpus.texts))
     written = time.monotonic()
@@ -159,12 +168,15 @@ def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample
         done = count >= sample.tokens or documents >= total
         if done or time.monotonic() - written > CHECKPOINT_SECONDS:
             kind = "end" if documents >= total else "part" if done else "progress"
-            name = f"{documents:08}-{count}-{before}-{kind}.safetensors"
             for block, place in places.items():
-                old = list(place.glob("*-progress.safetensors"))
-                atomic.write_bytes(place / name, save({"sum": sums[block].cpu()}))
+                old = list(place.glob("*-progress"))
+                tensors = {"sum": sums[block].cpu()}
+                keep(
+                    place / f"{documents:08}-{count}-{before}-{kind}",
+                    lambda scratch, tensors=tensors: save_file(tensors, scratch / SUM),
+                )
                 for path in old:
-                    path.unlink(missing_ok=True)
+                    shutil.rmtree(path)
             written = time.monotonic()
 
 
@@ -173,20 +185,16 @@ def _start(
 ) -> tuple[int, int, dict[int, Tensor]]:
     """Where a pass for all these blocks can go on: documents read, tokens counted, sums."""
     stored = [
-        {_counts(path)[:2]: path for path in place.glob("*.safetensors")}
-        for place in places.values()
+        {_counts(path)[:2]: path for path in place.glob("[0-9]*")} for place in places.values()
     ]
-    common = set.intersection(*(set(files) for files in stored))
-    usable = sorted(point for point in common if point[1] < sample.tokens)
-    sums = {}
-    for block, files in zip(places, stored, strict=True):
-        width = key_width(backbone, block)
-        if usable:
-            with safe_open(files[usable[-1]], "pt") as file:
-                sums[block] = file.get_tensor("sum").to(backbone.device)
-        else:
-            sums[block] = torch.zeros(width, width, device=backbone.device)
-    return (*(usable[-1] if usable else (0, 0)), sums)
+    common = set.intersection(*(set(paths) for paths in stored))
+    for point in sorted((point for point in common if point[1] < sample.tokens), reverse=True):
+        paths = [of_block[point] for of_block in stored]
+        if all(map(whole, paths)):
+            read = (load_file(path / SUM, str(backbone.device))["sum"] for path in paths)
+            return *point, dict(zip(places, read, strict=True))
+    widths = {block: key_width(backbone, block) for block in places}
+    return 0, 0, {b: torch.zeros(f, f, device=backbone.device) for b, f in widths.items()}
 
 
 def add_documents(
@@ -242,25 +250,14 @@ def stored_states(
     Documents are read as for the key statistics. A corpus that ends earlier gives fewer rows, and a
     line on standard error.
     """
-    key = content_hash(
-        [
-            _VERSION,
-            backbone.content,
-            str(backbone.dtype),
-            backbone.path(part, block),
-            corpus.content,
-            document_length(backbone, sample),
-            sample.documents,
-            sample.tokens,
-            backbone.prefix,
-        ]
-    )
-    place = archives.cache_dir() / "states" / f"{backbone.name}-{block}-{key[:20]}.safetensors"
-    with locked(place):
-        if not place.is_file():
-            states = _collect_states(backbone, part, block, corpus, sample)
-            atomic.write_bytes(place, save({"states": states}))
-    states = load_file(place)["states"]
+
+    def make(scratch: Path) -> None:
+        states = _collect_states(backbone, part, block, corpus, sample)
+        save_file({"states": states}, scratch / "states.safetensors")
+
+    identity = [_identity(backbone, part, block, corpus, sample), sample.tokens]
+    kept = Cache.user().folder("states", identity, make)
+    states = load_file(kept / "states.safetensors")["states"]
     if len(states) < sample.tokens:
         print(
             f"{corpus.name} gives only {len(states):,} of {sample.tokens:,} tokens", file=sys.stderr

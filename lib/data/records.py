@@ -1,14 +1,12 @@
 """The records every editor and protocol shares: `Edit`, `Probe`, `Dataset`, `Stream`."""
 
-import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib.errors import RecordError
+from lib.storage.fingerprints import content_hash
 
 SUBSETS = ("edits", "holdout", "upstream", "near", "portability", "general")
 # What the prompts of a subset are called, and what a score on them is called. A paper whose pages
@@ -114,22 +112,6 @@ class BadRecord:
     file: str
     line: int
     reason: str
-
-
-def content_hash(value: object) -> str:
-    """sha256 (hex) of dataclasses, mappings and sequences written as canonical JSON; a place of the
-    subject that an edit does not name is no part of it."""
-
-    def named(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        return {name: value for name, value in pairs if (name, value) != ("subject_at", None)}
-
-    def plain(item: object) -> object:
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            return dataclasses.asdict(item, dict_factory=named)
-        raise TypeError(f"{type(item).__name__} has no canonical form")
-
-    text = json.dumps(value, default=plain, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from itertools import cycle, islice
 from typing import Any
 
 from lib.data.order import place, round_robin
-from lib.data.records import BadRecord, Dataset, Edit, Probe, Stream, content_hash
+from lib.data.records import BadRecord, Dataset, Edit, Probe, Stream
 from lib.data.streams import PromptStyle
 from lib.errors import RecordError
+from lib.storage.fingerprints import content_hash
 
 Choice = Callable[[Edit], tuple[str, ...]]  # of a fact's rephrases
 

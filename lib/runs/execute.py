@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.backbones.backbone import Backbone
-from lib.data.records import Stream, content_hash
+from lib.data.records import Stream
 from lib.data.training import TrainingFacts
 from lib.editors import build, needs_of
 from lib.editors.base import Editor
@@ -24,7 +24,8 @@ from lib.runs.plan import Run
 from lib.runs.progress import Progress
 from lib.runs.resources import Materials, Resources
 from lib.runs.store import Store, Work
-from lib.storage import archives, atomic, fingerprints
+from lib.storage import fingerprints
+from lib.storage.cache import Cache
 
 INFERENCE_PROMPTS = 8
 TRAINING_EXAMPLES = 2  # facts of the training that the manifest shows
@@ -72,28 +73,28 @@ def _execute(
         spec["editor"],
         backbone,
         spec["config"],
-        blocks_cache=store.root / "shared" / "blocks",
-        values_cache=store.root / "shared" / "values",
-        networks_cache=archives.cache_dir() / "networks",
+        blocks_cache=store.cache,
+        values_cache=store.cache,
+        networks_cache=Cache.user(),
         kept=materials.kept,
         corpus=materials.corpus,
         training=materials.learned,
     )
     work = store.work(run)
     try:
-        before_file = _before_file(store, editor, stream, protocol)
-        before = _read_before(before_file)
-        evaluator = Evaluator(editor, stream, protocol, before=before, kept=materials.kept)
+        identity = _before_identity(editor, stream, protocol)
+        before = _read_before(store.cache.read("before", identity))
+        evaluator = Evaluator(editor, stream, protocol, before=dict(before), kept=materials.kept)
         evaluator.score_unedited()
-        if not before_file.exists():
-            _write_before(before_file, evaluator.before)
+        if not before:
+            store.cache.write("before", identity, _written_before(evaluator.before))
         progress.start(run.title, len(stream.edits), 0)
         general = GeneralTasks(
             editor,
             protocol,
             data_dir=materials.data_dir,
             identity=spec.get("general", {}),
-            kept=store.root / "shared",
+            cache=store.cache,
         )
         if work.position["batches"] == 0:
             _observe(work, general.rows("before"))
@@ -253,42 +254,33 @@ def _observe(work: Work, rows: list[dict[str, Any]]) -> None:
         work.append("observations", row)
 
 
-def _before_file(store: Store, editor: Editor, stream: Stream, protocol: Protocol) -> Path:
-    """Scores of the unedited backbone on the stream's rows: the same for every editor whose
-    answers are scored by the same passes."""
-    key = content_hash(
-        {
-            "backbone": editor.backbone.content,
-            "dtype": str(editor.backbone.dtype),
-            "stream": stream.content,
-            "protocol": [
-                protocol.max_new_tokens * protocol.decode,
-                protocol.evaluation_batch,
-                protocol.rounds,
-                protocol.rivals,
-            ],
-            "max_length": [editor.config.max_length, editor.config.full_width],
-            "whole_passes": needs_whole_passes(editor),
-            "device": str(editor.backbone.device),
-            "code": fingerprints.code("lib.evaluation.protocol"),
-            "versions": fingerprints.versions(),
-        }
-    )
-    return store.root / "shared" / f"before-{key[:24]}.json"
+def _before_identity(editor: Editor, stream: Stream, protocol: Protocol) -> dict[str, Any]:
+    """What decides the scores of the unedited backbone on the stream's rows: the same for every
+    editor whose answers are scored by the same passes."""
+    return {
+        "backbone": editor.backbone.arithmetic,
+        "stream": stream.content,
+        "protocol": [
+            protocol.max_new_tokens * protocol.decode,
+            protocol.evaluation_batch,
+            protocol.rounds,
+            protocol.rivals,
+        ],
+        "max_length": [editor.config.max_length, editor.config.full_width],
+        "whole_passes": needs_whole_passes(editor),
+        "code": fingerprints.code("lib.evaluation.protocol"),
+    }
 
 
-def _read_before(path: Path) -> dict[str, list[Scored]]:
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-        return {place: [_scored(row) for row in rows] for place, rows in stored.items()}
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
-        return {}
+def _read_before(content: bytes | None) -> dict[str, list[Scored]]:
+    stored = json.loads(content or b"{}")
+    return {place: [_scored(row) for row in rows] for place, rows in stored.items()}
 
 
 def _scored(row: dict[str, Any]) -> Scored:
     return Scored(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
 
 
-def _write_before(path: Path, before: dict[str, list[Scored]]) -> None:
+def _written_before(before: dict[str, list[Scored]]) -> bytes:
     plain = {place: [asdict(row) for row in rows] for place, rows in before.items()}
-    atomic.write_text(path, json.dumps(plain, ensure_ascii=False))
+    return json.dumps(plain, ensure_ascii=False).encode("utf-8")

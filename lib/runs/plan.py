@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from lib.data.published import reading
-from lib.data.records import content_hash
 from lib.errors import UsageError
 from lib.storage import fingerprints
+from lib.storage.fingerprints import content_hash
 
 # Where papers/, notebooks/ and outputs/ lie.
 ROOT = Path(__file__).parents[2]

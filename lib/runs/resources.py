@@ -22,7 +22,7 @@ from lib.data import corpus, datasets, streams
 from lib.data.corpus import Corpus
 from lib.data.embedded import facts, passages
 from lib.data.embedded.known import Knowledge, Likelihoods
-from lib.data.records import Dataset, Edit, Probe, Stream, content_hash
+from lib.data.records import Dataset, Edit, Probe, Stream
 from lib.data.streams import PromptStyle
 from lib.data.training import (
     TrainingFacts,
@@ -36,6 +36,7 @@ from lib.evaluation.evaluator import Protocol
 from lib.evaluation.general.embedded import general_probes
 from lib.runs import machine
 from lib.storage.atomic import CHECKPOINT_SECONDS
+from lib.storage.fingerprints import content_hash
 
 MEMORY_SHARE = 1 / 8  # of the machine's memory: what passes may keep, in each process
 EVERY = 10**9  # a limit beyond any number of records: the embedded data then lift their caps

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pandas as pd
-from filelock import FileLock
 
 from lib.errors import StoreError
 from lib.runs.plan import Run
 from lib.storage import atomic
 from lib.storage.atomic import digest
+from lib.storage.cache import Cache, lock
 
 TABLES = ("records", "steps", "observations")
 
@@ -117,6 +117,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root / "runs"
+        self.cache = Cache(self.root / "shared")  # what the runs of this folder share
         self._contents: dict[str, dict[str, str]] = {}
 
     def told(self, run: Run) -> Run:
@@ -124,8 +125,8 @@ class Store:
         if run.contents:
             return run
         if run.asks not in self._contents:
-            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-                stored = self._contents_file(run).read_text("utf-8")
+            stored = self.cache.read("contents", run.asks)
+            if stored is not None:
                 self._contents[run.asks] = json.loads(stored)
         return replace(run, contents=self._contents.get(run.asks, {}))
 
@@ -133,13 +134,10 @@ class Store:
         """Remember what the run's materials contain; the run under these contents."""
         asked = replace(run, contents={})
         if self.told(asked).contents != contents:
-            atomic.write_text(self._contents_file(run), json.dumps(contents))
+            self.cache.write("contents", run.asks, json.dumps(contents).encode("utf-8"))
             self._contents[run.asks] = contents
             (self.root / f"{asked.identity}.failed.json").unlink(missing_ok=True)
         return replace(run, contents=contents)
-
-    def _contents_file(self, run: Run) -> Path:
-        return self.root / "shared" / "contents" / f"{run.asks[:24]}.json"
 
     def _folder(self, run: Run) -> Path:
         return self.root / self.told(run).identity
@@ -159,7 +157,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot create {self.root}: {error}. Choose --output.") from error
-        with FileLock(self.root / f".{self._folder(run).name}.lock"):
+        with lock(self._folder(run)):
             yield
 
     def state(self, run: Run) -> str:

@@ -17,6 +17,7 @@ from lib.runs.plan import ROOT, Run
 from lib.runs.progress import BarProgress, LineProgress, Progress
 from lib.runs.resources import Resources
 from lib.runs.store import Finished, Store
+from lib.storage.cache import check_cache_dir
 
 RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "value", "seed")
 
@@ -221,6 +222,7 @@ class Study(Outline):
         if not retry_failed:
             to_do = [run for run in to_do if self.store.failure(run) is None]
         if to_do:
+            check_cache_dir()
             self.check_memory()
         progress: Progress = LineProgress(prefix) if quiet else BarProgress()
         fine = True

@@ -1,1 +1,1 @@
-"""Files: what appears whole or not at all, hashes that decide reuse, archives fetched once."""
+"""Files: what appears whole or not at all, hashes that decide reuse, one cache, archives."""

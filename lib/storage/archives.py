@@ -21,11 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import platformdirs
-from filelock import FileLock
-
 from lib.errors import AssetError
-from lib.storage.atomic import digest
+from lib.storage.atomic import digest, unwritable
+from lib.storage.cache import cache_dir, once, reading
 
 CHUNK = 1 << 20
 
@@ -99,14 +97,6 @@ _PINNED = json.loads(Path(__file__).with_name("pinned.json").read_text("utf-8"))
 ASSETS: dict[str, Asset] = {name: Asset(name, **fields) for name, fields in _PINNED.items()}
 
 
-def cache_dir() -> Path:
-    """The study's cache folder: STUDY_CACHE, else the platform's place for caches."""
-    chosen = os.environ.get("STUDY_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().resolve()
-    return Path(platformdirs.user_cache_dir("model-editing-study"))
-
-
 def command(name: str) -> str:
     """The shell command that fetches the archive `name` into the current folder."""
     return " ".join(_arguments(_asset(name), Path(".")))
@@ -119,37 +109,28 @@ def fetch(name: str) -> Path:
     nowhere and cannot be downloaded (or STUDY_OFFLINE=1).
     """
     asset = _asset(name)
-    cached = _cached(asset)
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AssetError(
-            f"cannot create the cache folder {cached.parent}: {error}. Set STUDY_CACHE to a "
-            "folder that can be written."
-        ) from error
-    with FileLock(cached.parent / f".{asset.filename}.lock"):
-        if cached.is_file():
-            fault = _fault(asset, cached)
-            if fault is None:
-                return cached
-            _say(f"{asset.filename} in the cache is damaged ({fault}); fetching it again")
-            cached.unlink()
-        given = _given(asset)
-        fault = None
-        if given is not None and given.is_file():
-            fault = _fault(asset, given)
-            if fault is None:
-                return given
-            _say(f"{given} is not the pinned archive ({fault}); ignored")
+    cached, given = _cached(asset), _given(asset)
+    places = [path for path in (cached, given) if path is not None]
+
+    def read() -> Path | None:
+        return next((path for path in places if path.is_file() and not _fault(asset, path)), None)
+
+    def make() -> Path:
+        faults = {path: _fault(asset, path) for path in places if path.is_file()}
+        for path, fault in faults.items():
+            _say(f"{path} is not the pinned archive ({fault}); ignored")
         if os.environ.get("STUDY_OFFLINE") == "1":
-            raise AssetError(_remedy(asset, "downloads are switched off (STUDY_OFFLINE=1)", fault))
-        for attempt in (1, 2):
+            why = "downloads are switched off (STUDY_OFFLINE=1)"
+            raise AssetError(_remedy(asset, why, faults.get(given)))
+        fault = _download(asset, cached)
+        if fault is not None:
+            _say(f"{asset.filename} arrived damaged ({fault}); fetching it again")
             fault = _download(asset, cached)
-            if fault is None:
-                return cached
-            if attempt == 1:
-                _say(f"{asset.filename} arrived damaged ({fault}); fetching it again")
-        raise AssetError(_remedy(asset, "it arrived damaged twice", fault))
+        if fault is not None:
+            raise AssetError(_remedy(asset, "it arrived damaged twice", fault))
+        return cached
+
+    return once(cached, read, make)
 
 
 def prefetch(names: Iterable[str]) -> dict[str, Path]:
@@ -163,7 +144,7 @@ def discard(name: str) -> None:
     cached, given = _cached(asset), _given(asset)
     if given is not None and given.exists() and cached.exists() and given.samefile(cached):
         return
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # absent, or in a read-only cache
         cached.unlink()
 
 
@@ -184,10 +165,11 @@ def _given(asset: Asset) -> Path | None:
 
 def _fault(asset: Asset, path: Path) -> str | None:
     """Why `path` is not the pinned archive, or None if it is."""
-    size = path.stat().st_size
-    if size != asset.size:
-        return f"{size:,} bytes instead of {asset.size:,}"
-    found = digest(path)
+    with reading(path):
+        size = path.stat().st_size
+        if size != asset.size:
+            return f"{size:,} bytes instead of {asset.size:,}"
+        found = digest(path)
     return None if found == asset.sha256 else f"sha256 {found} instead of {asset.sha256}"
 
 
@@ -199,7 +181,11 @@ def _arguments(asset: Asset, folder: Path) -> list[str]:
 
 def _download(asset: Asset, target: Path) -> str | None:
     """Fetch beside `target` and move it there if it verifies; else the fault of what arrived."""
-    arguments = _arguments(asset, scratch := Path(tempfile.mkdtemp(dir=target.parent)))
+    try:
+        scratch = Path(tempfile.mkdtemp(dir=target.parent))
+    except OSError as error:
+        raise unwritable(target, error) from error
+    arguments = _arguments(asset, scratch)
     quiet = ["-q", "--disable-pip-version-check", "--progress-bar", "off", "--retries", "2"]
     arguments = [sys.executable, *arguments[1:4], *quiet, *arguments[4:]]
     try:

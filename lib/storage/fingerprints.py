@@ -1,10 +1,12 @@
 """Hashes that decide whether a stored result is still the result of this code and this data."""
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -72,13 +74,35 @@ def code(*modules: str, apart: tuple[str, ...] = ()) -> str:
         if name not in seen and not any(f"{name}.".startswith(f"{other}.") for other in apart):
             seen.add(name)
             pending += _parts(name)[2]
+    return own(*sorted(seen))
+
+
+def own(*modules: str) -> str:
+    """The same over some modules alone, whatever they import: for what is dear to make again and
+    known to be decided there."""
     total = hashlib.sha256()
-    for name in sorted(seen):
+    for name in modules:
         said, files, _ = _parts(name)
         total.update(f"{name}:{said}".encode())
         for file in files:
             total.update(file.name.encode() + file.read_bytes())
     return total.hexdigest()
+
+
+def content_hash(value: object) -> str:
+    """sha256 (hex) of dataclasses, mappings and sequences written as canonical JSON; a dataclass's
+    field that is None is no part of it, so that a new one changes no hash."""
+
+    def given(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        return {name: value for name, value in pairs if value is not None}
+
+    def plain(item: object) -> object:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return dataclasses.asdict(item, dict_factory=given)
+        raise TypeError(f"{type(item).__name__} has no canonical form")
+
+    text = json.dumps(value, default=plain, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @functools.cache

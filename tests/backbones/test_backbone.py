@@ -1,6 +1,9 @@
 """Every neutral part name leads to the module it names, on every architecture."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -103,3 +106,25 @@ def test_stack_is_ignored_where_there_is_one():
     llama = loading.load("tiny-llama")
     assert llama.n_blocks("encoder") == llama.n_blocks() == 6
     assert llama.path("mlp_out", 1, "encoder") == llama.path("mlp_out", 1)
+
+
+def test_the_arithmetic_names_all_that_moves_a_number():
+    backbone = loading.load("tiny-llama")
+    changes = {
+        "content": "other weights",
+        "prefix": "",
+        "dtype": torch.bfloat16,
+        "device": torch.device("meta"),
+    }
+    plain = backbone.arithmetic
+    for name, value in changes.items():
+        other = replace(backbone, **{name: value}).arithmetic
+        assert other[name] != plain[name]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert backbone.arithmetic["threads"] == threads + 1
+        assert replace(backbone, device=torch.device("cuda:1")).arithmetic["threads"] is None
+    finally:
+        torch.set_num_threads(threads)
+    assert replace(backbone, name="another name").arithmetic == plain

@@ -1,6 +1,7 @@
 """Key statistics: one pass for all layers, cached, and interrupted without harm (notes, 2.9)."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -117,6 +118,16 @@ def test_the_progress_of_a_killed_pass_is_deleted_when_it_is_done(monkeypatch, t
     interrupt(monkeypatch, backbone)
     second_moments(backbone, LAYERS, INVENTED, LONG)
     assert len(list(tmp_path.rglob("*.safetensors"))) == len(LAYERS)
+
+
+def test_a_sum_that_a_killed_process_was_writing_is_swept(tmp_path) -> None:
+    backbone = loading.load("tiny-gpt2")
+    second_moments(backbone, LAYERS, INVENTED, KeyText(tokens=1500))
+    for done in list(tmp_path.rglob("*-part")):
+        shutil.copytree(done, done.with_name(f".{done.name}.0123abcd"))
+    second_moments(backbone, LAYERS, INVENTED, LONG)
+    assert len(list(tmp_path.rglob("*-part"))) == 2 * len(LAYERS)
+    assert not list(tmp_path.rglob(".*.0123abcd"))
 
 
 def test_the_size_is_said_before_the_pass_starts(capsys, monkeypatch) -> None:

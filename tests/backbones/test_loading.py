@@ -1,6 +1,6 @@
 """Backbones load the same way everywhere, frozen, without dropout, and know who they are."""
 
-import json
+import hashlib
 import socket
 import time
 from pathlib import Path
@@ -14,6 +14,7 @@ from lib.backbones.backbone import prepare
 from lib.backbones.sources import catalogue, conversions, loading
 from lib.errors import AssetError, BackboneError
 from lib.storage import archives
+from lib.storage.cache import cache_dir
 
 TINY = ("tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert")
 PROMPTS = (
@@ -219,14 +220,17 @@ def test_conversion_is_done_once_and_repaired_when_damaged(tmp_path, monkeypatch
         (folder / "model.safetensors").write_bytes(b"weights")
         (folder / "tokenizer.json").write_bytes(b"{}")
 
-    folder, record = checkpoints.converted("x", "minilm", convert)
-    assert checkpoints.converted("x", "minilm", convert) == (folder, record)
+    folder = checkpoints.converted("x", "minilm", convert)
+    content = checkpoints.kept_content(folder)
+    assert checkpoints.converted("x", "minilm", convert) == folder
     assert len(calls) == 1
     (folder / "model.safetensors").write_bytes(b"weightz")
-    assert checkpoints.verified(folder) is None
-    assert checkpoints.converted("x", "minilm", convert) == (folder, record)
+    assert checkpoints.converted("x", "minilm", convert) == folder
     assert len(calls) == 2
-    assert json.loads((folder / "content.json").read_text()) == record
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    weights, tokenizer = (hashlib.sha256(part).hexdigest() for part in (b"weights", b"{}"))
+    expected = hashlib.sha256(f"{weights} {tokenizer}".encode()).hexdigest()
+    assert checkpoints.kept_content(folder) == content == expected
 
 
 def test_rope_rows_undo_the_interleaving():
@@ -243,8 +247,8 @@ def test_rope_rows_undo_the_interleaving():
 
 def real(name, asset, **options):
     """A real backbone, or a skip that says what is missing. Never downloads."""
-    folder = archives.cache_dir() / "backbones"
-    if not list(folder.glob(f"{name}-*")):
+    folder = cache_dir() / "backbones"
+    if not list((folder / name).glob("*/config.json")):
         try:
             archives.fetch(asset)
         except AssetError:

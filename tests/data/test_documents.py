@@ -1,6 +1,5 @@
 """Documents to classify: published files, the embedded substitute, what a classifier is taught."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,7 +145,7 @@ def test_an_unknown_sentiment_is_named(monkeypatch):
         datasets.load("scotus")
 
 
-def test_a_cache_of_an_older_version_is_used_and_extended(tmp_path: Path, monkeypatch):
+def test_a_compact_form_is_read_until_other_code_would_make_it(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("STUDY_CACHE", str(tmp_path))
     made: list[str] = []
 
@@ -154,27 +153,20 @@ def test_a_cache_of_an_older_version_is_used_and_extended(tmp_path: Path, monkey
         made.append(str(archive))
         for name in bigbench.MEMBERS:
             bigbench.write_rows(target / f"{name}.jsonl.gz", [{"part": name}])
-        parts = {name: {} for name in bigbench.MEMBERS}
-        (target / "manifest.json").write_text(json.dumps({"parts": parts}))
 
     def absent(name: str) -> Path:
         raise AssetError(f"{name} cannot be had")
 
-    folder = bigbench.folder()
-    folder.mkdir(parents=True)
-    bigbench.write_rows(folder / "fever.jsonl.gz", [{"part": "old"}])
-    (folder / "manifest.json").write_text(json.dumps({"parts": {"fever": {}}}))
     monkeypatch.setattr(bigbench, "_convert", convert)
     monkeypatch.setattr(bigbench.archives, "discard", lambda name: None)
-    monkeypatch.setattr(bigbench.archives, "fetch", absent)
-    assert not bigbench.ready()
-    assert bigbench.rows("fever") == ({"part": "old"},)  # what is there needs no archive
-    with pytest.raises(AssetError, match="cannot be had"):
-        bigbench.rows("multiemo_hotels")
     monkeypatch.setattr(bigbench.archives, "fetch", Path)
-    assert bigbench.rows("multiemo_hotels") == ({"part": "multiemo_hotels"},)
-    assert bigbench.ready() and len(made) == 1
     assert bigbench.rows("fever") == ({"part": "fever"},)
+    monkeypatch.setattr(bigbench.archives, "fetch", absent)
+    assert bigbench.rows("multiemo_hotels") == ({"part": "multiemo_hotels"},)
+    assert len(made) == 1
+    monkeypatch.setattr(bigbench.fingerprints, "own", lambda *modules: "other code")
+    with pytest.raises(AssetError, match="cannot be had"):
+        bigbench.rows("squad")
 
 
 # -- what is taught, and in which order it is edited -----------------------------------------

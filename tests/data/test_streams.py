@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 
 from lib.backbones.sources import loading
-from lib.data.records import SUBSETS, Dataset, Edit, Probe, Stream, content_hash
+from lib.data.records import SUBSETS, Dataset, Edit, Probe, Stream
 from lib.data.streams import record_stream, stream_of
 from lib.errors import RecordError, UsageError
 from lib.evaluation import prompts
 from lib.evaluation.evaluator import Evaluator, Protocol
 from lib.evaluation.protocol import run_sequence
+from lib.storage.fingerprints import content_hash
 from tests.conftest import FACTS, edits, make
 
 TRUE = ("Holm", "Tavik Old Town", "Wick", "Wick", "Lantern", "Holm")

@@ -10,10 +10,11 @@ from lib.backbones.encoding import prompt_ids
 from lib.backbones.sources import loading
 from lib.data.datasets import load
 from lib.data.published import reading
-from lib.data.records import Dataset, Edit, content_hash, find_subject
+from lib.data.records import Dataset, Edit, find_subject
 from lib.data.streams import balanced_stream, record_stream
 from lib.editors.locate.subjects import Request, subject_column
 from lib.errors import RecordError
+from lib.storage.fingerprints import content_hash
 from tests.data.published.test_readers import KNOWEDIT, RAW, ROME, TRIMMED, put
 
 # A prompt and a subject; what stands before the place that is meant.

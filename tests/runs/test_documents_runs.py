@@ -21,7 +21,7 @@ from lib.runs.execute import execute
 from lib.runs.progress import LineProgress
 from lib.runs.resources import Resources
 from lib.runs.store import Store
-from lib.storage import archives
+from lib.storage.cache import cache_dir
 from tests.conftest import configuration, make
 from tests.data.test_streams import run
 
@@ -128,7 +128,7 @@ def test_the_classifier_learns_the_documents_of_the_setting(monkeypatch):
     assert sum(right) > 30
     assert "fine-tuned here on 40 documents, accuracy " in backbone.provenance
     assert "of 12 held-out documents (commonest class 0.333)" in backbone.provenance
-    (file,) = (archives.cache_dir() / "tuned").glob("*/tuning.json")
+    (file,) = (cache_dir() / "tuned").glob("*/tuning.json")
     record = json.loads(file.read_text())
     assert record["config"] | tune == record["config"] | {"documents": 40, "held_out": 12}
     assert {name: group["claims"] for name, group in record["held_out"].items()} == {

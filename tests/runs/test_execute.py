@@ -132,7 +132,7 @@ def test_a_resumed_run_goes_on_from_its_checkpoint(
     with pytest.raises(KeyboardInterrupt):
         execute(run, store, Resources(checkpoint_seconds=0.0), LineProgress())
     assert store.state(run) == "started"
-    for file in (store.root / "shared").glob("before-*.json"):
+    for file in (store.cache.root / "before").iterdir():
         file.unlink()
     assert execute(run, store, Resources(checkpoint_seconds=0.0), LineProgress())
     assert calls == [0, 1]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from lib.data.records import content_hash
 from lib.errors import StoreError
 from lib.runs import plan
 from lib.runs.execute import execute
@@ -13,6 +12,7 @@ from lib.runs.progress import LineProgress
 from lib.runs.resources import Resources
 from lib.runs.store import Store
 from lib.storage import fingerprints
+from lib.storage.fingerprints import content_hash
 from tests.runs.test_execute import smoke_runs
 
 CONTENTS = {"backbone": "b", "stream": "s"}

@@ -139,11 +139,12 @@ def _find(
 def _find_package(
     entry: Entry, source: Package, dtype: torch.dtype, labels: int | None
 ) -> tuple[Loaded, str | None]:
-    folder, record = checkpoints.converted(entry.name, source.asset, source.convert)
+    folder = checkpoints.converted(entry.name, source.asset, source.convert)
     loaded = checkpoints.read_folder(folder, dtype, labels)
     asset = archives.ASSETS[source.asset]
     provenance = (
         f"{source.what}; from the package {asset.package} {asset.version} ({asset.licence}), "
         f"archive sha256 {asset.sha256[:16]}"
     )
-    return replace(loaded, provenance=provenance), None if loaded.new_head else record["content"]
+    content = None if loaded.new_head else checkpoints.kept_content(folder)
+    return replace(loaded, provenance=provenance), content

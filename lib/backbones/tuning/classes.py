@@ -22,8 +22,8 @@ from lib.backbones.checkpoints import tuned
 from lib.backbones.encoding import encode
 from lib.backbones.tuning.predictions import predicted_classes
 from lib.errors import BackboneError
+from lib.storage import fingerprints
 
-VERSION = "1"  # raise it whenever the same input would give other weights
 WARM_UP = 0.1  # share of the steps
 CLIP = 1.0  # norm of the gradient
 WINDOW = 16  # batches whose rows are sorted by length before they are cut
@@ -69,7 +69,8 @@ def tune_classifier(
     if not claims:
         raise BackboneError("tuning a classifier needs at least one claim.")
     groups = {name: list(group) for name, group in held_out.items()}
-    identity = [VERSION, "classes", backbone.content, list(claims), groups, asdict(config)]
+    code = [fingerprints.own(__name__), fingerprints.code("lib.backbones.tuning.predictions")]
+    identity = [code, list(claims), groups, asdict(config)]
     learned, record = tuned(
         backbone, identity, lambda model: _train(model, backbone, claims, groups, config)
     )
@@ -138,7 +139,6 @@ def _train(
     bar.close()
     model.requires_grad_(False)
     return {
-        "version": VERSION,
         "config": asdict(config),
         "claims": len(claims),
         "steps": steps,

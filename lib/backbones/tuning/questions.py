@@ -20,8 +20,8 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.checkpoints import tuned
 from lib.backbones.encoding import IGNORED, prompt_ids, target_ids
 from lib.errors import BackboneError
+from lib.storage import fingerprints
 
-VERSION = "1"  # raise it whenever the same input would give other weights
 CLIP = 1.0  # norm of the gradient
 ENOUGH = 0.97  # an epoch with this share of exactly answered training questions is the last
 
@@ -60,7 +60,8 @@ def tune_question_answering(
         raise BackboneError(f"{backbone.name} is no encoder-decoder: only those are tuned on QA.")
     if not pairs:
         raise BackboneError("tuning needs at least one question-answer pair.")
-    identity = [VERSION, backbone.content, [list(pair) for pair in pairs], asdict(config)]
+    code = [fingerprints.own(__name__), fingerprints.code("lib.backbones.encoding")]
+    identity = [code, [list(pair) for pair in pairs], asdict(config)]
     made, record = tuned(backbone, identity, lambda model: _train(model, backbone, pairs, config))
     told = (
         f"fine-tuned here on {len(pairs)} question-answer pairs, {record['epochs']} epochs, exact "
@@ -192,7 +193,6 @@ def _train(
     bar.close()
     model.requires_grad_(False)
     return {
-        "version": VERSION,
         "config": asdict(config),
         "pairs": len(pairs),
         "epochs": len(losses),

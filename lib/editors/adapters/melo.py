@@ -13,20 +13,20 @@ while most blocks are empty.
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import IGNORED, Encoded, label_codes
 from lib.backbones.passes.logits import batch_loss
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
-from lib.data.records import Edit, content_hash
+from lib.data.records import Edit
 from lib.editors.adapters.gated_lora import GatedLora, rank_bound, write_adapter_config
 from lib.editors.adapters.vector_index import NONE, ConflictPolicy, VectorIndex
 from lib.editors.base import UNEDITED, Editor, EditorConfig, EditReport
@@ -42,7 +42,11 @@ from lib.editors.parts.sites import (
     rows_at,
 )
 from lib.errors import EditorError
-from lib.storage import atomic, fingerprints
+from lib.storage import fingerprints
+from lib.storage.cache import Cache
+from lib.storage.fingerprints import content_hash
+
+NUMBERS = "numbers"  # of a kept block, beside its tensors: losses of all steps, then seconds
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class MeloConfig(EditorConfig):
 
 
 class Melo(Editor):
-    """`blocks_cache`: a folder where trained blocks are kept by content. A block's training
+    """`blocks_cache`: where trained blocks are kept by content. A block's training
     depends on its batch and its initial slice alone (not on radius, router or earlier blocks), so
     runs that differ only in the index share it; `EditReport.seconds` is the recorded time then.
     """
@@ -74,7 +78,7 @@ class Melo(Editor):
     config: MeloConfig
 
     def __init__(
-        self, backbone: Backbone, config: MeloConfig, *, blocks_cache: Path | None = None
+        self, backbone: Backbone, config: MeloConfig, *, blocks_cache: Cache | None = None
     ) -> None:
         super().__init__(backbone, config)
         check_key_position(config.key_position)
@@ -160,9 +164,9 @@ class Melo(Editor):
         encoded = self.encoded(batch)
         # Training uses the new block whatever routing says, so the keys, which the official code
         # files at iteration 0, can be filed when it is done: a failure leaves the index as it was.
-        key = self._block_key(block, encoded)
-        losses, seconds = self._train(block, encoded, key)
-        self.block_keys.append(key)
+        identity = self._block_identity(block, encoded)
+        losses, seconds = self._train(block, encoded, identity)
+        self.block_keys.append(content_hash(identity)[:24])
         self.index.insert(self.keys_of(encoded), self._codes(encoded), block)
         return EditReport(seconds, losses[0], losses[-1], self.counts(block + 1))
 
@@ -174,19 +178,31 @@ class Melo(Editor):
         exact = [repr([i for i in row if i != IGNORED]).encode() for row in rows]
         return [int.from_bytes(hashlib.sha256(row).digest()[:7], "big") for row in exact]
 
-    def _train(self, block: int, encoded: Encoded, key: str) -> tuple[list[float], float]:
-        cached = self.blocks_cache / key if self.blocks_cache else None
-        if cached is not None and cached.exists():
-            self.lora.write(block, load_file(cached / "block.safetensors"))
-            record = json.loads((cached / "block.json").read_text("utf-8"))
-            return record["losses"], record["seconds"]
+    def _train(self, block: int, encoded: Encoded, identity: object) -> tuple[list[float], float]:
+        def train() -> bytes:
+            losses, seconds = self._minimise(block, encoded)
+            numbers = torch.tensor([*losses, seconds], dtype=torch.float64)
+            tensors = {name: w.contiguous().cpu() for name, w in self.lora.read(block).items()}
+            return save({NUMBERS: numbers, **tensors})
+
+        kept = (
+            train()
+            if self.blocks_cache is None
+            else self.blocks_cache.file("blocks", identity, train)
+        )
+        tensors = load(kept)
+        *losses, seconds = tensors.pop(NUMBERS).tolist()
+        self.lora.write(block, tensors)
+        return losses, seconds
+
+    def _minimise(self, block: int, encoded: Encoded) -> tuple[list[float], float]:
         gate = self.lora.one_block_gate([block] * len(encoded), self.scale)
         state = self.prefix.record(encoded)
         parameters = self.lora.train_parameters()
         config = self.config
         try:
             with self._router.off(), self.lora.gated(gate), self.prefix.replay(state):
-                losses, seconds = minimise(
+                return minimise(
                     parameters,
                     lambda: batch_loss(self.backbone, encoded),
                     steps=config.steps,
@@ -195,32 +211,19 @@ class Melo(Editor):
                 )
         finally:
             self.lora.freeze()
-        if cached is not None:
-            with atomic.folder(cached) as scratch:
-                tensors = {k: v.contiguous().cpu() for k, v in self.lora.read(block).items()}
-                save_file(tensors, scratch / "block.safetensors")
-                record = {"losses": losses, "seconds": seconds}
-                (scratch / "block.json").write_text(json.dumps(record), "utf-8")
-        return losses, seconds
 
-    def _block_key(self, block: int, encoded: Encoded) -> str:
-        """Hash of everything that decides what a block becomes."""
+    def _block_identity(self, block: int, encoded: Encoded) -> dict[str, Any]:
+        """Everything that decides what a block becomes."""
         config = self.config
-        key = content_hash(
-            {
-                "code": fingerprints.code("lib.editors.adapters.melo"),
-                "versions": fingerprints.versions(),
-                "backbone": self.backbone.content,
-                "dtype": str(self.backbone.dtype),
-                "device": str(self.backbone.device),
-                "sites": [asdict(site) for site in config.sites],
-                "initial": [config.n_blocks, config.rank_per_block, config.seed, block],
-                "scale": self.scale,
-                "optimiser": [config.steps, config.lr, config.halve_every],
-                "rows": [encoded.input_ids.tolist(), encoded.labels.tolist()],
-            }
-        )
-        return key[:24]
+        return {
+            "code": fingerprints.code("lib.editors.adapters.melo"),
+            "backbone": self.backbone.arithmetic,
+            "sites": [asdict(site) for site in config.sites],
+            "initial": [config.n_blocks, config.rank_per_block, config.seed, block],
+            "scale": self.scale,
+            "optimiser": [config.steps, config.lr, config.halve_every],
+            "rows": [encoded.input_ids.tolist(), encoded.labels.tolist()],
+        }
 
     # -- state -------------------------------------------------------------------------------
 

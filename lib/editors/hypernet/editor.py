@@ -5,7 +5,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from lib.editors.hypernet.ridge import Solve
 from lib.editors.parts.sites import Site, first_block
 from lib.editors.parts.weights import EditedWeights
 from lib.errors import EditorError
+from lib.storage.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class HyperEditor(Editor):
         backbone: Backbone,
         config: HyperConfig,
         training: TrainingFacts | None = None,
-        networks_cache: Path | None = None,
+        networks_cache: Cache | None = None,
         kept: Kept | None = None,
     ) -> None:
         super().__init__(backbone, config)

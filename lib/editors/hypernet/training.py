@@ -7,27 +7,28 @@ every run that asks for the same backbone, facts, configuration and number of ed
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from lib.backbones.passes.fact_passes import Pair, edit_pairs, rephrase_pairs, unrelated_pairs
 from lib.backbones.passes.logits import hits, label_logits
-from lib.data.records import Edit, content_hash
+from lib.data.records import Edit
 from lib.editors.hypernet.editor import HyperEditor
 from lib.editors.hypernet.network import HyperNetworks, TrainedNetwork, TrainingLog
 from lib.errors import EditorError
-from lib.storage import atomic, fingerprints
+from lib.storage import fingerprints
 from lib.storage.atomic import CHECKPOINT_SECONDS
+from lib.storage.cache import keep, whole
 
 
 @torch.no_grad()
@@ -66,9 +67,6 @@ def teacher_forced(editor: HyperEditor, pairs: Sequence[Pair]) -> list[float]:
     return found
 
 
-_UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, SafetensorError)
-
-
 def trained_network(editor: HyperEditor, m: int) -> TrainedNetwork:
     """The network of an editor for m edits at once, trained now or before.
 
@@ -79,36 +77,37 @@ def trained_network(editor: HyperEditor, m: int) -> TrainedNetwork:
             f"{editor.name} learns from facts before it edits; pass training= "
             "(lib.data.training), or give the setting a `training` entry"
         )
-    m = min(m, len(editor.training.train))
-    if editor.networks_cache is None:
+    m, cache = min(m, len(editor.training.train)), editor.networks_cache
+    if cache is None:
         return TrainedNetwork(*_train(editor, m, None), cached=False)
-    folder = editor.networks_cache / network_key(editor, m)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        stored = _read(folder, editor)
-        if stored is not None:
-            return TrainedNetwork(*stored, cached=True)
-        network, record = _train(editor, m, folder.with_suffix(".partial"))
-        _write(folder, network, record)
-    _remove(folder.with_suffix(".partial"))
-    return TrainedNetwork(network, record, cached=False)
+    identity, fresh = network_identity(editor, m), []
+    partial = cache.place("networks", identity).with_suffix(".partial")
+
+    def make(scratch: Path) -> None:
+        fresh.append(_train(editor, m, partial))
+        _write(scratch, *fresh[0])
+
+    folder = cache.folder("networks", identity, make)
+    if fresh:
+        shutil.rmtree(partial, ignore_errors=True)
+        return TrainedNetwork(*fresh[0], cached=False)
+    network = editor.new_network()
+    network.load_state_dict(load_file(folder / "network.safetensors"))
+    return TrainedNetwork(network.requires_grad_(False), _record(folder), cached=True)
 
 
-def network_key(editor: HyperEditor, m: int) -> str:
-    """The content identity of a trained network."""
+def network_identity(editor: HyperEditor, m: int) -> dict[str, Any]:
+    """Everything that decides a trained network."""
     config = asdict(editor.config)
     del config["train_m"]  # m stands beside it
-    backbone = editor.backbone
-    identity = {
+    return {
         "editor": editor.name,
         "m": m,
         "config": config,
-        "backbone": [backbone.content, str(backbone.dtype), str(backbone.device)],
+        "backbone": editor.backbone.arithmetic,
         "facts": editor.training.content,
         "code": fingerprints.code("lib.editors.hypernet.training", "lib.editors.hypernet.malmen"),
-        "versions": fingerprints.versions(),
     }
-    return content_hash(identity)[:32]
 
 
 def meta_batches(facts: Sequence[Edit], m: int, epochs: int, seed: int) -> Iterator[list[Edit]]:
@@ -168,7 +167,7 @@ def _train(editor: HyperEditor, m: int, partial: Path | None) -> tuple[HyperNetw
         bar.update()
         record.seconds = time.monotonic() - began
         if partial is not None and time.monotonic() - saved > CHECKPOINT_SECONDS and not last:
-            _write(partial, network, record, optimiser)
+            keep(partial, lambda scratch: _write(scratch, network, record, optimiser))
             saved = time.monotonic()
     bar.close()
     network.zero_grad(set_to_none=True)
@@ -196,12 +195,11 @@ def _write(
     record: TrainingLog,
     optimiser: torch.optim.Adam | None = None,
 ) -> None:
-    with atomic.folder(folder) as scratch:
-        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        save_file(state, scratch / "network.safetensors")
-        if optimiser is not None:
-            save_file(_moments(optimiser), scratch / "adam.safetensors")
-        (scratch / "record.json").write_text(json.dumps(asdict(record)), "utf-8")
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, folder / "network.safetensors")
+    if optimiser is not None:
+        save_file(_moments(optimiser), folder / "adam.safetensors")
+    (folder / "record.json").write_text(json.dumps(asdict(record)), "utf-8")
 
 
 def _moments(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
@@ -215,35 +213,17 @@ def _moments(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
 def _resume(
     folder: Path, network: HyperNetworks, optimiser: torch.optim.Adam
 ) -> TrainingLog | None:
-    try:
-        record, weights = _record(folder), load_file(folder / "network.safetensors")
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in load_file(folder / "adam.safetensors").items():
-            number, which = name.split(".")
-            state.setdefault(int(number), {})[which] = value
-    except _UNREADABLE:
-        return None  # absent or damaged: begin again
-    network.load_state_dict(weights)
+    if not whole(folder):
+        return None
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_file(folder / "adam.safetensors").items():
+        number, which = name.split(".")
+        state.setdefault(int(number), {})[which] = value
+    network.load_state_dict(load_file(folder / "network.safetensors"))
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
-    return record
-
-
-def _read(folder: Path, editor: HyperEditor) -> tuple[HyperNetworks, TrainingLog] | None:
-    try:
-        network, record = editor.new_network(), _record(folder)
-        network.load_state_dict(load_file(folder / "network.safetensors"))
-    except _UNREADABLE:
-        return None  # absent or damaged: train it again
-    return network.requires_grad_(False), record
+    return _record(folder)
 
 
 def _record(folder: Path) -> TrainingLog:
     return TrainingLog(**json.loads((folder / "record.json").read_text("utf-8")))
-
-
-def _remove(folder: Path) -> None:
-    for file in folder.glob("*"):
-        file.unlink()
-    if folder.is_dir():
-        folder.rmdir()

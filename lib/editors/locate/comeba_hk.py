@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -32,6 +31,7 @@ from lib.editors.locate.subjects import CHUNK, Request, Rows, contextual, encode
 from lib.editors.parts.routing import PromptTracker
 from lib.editors.parts.weights import oriented
 from lib.errors import EditorError
+from lib.storage.cache import Cache
 
 Scope = Literal["as_released", "intended"]
 
@@ -62,7 +62,7 @@ class ComebaHk(LocateEditor):
         config: ComebaHkConfig,
         *,
         corpus: Corpus | None = None,
-        values_cache: Path | None = None,
+        values_cache: Cache | None = None,
     ) -> None:
         super().__init__(backbone, config, corpus=corpus, values_cache=values_cache)
         if config.scope not in ("as_released", "intended"):

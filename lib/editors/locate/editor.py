@@ -7,7 +7,6 @@ width, f the MLP's inner width, B requests, K [f, B] keys, Z [d, B] target outpu
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +40,7 @@ from lib.editors.locate.values import (
     value_rows,
 )
 from lib.errors import EditorError
+from lib.storage.cache import Cache
 
 TOGETHER = 32  # requests whose values are searched together; bounds memory, not the result
 
@@ -97,7 +97,7 @@ class LocateEditor(Editor):
         config: LocateConfig,
         *,
         corpus: Corpus | None = None,
-        values_cache: Path | None = None,
+        values_cache: Cache | None = None,
     ) -> None:
         super().__init__(backbone, config)
         if not config.blocks or list(config.blocks) != sorted(set(config.blocks)):
@@ -210,8 +210,8 @@ class LocateEditor(Editor):
 
     def _cache(self, initial_part: str, block: int) -> ValueCache:
         identity = [
-            self.backbone.content, str(self.backbone.dtype), str(self.backbone.device),
-            list(self.contexts), asdict(self.config.search), block, initial_part,
+            self.backbone.arithmetic, list(self.contexts), asdict(self.config.search), block,
+            initial_part,
         ]  # fmt: skip
         return ValueCache(self.values_cache, identity)
 

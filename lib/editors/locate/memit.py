@@ -9,7 +9,6 @@ of earlier batches are protected too, weighted by lambda (what its official code
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,6 +21,7 @@ from lib.editors.base import EditReport
 from lib.editors.locate.editor import LocateConfig, LocateEditor
 from lib.editors.parts.weights import oriented
 from lib.errors import EditorError
+from lib.storage.cache import Cache
 
 History = Literal["none", "lambda", "one"]
 
@@ -47,7 +47,7 @@ class Memit(LocateEditor):
         config: MemitConfig,
         *,
         corpus: Corpus | None = None,
-        values_cache: Path | None = None,
+        values_cache: Cache | None = None,
     ) -> None:
         super().__init__(backbone, config, corpus=corpus, values_cache=values_cache)
         if config.history not in ("none", "lambda", "one"):

@@ -9,25 +9,22 @@ ROME adds its delta to the MLP's output instead: the block adds that output to i
 is the same addition; only the vector that bounds and decays delta differs (`initial`).
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import answer_ids
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
-from lib.data.records import content_hash
 from lib.editors.locate.subjects import Request, Rows, contextual, encode_rows
-from lib.storage import atomic, fingerprints
+from lib.storage import fingerprints
+from lib.storage.cache import Cache
 
 
 @dataclass(frozen=True)
@@ -260,32 +257,32 @@ def _first_tensor(output: Any, change: Any) -> Any:
 
 @dataclass(frozen=True)
 class ValueCache:
-    """A folder of values. `identity` says everything but the request that decides a value."""
+    """Values that are kept. `identity` says everything but the request that decides a value."""
 
-    folder: Path
+    cache: Cache
     identity: list[object]
 
-    def _place(self, request: object) -> Path:
+    def _identity(self, request: Request) -> list[object]:
         code = fingerprints.code("lib.editors.locate.values", "lib.editors.locate.subjects")
-        key = content_hash([self.identity, asdict(request), code, fingerprints.versions()])
-        return self.folder / f"{key[:32]}.safetensors"
+        return [self.identity, asdict(request), code]
 
-    def get(self, request: object) -> Found | None:
+    def get(self, request: Request) -> Found | None:
         """The stored search of one request; None if there is none."""
-        place = self._place(request)
-        if not place.is_file():
+        content = self.cache.read("values", self._identity(request))
+        if content is None:
             return None
-        with safe_open(place, "pt") as file:
-            numbers = json.loads(file.metadata()["numbers"])
-            return Found(file.get_tensor("value")[None], **numbers)
+        stored = load(content)
+        first, last, updates, seconds = stored["numbers"].tolist()
+        return Found(stored["value"][None], [first], [last], [int(updates)], seconds)
 
-    def put(self, request: object, found: Found) -> None:
+    def put(self, request: Request, found: Found) -> None:
         """Keep the search of one request."""
-        numbers = {name: value for name, value in vars(found).items() if name != "values"}
-        content = save(
-            {"value": found.values[0].cpu().contiguous()}, {"numbers": json.dumps(numbers)}
-        )
-        atomic.write_bytes(self._place(request), content)
+        numbers = [found.first[0], found.last[0], found.updates[0], found.seconds]
+        tensors = {
+            "value": found.values[0].cpu().contiguous(),
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+        }
+        self.cache.write("values", self._identity(request), save(tensors))
 
 
 def part_of(found: Found, number: int) -> Found:

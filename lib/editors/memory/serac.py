@@ -13,7 +13,6 @@ for causal models; where these leave a choice open, the line says so.
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import IGNORED, Encoded
 from lib.backbones.passes.logits import FactRows, edit_loss, fact_rows, label_logits
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
-from lib.data.records import Edit, Stream, content_hash
+from lib.data.records import Edit, Stream
 from lib.data.training import TrainingFacts
 from lib.editors.adapters.vector_index import NONE
 from lib.editors.base import UNEDITED, Editor, EditReport, KeysOf
@@ -31,6 +30,8 @@ from lib.editors.memory.serac_networks import SeracConfig, SeracNetworks, edit_t
 from lib.editors.memory.serac_training import TrainedNetworks, told_rows, trained_networks
 from lib.editors.parts.stand_in import StandIn, StandInHook
 from lib.errors import EditorError
+from lib.storage.cache import Cache
+from lib.storage.fingerprints import content_hash
 
 
 class Serac(Editor):
@@ -48,7 +49,7 @@ class Serac(Editor):
         config: SeracConfig,
         *,
         training: TrainingFacts | None = None,
-        networks_cache: Path | None = None,
+        networks_cache: Cache | None = None,
     ) -> None:
         super().__init__(backbone, config)
         self.training, self.networks_cache = training, networks_cache

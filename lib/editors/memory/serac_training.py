@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,7 +21,7 @@ from tqdm import tqdm
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import IGNORED, pad
 from lib.backbones.passes.logits import FactRows, edit_loss, fact_rows, hits, label_logits
-from lib.data.records import Edit, content_hash
+from lib.data.records import Edit
 from lib.data.training import TrainingFacts
 from lib.editors.adapters.vector_index import NONE
 from lib.editors.memory.serac_networks import (
@@ -35,7 +33,9 @@ from lib.editors.memory.serac_networks import (
 )
 from lib.editors.parts.stand_in import StandIn, tell
 from lib.errors import EditorError
-from lib.storage import atomic, fingerprints
+from lib.storage import fingerprints
+from lib.storage.cache import Cache
+from lib.storage.fingerprints import content_hash
 
 CLOSEST = 1e-6  # -log s is not taken below: log(1 - s) would be infinite
 
@@ -120,9 +120,6 @@ def validate(
     }
 
 
-_UNREADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError)
-
-
 @dataclass
 class TrainingLog:
     """What is known about a training beside its networks: facts, seconds, loss of each step by
@@ -166,7 +163,7 @@ def trained_networks(
     backbone: Backbone,
     config: SeracConfig,
     training: TrainingFacts | None,
-    cache: Path | None,
+    cache: Cache | None,
 ) -> TrainedNetworks:
     """The networks of a configuration, trained now or before; without a cache nothing is kept.
 
@@ -181,42 +178,32 @@ def trained_networks(
     key = networks_key(networks, config, training)
     if cache is None:
         return TrainedNetworks(networks, key, train(networks, config, training), cached=False)
-    folder = cache / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        record = _read(folder, networks)
-        if record is not None:
-            return TrainedNetworks(networks, key, record, cached=True)
-        record = train(networks, config, training)
-        with atomic.folder(folder) as scratch:
-            weights = {name: w.detach().contiguous() for name, w in networks.weights().items()}
-            save_file(weights, scratch / "networks.safetensors")
-            (scratch / "record.json").write_text(json.dumps(asdict(record)), "utf-8")
-    return TrainedNetworks(networks, key, record, cached=False)
+    fresh: list[TrainingLog] = []
+
+    def make(scratch: Path) -> None:
+        fresh.append(train(networks, config, training))
+        weights = {name: w.detach().contiguous() for name, w in networks.weights().items()}
+        save_file(weights, scratch / "networks.safetensors")
+        (scratch / "record.json").write_text(json.dumps(asdict(fresh[0])), "utf-8")
+
+    folder = cache.folder("networks", key, make)
+    if fresh:
+        return TrainedNetworks(networks, key, fresh[0], cached=False)
+    networks.take(load_file(folder / "networks.safetensors"))
+    record = TrainingLog(**json.loads((folder / "record.json").read_text("utf-8")))
+    return TrainedNetworks(networks, key, record, cached=True)
 
 
 def networks_key(networks: SeracNetworks, config: SeracConfig, training: TrainingFacts) -> str:
     """The content identity of trained networks. The base model decides nothing but their
     precision."""
     identity = {
-        "networks": [networks.classifier.content, networks.counterfactual.content],
+        "networks": [networks.classifier.arithmetic, networks.counterfactual.arithmetic],
         "config": asdict(config),
-        "precision": str(networks.counterfactual.dtype),
-        "device": str(networks.counterfactual.device),
         "facts": training.content,
         "code": fingerprints.code("lib.editors.memory.serac_training"),
-        "versions": fingerprints.versions(),
     }
     return content_hash(identity)[:32]
-
-
-def _read(folder: Path, networks: SeracNetworks) -> TrainingLog | None:
-    try:
-        record = TrainingLog(**json.loads((folder / "record.json").read_text("utf-8")))
-        networks.take(load_file(folder / "networks.safetensors"))
-    except _UNREADABLE:
-        return None  # absent or damaged: train them again
-    return record
 
 
 def train(networks: SeracNetworks, config: SeracConfig, training: TrainingFacts) -> TrainingLog:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib.data.records import content_hash
 from lib.editors.base import Editor
 from lib.errors import UsageError
 from lib.evaluation.evaluator import Protocol
 from lib.evaluation.general import own_tasks
-from lib.storage import atomic, fingerprints
+from lib.storage import fingerprints
+from lib.storage.cache import Cache
 
 FOLDER = "general"
 
@@ -80,14 +80,14 @@ class GeneralTasks:
     """The general tasks of a run's protocol, of which at most `lm_eval_limit` items are asked.
 
     `identity` is what the function of that name gave. The scores of the unedited backbone are
-    computed for the first editor and kept in the folder `kept` for the others.
+    computed for the first editor and kept in `cache` for the others.
     """
 
     editor: Editor
     protocol: Protocol
     data_dir: Path | None
     identity: Mapping[str, Any]
-    kept: Path
+    cache: Cache
 
     def rows(self, moment: str) -> list[dict[str, Any]]:
         """The rows of `harness.run` with "kind" ("lm_eval") and "moment" ("before" or "end"), as
@@ -97,13 +97,11 @@ class GeneralTasks:
             return []
         if moment != "before":
             return self._measured(moment)
-        path = self._kept()
-        try:
-            return json.loads(path.read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            rows = self._measured(moment)
-            atomic.write_text(path, json.dumps(rows))
-            return rows
+
+        def measure() -> bytes:
+            return json.dumps(self._measured(moment)).encode()
+
+        return json.loads(self.cache.file("general", self._identity(), measure))
 
     def _measured(self, moment: str) -> list[dict[str, Any]]:
         if not installed():
@@ -127,11 +125,10 @@ class GeneralTasks:
         found = harness.run(self.editor, tasks, folder, limit, size)
         return [{"kind": "lm_eval", "moment": moment, **row} for row in found]
 
-    def _kept(self) -> Path:
+    def _identity(self) -> list[object]:
         backbone, protocol = self.editor.backbone, self.protocol
-        decides = [
-            *(backbone.content, str(backbone.dtype), str(backbone.device), dict(self.identity)),
+        return [
+            *(backbone.arithmetic, dict(self.identity)),
             *(list(protocol.lm_eval), protocol.lm_eval_limit, protocol.evaluation_batch),
-            *(fingerprints.code("lib.evaluation.general.ability"), fingerprints.versions()),
+            fingerprints.code("lib.evaluation.general.ability"),
         ]
-        return self.kept / f"general-{content_hash(decides)[:24]}.json"

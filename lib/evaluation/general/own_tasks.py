@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lib.data.records import content_hash
+from lib.storage.fingerprints import content_hash
 
 FOLDER = Path(__file__).with_name("tasks")
 # The hub's order of CoNLL-2003's tags: O, then B- and I- of each of these.

@@ -20,7 +20,7 @@ from lib.runs.plan import Run
 from lib.runs.progress import LineProgress
 from lib.runs.resources import Resources, lessons_of
 from lib.runs.store import Store
-from lib.storage import archives
+from lib.storage.cache import cache_dir
 from tests.conftest import edits, prompt_logits
 
 WORDS = ("bell", "tide", "moor", "keel", "lamp", "rope", "gull", "reef")
@@ -49,7 +49,7 @@ def test_a_classifier_learns_and_says_how_well(base: Backbone, monkeypatch) -> N
     hits = sum(str(c) == gold for c, (_, gold) in zip(found, CLAIMS[48:], strict=True))
     assert hits >= 7
     assert all(torch.equal(value, before[k]) for k, value in base.model.state_dict().items())
-    (file,) = (archives.cache_dir() / "tuned").glob("*/tuning.json")
+    (file,) = (cache_dir() / "tuned").glob("*/tuning.json")
     record = json.loads(file.read_text())
     assert record["held_out"] == {
         "claims": {"claims": 8, "accuracy": hits / 8, "majority": 0.5},

@@ -10,7 +10,7 @@ from lib.backbones.sources import loading
 from lib.backbones.tuning import questions
 from lib.backbones.tuning.questions import TuningConfig, exact_match, tune_question_answering
 from lib.errors import BackboneError
-from lib.storage import archives
+from lib.storage.cache import cache_dir
 
 PAIRS = (
     ("what is the capital of norland", "Aster"),
@@ -55,7 +55,7 @@ def trainings(monkeypatch):
 
 
 def tuned_folder():
-    (record,) = (archives.cache_dir() / "tuned").glob("*/tuning.json")
+    (record,) = (cache_dir() / "tuned").glob("*/tuning.json")
     return record.parent
 
 
@@ -140,7 +140,7 @@ def test_interrupted_training_leaves_no_cache_entry(monkeypatch):
     monkeypatch.setattr(questions, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune_question_answering(loading.load("tiny-t5"), PAIRS, QUICK)
-    assert [p for p in (archives.cache_dir() / "tuned").iterdir() if p.is_dir()] == []
+    assert [p for p in (cache_dir() / "tuned").iterdir() if p.is_dir()] == []
 
 
 def test_other_pairs_seed_or_base_are_other_entries(trainings):

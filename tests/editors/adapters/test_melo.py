@@ -15,6 +15,7 @@ from lib.data import streams
 from lib.data.records import Dataset
 from lib.errors import EditorError
 from lib.runs import plan
+from lib.storage.cache import Cache
 from tests.conftest import configuration, edits, generate, make, prompt_logits, stream
 
 PROMPTS = [edit.prompt for edit in edits(4)]
@@ -238,17 +239,17 @@ def test_20_the_same_seed_gives_the_same_run(generator: Backbone) -> None:
 def test_a_cached_block_equals_a_trained_one(t5: Backbone, tmp_path) -> None:
     from lib.editors import build
 
-    first = build("melo", t5, configuration("melo", t5), blocks_cache=tmp_path)
+    first = build("melo", t5, configuration("melo", t5), blocks_cache=Cache(tmp_path))
     trained = first.edit(edits(2))
     block = first.lora.read(0)
     first.close()
     # Another radius and key position: the block does not depend on the index.
     other = configuration("melo", t5, radius=9.0, key_position="last_column")
-    second = build("melo", t5, other, blocks_cache=tmp_path)
+    second = build("melo", t5, other, blocks_cache=Cache(tmp_path))
     reused = second.edit(edits(2))
     assert reused.seconds == trained.seconds
     assert reused.loss_last == trained.loss_last
     assert all(torch.equal(second.lora.read(0)[name], block[name]) for name in block)
     second.close()
-    third = build("melo", t5, configuration("melo", t5, lr=0.01), blocks_cache=tmp_path)
+    third = build("melo", t5, configuration("melo", t5, lr=0.01), blocks_cache=Cache(tmp_path))
     assert third.edit(edits(2)).loss_last != trained.loss_last

@@ -13,6 +13,7 @@ from lib.data.training import TrainingFacts
 from lib.editors.hypernet.malmen import Malmen, MalmenConfig, Mend, MendConfig
 from lib.editors.hypernet.study import training_rows
 from lib.editors.parts.sites import Site
+from lib.storage.cache import Cache
 from tests.conftest import stream
 from tests.editors.hypernet.reference_hypernetwork import Block, Network, Standardiser
 from tests.editors.hypernet.reference_malmen import Reference, Settings
@@ -201,7 +202,7 @@ def learner(kind: str, backbone: Backbone, cache: Path | None = None, **changes:
     """An editor that has no network yet."""
     resources = {
         "training": changes.pop("training", training(backbone)),
-        "networks_cache": cache,
+        "networks_cache": Cache(cache) if cache else None,
         "kept": changes.pop("kept", None),
     }
     return editor_of(kind, backbone, random=False, resources=resources, **LEARNING | changes)

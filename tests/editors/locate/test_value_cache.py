@@ -8,6 +8,7 @@ import torch
 from lib.backbones.sources import loading
 from lib.editors.base import Editor
 from lib.editors.locate.editor import LocateEditor
+from lib.storage.cache import Cache
 from tests.editors.locate.locate_cases import FIRST, SECOND, as_edits, editor_of
 
 pytest_plugins = ("tests.editors.locate.locate_fixtures",)
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("statistics_cache")
 
 def caching(kind: str, folder: Path, **changes: object) -> Editor:
     editor = editor_of(kind, loading.load("tiny-gpt2"), **changes)
-    editor.values_cache = folder
+    editor.values_cache = Cache(folder)
     return editor
 
 

@@ -11,6 +11,7 @@ from lib.editors.base import Editor
 from lib.editors.locate.editor import LocateEditor
 from lib.editors.locate.rome import WilkeConfig
 from lib.errors import EditorError
+from lib.storage.cache import Cache
 from tests.editors.locate.locate_cases import (
     CORPUS,
     FIRST,
@@ -31,13 +32,13 @@ BLOCKS = (1, 2, 4)
 
 def wilke(backbone: Backbone, folder: Path | None = None, **changes: object) -> Editor:
     editor = editor_of("wilke", backbone, blocks=BLOCKS, value_clamp=4.0, **changes)
-    editor.values_cache = folder
+    editor.values_cache = Cache(folder) if folder else None
     return editor
 
 
 def rome(backbone: Backbone, block: int, folder: Path | None = None) -> Editor:
     editor = editor_of("rome", backbone, blocks=(block,), moment_adjustment=True)
-    editor.values_cache = folder
+    editor.values_cache = Cache(folder) if folder else None
     return editor
 
 

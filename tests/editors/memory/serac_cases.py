@@ -12,6 +12,7 @@ from lib.data.training import TrainingFacts
 from lib.editors import build
 from lib.editors.memory.serac import Serac
 from lib.editors.memory.serac_networks import SeracConfig, SeracNetworks, edit_text
+from lib.storage.cache import Cache
 from tests.conftest import configuration, edits
 
 KEEPERS = (
@@ -38,7 +39,9 @@ def serac(name: str = "tiny-llama", cache: Path | None = None, **changes: object
     """A quick SERAC, not trained yet."""
     backbone = loading.load(name)
     config = configuration("serac", backbone, **changes)
-    return build("serac", backbone, config, training=TRAINING, networks_cache=cache)
+    return build(
+        "serac", backbone, config, training=TRAINING, networks_cache=Cache(cache) if cache else None
+    )
 
 
 def edited() -> Serac:

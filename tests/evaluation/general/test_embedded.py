@@ -12,7 +12,7 @@ from lib.data import invented
 from lib.data.embedded import bigbench, facts
 from lib.data.embedded.triples import Fact, FactStore
 from lib.data.order import is_probe
-from lib.data.records import Probe, Stream, content_hash
+from lib.data.records import Probe, Stream
 from lib.evaluation import prompts
 from lib.evaluation.evaluator import Protocol
 from lib.evaluation.general import embedded
@@ -20,6 +20,7 @@ from lib.runs.execute import execute
 from lib.runs.progress import LineProgress
 from lib.runs.resources import Resources
 from lib.runs.store import Store
+from lib.storage.fingerprints import content_hash
 from tests.conftest import make, stream
 from tests.data.test_streams import quick, run
 from tests.runs.test_execute import smoke_runs
