@@ -118,7 +118,9 @@ def _identity(
     return [
         backbone.arithmetic,
         fingerprints.own(__name__),
-        fingerprints.code("lib.backbones.passes.hooks", "lib.backbones.encoding"),
+        fingerprints.code(
+            "lib.backbones.passes.hooks", "lib.backbones.encoding", apart=fingerprints.TOLD
+        ),
         backbone.path(part, block),
         corpus.content,
         document_length(backbone, sample),

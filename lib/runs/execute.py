@@ -268,7 +268,7 @@ def _before_identity(editor: Editor, stream: Stream, protocol: Protocol) -> dict
         ],
         "max_length": [editor.config.max_length, editor.config.full_width],
         "whole_passes": needs_whole_passes(editor),
-        "code": fingerprints.code("lib.evaluation.protocol"),
+        "code": fingerprints.code("lib.evaluation.protocol", apart=fingerprints.TOLD),
     }
 
 

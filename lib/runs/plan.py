@@ -34,7 +34,7 @@ MATERIALS = (
 ARITHMETIC = ("dtype", "device", "threads", "versions")
 # Modules that make materials, or keep and show results: a run is told by the materials' contents.
 APART = (
-    "lib.data", "lib.storage", "lib.backbones.sources", "lib.backbones.tuning",
+    *fingerprints.TOLD, "lib.backbones.sources", "lib.backbones.tuning",
     "lib.backbones.knowledge", "lib.runs.plan", "lib.runs.progress", "lib.runs.resources",
     "lib.runs.settings", "lib.runs.store",
 )  # fmt: skip

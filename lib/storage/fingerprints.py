@@ -12,6 +12,9 @@ from pathlib import Path
 
 from lib.storage.atomic import digest
 
+# Modules that keep files and read data: what they give to others is told by its own content.
+_READERS = ("corpus", "datasets", "embedded", "invented", "published", "streams", "training")
+TOLD = ("lib.storage", *(f"lib.data.{name}" for name in _READERS))
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
 

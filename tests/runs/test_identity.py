@@ -66,6 +66,11 @@ DECIDES_ALL = {
         "def exact_match(",
         "X = 1\n\ndef exact_match(",
     ),
+    "where a subject stands": (
+        "data/records.py",
+        "def find_subject(",
+        "X = 1\n\ndef find_subject(",
+    ),
     "how prompts are encoded": ("backbones/encoding.py", "IGNORED = -100", "IGNORED = -101"),
 }
 DECIDES_NOTHING = {

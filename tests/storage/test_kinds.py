@@ -109,7 +109,7 @@ def target_values(root: Path) -> dict[str, Any]:
 
 def before_editing(root: Path) -> dict[str, Any]:
     run, store = smoke_runs()["FT"], Store(root)
-    shutil.rmtree(store.root / run.identity, ignore_errors=True)
+    shutil.rmtree(store.root / store.told(run).identity, ignore_errors=True)
     assert execute(run, store, Resources(), LineProgress(""))
     return results(store, run).to_dict("list")
 

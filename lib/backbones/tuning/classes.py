@@ -69,7 +69,10 @@ def tune_classifier(
     if not claims:
         raise BackboneError("tuning a classifier needs at least one claim.")
     groups = {name: list(group) for name, group in held_out.items()}
-    code = [fingerprints.own(__name__), fingerprints.code("lib.backbones.tuning.predictions")]
+    code = [
+        fingerprints.own(__name__),
+        fingerprints.code("lib.backbones.tuning.predictions", apart=fingerprints.TOLD),
+    ]
     identity = [code, list(claims), groups, asdict(config)]
     learned, record = tuned(
         backbone, identity, lambda model: _train(model, backbone, claims, groups, config)

@@ -60,7 +60,10 @@ def tune_question_answering(
         raise BackboneError(f"{backbone.name} is no encoder-decoder: only those are tuned on QA.")
     if not pairs:
         raise BackboneError("tuning needs at least one question-answer pair.")
-    code = [fingerprints.own(__name__), fingerprints.code("lib.backbones.encoding")]
+    code = [
+        fingerprints.own(__name__),
+        fingerprints.code("lib.backbones.encoding", apart=fingerprints.TOLD),
+    ]
     identity = [code, [list(pair) for pair in pairs], asdict(config)]
     made, record = tuned(backbone, identity, lambda model: _train(model, backbone, pairs, config))
     told = (

@@ -216,7 +216,7 @@ class Melo(Editor):
         """Everything that decides what a block becomes."""
         config = self.config
         return {
-            "code": fingerprints.code("lib.editors.adapters.melo"),
+            "code": fingerprints.code("lib.editors.adapters.melo", apart=fingerprints.TOLD),
             "backbone": self.backbone.arithmetic,
             "sites": [asdict(site) for site in config.sites],
             "initial": [config.n_blocks, config.rank_per_block, config.seed, block],

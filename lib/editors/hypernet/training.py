@@ -106,7 +106,9 @@ def network_identity(editor: HyperEditor, m: int) -> dict[str, Any]:
         "config": config,
         "backbone": editor.backbone.arithmetic,
         "facts": editor.training.content,
-        "code": fingerprints.code("lib.editors.hypernet.training", "lib.editors.hypernet.malmen"),
+        "code": fingerprints.code(
+            "lib.editors.hypernet.training", "lib.editors.hypernet.malmen", apart=fingerprints.TOLD
+        ),
     }
 
 

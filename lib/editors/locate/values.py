@@ -263,7 +263,9 @@ class ValueCache:
     identity: list[object]
 
     def _identity(self, request: Request) -> list[object]:
-        code = fingerprints.code("lib.editors.locate.values", "lib.editors.locate.subjects")
+        code = fingerprints.code(
+            "lib.editors.locate.values", "lib.editors.locate.subjects", apart=fingerprints.TOLD
+        )
         return [self.identity, asdict(request), code]
 
     def get(self, request: Request) -> Found | None:

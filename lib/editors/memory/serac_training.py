@@ -201,7 +201,7 @@ def networks_key(networks: SeracNetworks, config: SeracConfig, training: Trainin
         "networks": [networks.classifier.arithmetic, networks.counterfactual.arithmetic],
         "config": asdict(config),
         "facts": training.content,
-        "code": fingerprints.code("lib.editors.memory.serac_training"),
+        "code": fingerprints.code("lib.editors.memory.serac_training", apart=fingerprints.TOLD),
     }
     return content_hash(identity)[:32]
 

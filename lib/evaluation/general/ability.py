@@ -130,5 +130,5 @@ class GeneralTasks:
         return [
             *(backbone.arithmetic, dict(self.identity)),
             *(list(protocol.lm_eval), protocol.lm_eval_limit, protocol.evaluation_batch),
-            fingerprints.code("lib.evaluation.general.ability"),
+            fingerprints.code("lib.evaluation.general.ability", apart=fingerprints.TOLD),
         ]
