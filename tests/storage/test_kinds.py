@@ -3,6 +3,7 @@ where the arithmetic is another."""
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,7 +109,8 @@ def target_values(root: Path) -> dict[str, Any]:
 
 
 def before_editing(root: Path) -> dict[str, Any]:
-    run, store = smoke_runs()["FT"], Store(root)
+    plain, store = smoke_runs()["FT"], Store(root)
+    run = replace(plain, spec=plain.spec | {"threads": torch.get_num_threads()})
     shutil.rmtree(store.root / store.told(run).identity, ignore_errors=True)
     assert execute(run, store, Resources(), LineProgress(""))
     return results(store, run).to_dict("list")
