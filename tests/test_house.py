@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lib import editors
-from lib.runs.plan import FOLDER, ROOT, papers
+from lib.runs.settings import FOLDER, ROOT, papers
 
 LIBRARY = sorted(path for path in (ROOT / "lib").rglob("*.py"))
 FOLDERS = sorted({path.parent for path in LIBRARY})

@@ -11,6 +11,7 @@ import torch
 from lib import __main__ as command_line
 from lib.report.pages import reports
 from lib.runs import machine, plan
+from lib.runs.settings import papers
 from lib.runs.study import Study
 from papers import common
 
@@ -155,7 +156,7 @@ def test_plan_and_start_of_a_run_say_it(tmp_path: Path, monkeypatch, capsys, abl
 
 
 def test_laptop_settings_take_the_same_runs_but_for_the_dtype(monkeypatch) -> None:
-    for paper in plan.papers():
+    for paper in papers():
         found = {}
         for able in (True, False):
             monkeypatch.setattr(machine, "cpu_computes_in", lambda dtype, able=able: able)

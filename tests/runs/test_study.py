@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from lib.runs import plan
-from lib.runs.plan import papers
+from lib.runs.settings import papers
 from lib.runs.study import Outline
 from tests.report.pages import browser_checks
 

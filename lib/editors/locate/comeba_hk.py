@@ -65,8 +65,6 @@ class ComebaHk(LocateEditor):
         values_cache: Path | None = None,
     ) -> None:
         super().__init__(backbone, config, corpus=corpus, values_cache=values_cache)
-        if config.scope not in ("as_released", "intended"):
-            raise EditorError(f"scope {config.scope!r}: choose as_released or intended")
         self.head = head_length(backbone)
         self.tracker = PromptTracker(backbone)
         self.hooks = {
