@@ -28,9 +28,11 @@ def read(path: Path) -> Any:
 
 
 def merged(base: Any, over: Any) -> Any:
-    """`base` with the mappings of `over` laid over it; other values replace."""
-    if not isinstance(base, dict) or not isinstance(over, dict) or "value" in over:
-        return copy.deepcopy(over)
+    """`base` with the mappings of `over` laid over it; other values, and those with a source,
+    replace."""
+    for node in (base, over):
+        if not isinstance(node, dict) or "value" in node:
+            return copy.deepcopy(over)
     return {
         key: merged(base[key], over[key])
         if key in base and key in over
