@@ -1,15 +1,17 @@
 """Editors by name: `build("melo", backbone, {...})`; each method is one module."""
 
+import functools
 import importlib
 from pathlib import Path
 from typing import Any
 
 from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
 from lib.editors.base import Editor, EditorConfig
 from lib.editors.settings.places import spelled_out
 from lib.errors import EditorError
 from lib.storage import documents
-from lib.storage.checked import FaultyError, checked
+from lib.storage.checked import FaultyError, checked, nearest
 from lib.storage.documents import plain
 
 # What an edit leaves behind (the taxonomy of Yao et al., 2023), in the order of reports.
@@ -93,7 +95,7 @@ def stated(kind: str, backbone: str) -> dict[str, Any]:
     """
     module_of(kind)
     for path in sorted(SETTINGS.glob("*.yaml")):
-        document = documents.read(path)
+        document = _named(path)
         if kind in document:
             found = document[kind].get(backbone, {})
             try:
@@ -103,3 +105,15 @@ def stated(kind: str, backbone: str) -> dict[str, Any]:
                 raise EditorError("\n".join(lines)) from None
             return found
     return {}
+
+
+@functools.cache
+def _named(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """A file of settings, of editors and backbones that there are."""
+    document = documents.read(path)
+    backbones = dict.fromkeys(name for found in document.values() for name in found)
+    for names, known in ((document, REGISTRY), (backbones, loading.names())):
+        for name in names:
+            if name not in known:
+                raise EditorError(f"{path}: {name}: no such name; {nearest(name, known)}")
+    return document

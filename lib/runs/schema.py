@@ -1,4 +1,4 @@
-"""What a paper's YAML may hold, as types: a key that none of them names is refused.
+"""What a paper's YAML files may hold, as types: a key that none of them names is refused.
 
 Streams take the arguments of the functions that make them, protocols and lessons those of their
 dataclasses; configurations of editors are checked by `lib.editors`.
@@ -325,8 +325,8 @@ class Profiles(Described):
     smoke: Profile
 
 
-class Document(Described):
-    """A paper's YAML file."""
+class Settings(Described):
+    """A paper's settings.yaml: what it is and what is run for it."""
 
     title: str
     order: int
@@ -335,6 +335,11 @@ class Document(Described):
     summary: str
     common: Common
     profiles: Profiles
+
+
+class Page(Described):
+    """A paper's page.yaml: what its page says beside the runs."""
+
     tables: dict[str, Layout] = {}
     claims: list[Claim]
     findings: list[Claim]

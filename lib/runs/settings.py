@@ -1,4 +1,4 @@
-"""A paper's YAML file: read once, checked, and laid out for one profile."""
+"""A paper's YAML files: read once, checked, and laid out for one profile."""
 
 import contextlib
 import copy
@@ -18,6 +18,8 @@ from lib.storage.documents import Sourced, merged, plain
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "papers"
 PROFILES = ("smoke", "laptop", "gpu", "paper")
+# What names entries in a setting, and a key that every entry has.
+COMPLETE = {"editors": "kind", "sweeps": "parameter"}
 
 
 @functools.cache
@@ -28,8 +30,8 @@ def papers() -> tuple[str, ...]:
 
 
 def read_paper(paper: str) -> dict[str, Any]:
-    """The paper's YAML file as it stands; the caller's own to change."""
-    return copy.deepcopy(documents.read(_file(paper)))
+    """The paper's YAML files as they stand, settings and page; the caller's own to change."""
+    return copy.deepcopy({**documents.read(_file(paper)), **_page(paper)})
 
 
 def profile_of(paper: str, profile: str) -> tuple[dict[str, Any], list[Sourced]]:
@@ -48,18 +50,35 @@ def _checked_profile(paper: str, profile: str) -> tuple[dict[str, Any], list[Sou
     if profile not in PROFILES:
         raise UsageError(f"unknown profile {profile!r}; the profiles are {', '.join(PROFILES)}")
     path = _file(paper)
-    try:
+    with _told_of(path):
         return laid_out(documents.read(path), profile)
+
+
+@functools.cache
+def _page(paper: str) -> dict[str, Any]:
+    from lib.runs import schema  # loads torch, which wrong usage should not wait for
+
+    path = _file(paper, "page.yaml")
+    with _told_of(path):
+        checked(schema.Page, documents.read(path))
+    return documents.read(path)
+
+
+def _file(paper: str, name: str = "settings.yaml") -> Path:
+    if paper not in papers():
+        raise UsageError(f"unknown paper {paper!r}; the papers are {', '.join(papers())}")
+    return FOLDER / paper / name
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Faults become a UsageError with a line for each: the file, the place, what is wrong."""
+    try:
+        yield
     except FaultyError as error:
         name = path.relative_to(ROOT)
         lines = (f"{name}: {dotted(place)}: {text}" for place, text in error.faults)
         raise UsageError("\n".join(lines)) from None
-
-
-def _file(paper: str) -> Path:
-    if paper not in papers():
-        raise UsageError(f"unknown paper {paper!r}; the papers are {', '.join(papers())}")
-    return FOLDER / paper / "settings.yaml"
 
 
 def laid_out(document: Mapping[str, Any], profile: str) -> tuple[dict[str, Any], list[Sourced]]:
@@ -67,8 +86,9 @@ def laid_out(document: Mapping[str, Any], profile: str) -> tuple[dict[str, Any],
     from lib.editors.settings.places import spelled_out  # loads torch, as the schema does
     from lib.runs import schema
 
-    checked(schema.Document, plain(document))
-    settings, faults = layered(document, profile), _Faults()
+    checked(schema.Settings, plain(document))
+    settings = layered(document, profile)
+    faults = _unknown_changes(document, profile)
     for name, setting in settings.items():
         for place, text in _faults_of(plain(setting)):
             faults.append((_written(document, profile, name, place), text))
@@ -86,32 +106,25 @@ def laid_out(document: Mapping[str, Any], profile: str) -> tuple[dict[str, Any],
 
 def layered(document: Mapping[str, Any], profile: str) -> dict[str, dict[str, Any]]:
     """The settings of a profile, values with their sources: what `common` and then the profile say
-    of every setting and of each. Raises FaultyError for a setting that `common` does not have."""
-    common, own = document["common"], document["profiles"][profile] or {}
-    known = common["settings"]
-    named = [("settings", name) for name in own.get("settings", {})]
-    named += [("leaves_out", name) for name in own.get("leaves_out", ())]
-    faults = [
-        (("profiles", profile, *place), f"no such setting; {nearest(place[1], known)}")
-        for place in named
-        if place[1] not in known
-    ]
-    if faults:
-        raise FaultyError(faults)
+    of every setting and of each."""
     found = {}
-    for name, given in common["settings"].items():
-        setting = merged(common.get("every", {}), given)
-        if name in own.get("leaves_out", ()):
-            setting["enabled"] = False
-        else:
-            setting = merged(setting, own.get("every", {}))
-            setting = merged(setting, own.get("settings", {}).get(name, {}))
+    for name, given in document["common"]["settings"].items():
+        setting = merged(document["common"].get("every", {}), given)
+        setting = merged(setting, _changes(document, profile, name))
         # A profile leaves an editor or a sweep of the paper out by giving it no entry.
-        for group in ("editors", "sweeps"):
+        for group in COMPLETE:
             entries = setting.get(group, {})
-            setting[group] = {key: entry for key, entry in entries.items() if entry is not None}
+            setting[group] = {key: item for key, item in entries.items() if item is not None}
         found[name] = setting
     return found
+
+
+def _changes(document: Mapping[str, Any], profile: str, setting: str) -> dict[str, Any]:
+    """What a profile changes of a setting."""
+    own = document["profiles"][profile] or {}
+    if setting in own.get("leaves_out", ()):
+        return {"enabled": False}
+    return merged(own.get("every", {}), own.get("settings", {}).get(setting, {}))
 
 
 def _configured(setting: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +184,30 @@ def _faults_of(setting: dict[str, Any]) -> _Faults:
         checked(schema.Setting, setting)
     found = found or _unknown_names(setting)
     return found or _wrong_changes(setting)
+
+
+def _unknown_changes(document: Mapping[str, Any], profile: str) -> _Faults:
+    """Settings, editors and sweeps that a profile changes and that the paper does not have; an
+    entry that is complete is the profile's own."""
+    common, own = document["common"], document["profiles"][profile] or {}
+    found = _Faults(
+        (
+            ("profiles", profile, group, name),
+            f"no such setting; {nearest(name, common['settings'])}",
+        )
+        for group in ("settings", "leaves_out")
+        for name in own.get(group, ())
+        if name not in common["settings"]
+    )
+    for name, given in common["settings"].items():
+        setting, changes = merged(common.get("every", {}), given), _changes(document, profile, name)
+        for group, key in COMPLETE.items():
+            known = setting.get(group, {})
+            for label, entry in changes.get(group, {}).items():
+                if label not in known and key not in (entry or {}):
+                    place = _written(document, profile, name, (group, label))
+                    found.append((place, f"no such {group[:-1]}; {nearest(label, known)}"))
+    return found
 
 
 def _unknown_names(setting: dict[str, Any]) -> _Faults:

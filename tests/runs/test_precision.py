@@ -91,7 +91,8 @@ def runs(monkeypatch):
                 document["settings"][SETTING]["dtype"] = dtype
             return document, sourced
 
-        monkeypatch.setattr(plan, "profile_of", profile_of)
+        for module in ("plan", "study"):
+            monkeypatch.setattr(f"lib.runs.{module}.profile_of", profile_of)
         monkeypatch.setattr(machine, "cpu_computes_in", lambda dtype: able or dtype == "float32")
         found = plan.runs("melo", "smoke", device=device)
         return next(r for r in found if (r.setting, r.editor, r.sweep) == (SETTING, EDITOR, ""))
