@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, create_model
 
 from lib.backbones.tuning.classes import ClassifierConfig
 from lib.data.streams import STREAMS
@@ -138,19 +138,28 @@ class Setting(Described):
     cost: Cost
 
 
+class Part(BaseModel):
+    """Some keys of a `Setting`, which are checked once the parts are laid over each other."""
+
+    model_config = ConfigDict(extra="allow")
+
+    editors: dict[str, dict[str, Any] | None] = {}
+    sweeps: dict[str, dict[str, Any] | None] = {}
+
+
 class Common(Described):
     """The paper's own settings; `every` is laid under each of them."""
 
     datasets: list[str]
-    every: dict[str, Any] = {}
-    settings: dict[str, dict[str, Any]]
+    every: Part = Part()
+    settings: dict[str, Part]
 
 
 class Profile(Described):
     """What a profile changes: in `every` setting, in some of them; and those that it leaves out."""
 
-    every: dict[str, Any] = {}
-    settings: dict[str, dict[str, Any]] = {}
+    every: Part = Part()
+    settings: dict[str, Part] = {}
     leaves_out: list[str] = []
 
 

@@ -4,6 +4,7 @@ nearest name."""
 import dataclasses
 import difflib
 import functools
+import re
 import textwrap
 import types
 import typing
@@ -18,6 +19,7 @@ FORBID = ConfigDict(extra="forbid")
 
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 MISSING = ("missing", "missing_argument")
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?")
 
 Place = tuple[str | int, ...]
 
@@ -100,15 +102,16 @@ def _said(fault: Mapping[str, Any], known: Iterable[str]) -> str:
         return f"{given!r} is none of {fault['ctx']['expected']}"
     shown = textwrap.shorten(repr(given), 60, placeholder=" ...")
     text = f"{fault['msg'].replace('Input should', 'should', 1)}, not {shown}"
-    return f"{text}; write it with a point, as 1.0e-2" if _is_number(given) else text
+    return (
+        f"{text}; no quotes, and 1.0e-2 for 1e-2, which YAML reads as a word"
+        if _is_number(given)
+        else text
+    )
 
 
 def _is_number(given: Any) -> bool:
-    """Whether a text would be a number outside YAML, which reads "1e-2" as a word."""
-    try:
-        return isinstance(given, str) and bool(float(given) + 1)
-    except ValueError:
-        return False
+    """Whether a text looks like a number."""
+    return isinstance(given, str) and NUMBER.fullmatch(given) is not None
 
 
 def _names(wanted: Any, path: Place) -> list[str]:

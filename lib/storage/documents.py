@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lib.errors import UsageError
 from lib.storage.checked import FaultyError
 
 
@@ -22,9 +23,12 @@ class Sourced:
 
 @functools.cache
 def read(path: Path) -> Any:
-    """The file's content, parsed once and for all: do not write to it."""
+    """The file's content, parsed once and for all: do not write to it. Raises UsageError."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text("utf-8"), Loader=loader)
+    try:
+        return yaml.load(path.read_text("utf-8"), Loader=loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} cannot be read as YAML, mend the file: {error}") from error
 
 
 def merged(base: Any, over: Any) -> Any:

@@ -3,9 +3,11 @@
 import copy
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lib import editors
 from lib.errors import UsageError
@@ -14,6 +16,8 @@ from lib.runs.settings import FOLDER, PROFILES, laid_out, papers, read_paper
 from lib.storage import documents
 from lib.storage.checked import FaultyError, checked
 from lib.storage.documents import plain
+
+FILES = sorted((*FOLDER.glob("*/*.yaml"), *editors.SETTINGS.glob("*.yaml")))
 
 Place = tuple[str | int, ...]
 # Mappings whose keys are names that a paper gives: below these keys, and a whole page's `tables`.
@@ -171,7 +175,7 @@ def invented() -> dict[str, Any]:
 
 
 WRONG = {
-    "changes.lr": ("1e-2", "should be a valid number, not '1e-2'; write it with a point"),
+    "changes.lr": ("1e-2", "should be a valid number, not '1e-2'; no quotes, and 1.0e-2"),
     "changes.steps": ("many", "should be a valid integer, not 'many'"),
     "changes.site": ("block 3", "'block 3' names no layers; write \"blocks 13-17 mlp_out\""),
 }
@@ -214,6 +218,8 @@ def test_other_wrong_values_are_refused() -> None:
     assert "no such part" in told("sweeps.steps", parameter="stream.batch.size")
     assert "did you mean observe?" in told("sweeps.steps", protocol={"observ": True})
     assert "did you mean first?" in told("editors.FT", stream={"firs": 2})
+    assert "should be an object, not 3" in told("editors", FT=3)
+    assert "should be an object, not ['FT']" in told("", editors=["FT"])
 
 
 def test_a_profile_lays_its_changes_over_the_settings_of_the_backbone() -> None:
@@ -262,6 +268,20 @@ def test_a_runs_configuration_is_what_the_yaml_says(paper: str, profile: str) ->
         assert {k: v for k, v in expected.items() if v is not None} == {
             k: v for k, v in run.spec["config"].items() if v is not None
         }, run.title
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name + "/" + path.name)
+def test_no_key_stands_twice(path: Path) -> None:
+    """Of two equal keys YAML keeps the last without a word."""
+    nodes = [yaml.compose(path.read_text("utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            assert len(keys) == len(set(keys)), (keys, str(node.start_mark))
+            nodes += [item for _, item in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
 
 
 def test_hyper_parameters_stand_once() -> None:
