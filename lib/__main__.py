@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from lib.errors import StudyError, UsageError
-from lib.runs import parallel, plan
-from lib.runs.plan import PROFILES
+from lib.runs import parallel
 from lib.runs.progress import clock
+from lib.runs.settings import PROFILES, papers
 from lib.storage.cache import check_cache_dir
 
 DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders
@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = build.add_argument
-    add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(plan.papers())}")
+    add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(papers())}")
     add("--profile", default="laptop", metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
     add("--plan", action="store_true", help="show what would run, with cost; start nothing")
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, arguments: list[str]) -> int:
-    papers = _papers(options.only)
+    chosen = _papers(options.only)
     if options.profile not in PROFILES:
         raise UsageError(
             f"unknown profile {options.profile!r}; the profiles are {', '.join(PROFILES)}"
@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             seeds=options.seeds,
             strict=not options.skip_bad,
         )
-        for paper in papers
+        for paper in chosen
     ]
     if options.plan:
         for study in studies:
@@ -115,8 +115,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _papers(only: str | None) -> list[str]:
-    chosen = [name.strip() for name in (only or ",".join(plan.papers())).split(",") if name.strip()]
-    known = plan.papers()
+    chosen = [name.strip() for name in (only or ",".join(papers())).split(",") if name.strip()]
+    known = papers()
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
         raise UsageError(

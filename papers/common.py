@@ -14,7 +14,8 @@ from lib.report import summaries
 from lib.report.claims import claims, verdict
 from lib.report.reported import load_reported
 from lib.report.tables import Cell
-from lib.runs.plan import FOLDER, edits_of
+from lib.runs.plan import edits_of
+from lib.runs.settings import FOLDER
 from lib.runs.study import Study
 
 

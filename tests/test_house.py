@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lib import editors
-from lib.runs.plan import FOLDER, ROOT, papers
+from lib.runs.settings import ROOT, papers, read_paper
 
 LIBRARY = sorted(path for path in (ROOT / "lib").rglob("*.py"))
 FOLDERS = sorted({path.parent for path in LIBRARY})
@@ -23,7 +22,7 @@ def known_to_papers() -> set[str]:
     """Names that only papers may know: of themselves, their settings, their tables."""
     found = set(papers()) - set(editors.REGISTRY)  # methods bear the names of their papers
     for paper in papers():
-        document = yaml.safe_load((FOLDER / paper / "settings.yaml").read_text("utf-8"))
+        document = read_paper(paper)
         keys = set(document.get("tables", {}))
         for block in (document["common"], *document["profiles"].values()):
             keys |= set((block or {}).get("settings", {}))

@@ -1,15 +1,18 @@
 """Editors by name: `build("melo", backbone, {...})`; each method is one module."""
 
-import dataclasses
+import functools
 import importlib
-import types
-import typing
+from pathlib import Path
 from typing import Any
 
 from lib.backbones.backbone import Backbone
+from lib.backbones.sources import loading
 from lib.editors.base import Editor, EditorConfig
-from lib.editors.parts.sites import Site
+from lib.editors.settings.places import spelled_out
 from lib.errors import EditorError
+from lib.storage import documents
+from lib.storage.checked import FaultyError, checked, nearest
+from lib.storage.documents import plain
 
 # What an edit leaves behind (the taxonomy of Yao et al., 2023), in the order of reports.
 FAMILIES = (
@@ -36,6 +39,9 @@ REGISTRY = {
     "ft_epochs": ("lib.editors.finetune", "FineTuneEpochs", "FtEpochsConfig", WEIGHTS),
 }
 
+SETTINGS = Path(__file__).parent / "settings"
+"""YAML files: editor, backbone, hyper-parameters, each with its source where it has one."""
+
 
 def module_of(kind: str) -> str:
     """The module that holds an editor; an unknown kind is an error naming the known ones."""
@@ -58,31 +64,56 @@ def build(kind: str, backbone: Backbone, config: dict[str, Any], **resources: An
     """An editor on a backbone from plain values (as a YAML file or a notebook gives them).
 
     `resources` are caches and texts by name; the editor gets those it declares in `needs`, None
-    where one is missing.
+    where one is missing. Raises EditorError for values that the editor does not have or that are
+    of another type, one line for each.
     """
     editor = class_of(kind)
-    module = importlib.import_module(module_of(kind))
-    configuration = _configure(kind, getattr(module, REGISTRY[kind][2]), config)
+    try:
+        configuration = configured(kind, config)
+    except FaultyError as error:
+        lines = (f"{kind}: {line}" for line in str(error).splitlines())
+        raise EditorError("\n".join(lines)) from None
     return editor(backbone, configuration, **{name: resources.get(name) for name in editor.needs})
 
 
-def _configure(kind: str, cls: type, values: dict[str, Any]) -> EditorConfig:
-    fields = typing.get_type_hints(cls)
-    unknown = set(values) - set(fields)
-    if unknown:
-        known = ", ".join(field.name for field in dataclasses.fields(cls))
-        raise EditorError(f"{kind} has no setting {sorted(unknown)}; it has {known}")
-    return cls(**{name: _typed(fields[name], value) for name, value in values.items()})
+def configured(kind: str, values: dict[str, Any]) -> EditorConfig:
+    """The configuration of an editor from plain values. Raises FaultyError."""
+    module = importlib.import_module(module_of(kind))
+    return checked(getattr(module, REGISTRY[kind][2]), spelled_out(values))
 
 
-def _typed(annotation: Any, value: Any) -> Any:
-    """A YAML value as its field wants it: mappings become sites, lists become tuples."""
-    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
-    options = typing.get_args(annotation) if union else (annotation,)
-    if isinstance(value, dict) and Site in options:
-        return Site(**value)
-    for option in options:
-        if isinstance(value, list) and typing.get_origin(option) is tuple:
-            item = typing.get_args(option)[0]
-            return tuple(_typed(item, one) for one in value)
-    return value
+def settings_of(kind: str, backbone: str) -> dict[str, Any]:
+    """The hyper-parameters of an editor on a backbone, as `build` takes them; empty where the study
+    has none, so that the editor's defaults hold."""
+    return spelled_out(plain(stated(kind, backbone)))
+
+
+def stated(kind: str, backbone: str) -> dict[str, Any]:
+    """As `settings_of`, in the words of the file: places in one line, values with their sources.
+
+    Raises EditorError for what the editor does not take, with file, place and remedy.
+    """
+    module_of(kind)
+    for path in sorted(SETTINGS.glob("*.yaml")):
+        document = _named(path)
+        if kind in document:
+            found = document[kind].get(backbone, {})
+            try:
+                configured(kind, plain(found))
+            except FaultyError as error:
+                lines = (f"{path}: {kind}.{backbone}.{line}" for line in str(error).splitlines())
+                raise EditorError("\n".join(lines)) from None
+            return found
+    return {}
+
+
+@functools.cache
+def _named(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """A file of settings, of editors and backbones that there are."""
+    document = documents.read(path)
+    backbones = dict.fromkeys(name for found in document.values() for name in found)
+    for names, known in ((document, REGISTRY), (backbones, loading.names())):
+        for name in names:
+            if name not in known:
+                raise EditorError(f"{path}: {name}: no such name; {nearest(name, known)}")
+    return document

@@ -24,6 +24,7 @@ from lib.editors.parts.routing import PromptTracker
 from lib.editors.parts.stand_in import StandIn
 from lib.errors import EditorError
 from lib.storage import atomic
+from lib.storage.checked import FORBID
 
 KeysOf = Callable[[str], Tensor]
 """The keys [n, d] of all rows of a subset of the stream, in its order."""
@@ -48,6 +49,8 @@ class EditorConfig:
     """Common to all configurations. `max_length` cuts prompts and answers (None: never).
     `full_width` pads a classifier's rows to `max_length`, as GRACE's and MELO's official code does
     (melo 2.4): it decides what is found in the last column."""
+
+    __pydantic_config__ = FORBID
 
     max_length: int | None = None
     seed: int = 0

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,10 +17,10 @@ from lib.backbones.passes.kept import Kept
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import SUBSETS, Stream
 from lib.editors.base import UNEDITED, Editor
-from lib.errors import UsageError
 from lib.evaluation.prompts import Row, RowBatch, columns, row_batches
 from lib.evaluation.scoring import Scored, needs_whole_passes, score_batch, score_stand_ins
 from lib.metrics import scores
+from lib.storage.checked import FORBID
 
 
 class ReadyRows:
@@ -89,7 +89,6 @@ class ReadyRows:
 
 
 ScoredRow = dict[str, Any]
-ROUNDS = ("consecutive", "single")
 
 
 @dataclass(frozen=True)
@@ -106,13 +105,15 @@ class Protocol:
     the backbone and scores the batch's own rows alone. `inference_repeats` passes are timed before
     and after editing (0: none). `observe` asks the editor about itself after the last batch. Before
     and after editing, at most `lm_eval_limit` items (None: all) of the `lm_eval` tasks
-    (`lib.evaluation.general.ability`) are run. Raises UsageError for another `rounds`.
+    (`lib.evaluation.general.ability`) are run.
     """
+
+    __pydantic_config__ = FORBID
 
     checkpoint_every: int = 0
     max_new_tokens: int = 19
     evaluation_batch: int = 100
-    rounds: str = "consecutive"
+    rounds: Literal["consecutive", "single"] = "consecutive"
     inference_repeats: int = 0
     observe: bool = False
     decode: bool = True
@@ -121,10 +122,6 @@ class Protocol:
     checkpoints: Sequence[int] = ()
     general_between: bool = False
     rivals: bool = True
-
-    def __post_init__(self) -> None:
-        if self.rounds not in ROUNDS:
-            raise UsageError(f"rounds {self.rounds!r}: choose one of {', '.join(ROUNDS)}")
 
     def checks(self, done: int) -> bool:
         """Whether everything is scored once `done` batches are edited."""

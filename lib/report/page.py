@@ -8,7 +8,7 @@ from IPython.display import HTML, display
 
 from lib.report.figures import files, style
 from lib.report.figures.files import save_drawing
-from lib.runs.plan import ROOT
+from lib.runs.settings import ROOT
 from lib.runs.study import Study
 
 

@@ -7,14 +7,13 @@ import platform
 import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
 import torch
 
 from lib.errors import UsageError
-from lib.runs.control_groups import memory_limits
 from lib.storage import fingerprints
 
 # Instruction sets that multiply in a dtype, as `torch.cpu.get_capabilities` calls them.
@@ -27,6 +26,14 @@ _NEITHER = (
     "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI",
 )  # fmt: skip
 LIMITS = {"bfloat16": _NEITHER, "float16": (*_NEITHER, "AVX512_CORE_BF16")}
+
+# By version: folder of the tree, files with limit and use, and what begins the two lines of
+# memory.stat on cached files, which the kernel drops before it refuses memory.
+_VERSIONS = {
+    1: ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    2: ("", "memory.max", "memory.current", ""),
+}
+_CACHED = ("active_file", "inactive_file")
 
 
 class PeakMemory:
@@ -93,6 +100,41 @@ def threads() -> int:
     if not given.isdigit() or int(given) < 1:
         raise UsageError(f"STUDY_THREADS={given}: give a number of threads, 1 or more")
     return int(given)
+
+
+def memory_limits(
+    membership: Path = Path("/proc/self/cgroup"), tree: Path = Path("/sys/fs/cgroup")
+) -> list[tuple[int, int]]:
+    """(limit, what of it is used) in bytes, for every Linux control group with a memory limit (a
+    container, a batch job) that this process is in, from its own up to the outermost; empty where
+    there are none. A container sees its own group at the top of the mounted tree, whatever the
+    kernel calls it: folders that the tree does not have are passed over."""
+    found = []
+    for folder, version in _groups(membership, tree):
+        _, limit_file, use_file, prefix = _VERSIONS[version]
+        with contextlib.suppress(OSError, ValueError):  # no limit: "max", or no such file
+            limit, used = (int((folder / name).read_text()) for name in (limit_file, use_file))
+            lines = (folder / "memory.stat").read_text("utf-8").splitlines()
+            counts = dict(line.split(" ", 1) for line in lines)
+            cached = sum(int(counts.get(f"{prefix}{name}", 0)) for name in _CACHED)
+            found.append((limit, max(used - cached, 0)))
+    return found
+
+
+def _groups(membership: Path, tree: Path) -> Iterator[tuple[Path, int]]:
+    """The folders of the groups that count memory, with the version of the interface."""
+    try:
+        lines = membership.read_text("utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:  # "4:memory:/a/b" in version 1, "0::/a/b" in version 2
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        version = 1 if controllers else 2
+        top, group = tree / _VERSIONS[version][0], PurePosixPath(name.lstrip("/"))
+        for part in (group, *group.parents):
+            yield top / part, version
 
 
 def available_gigabytes(device: str) -> float:

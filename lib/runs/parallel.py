@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from lib.errors import UsageError
-from lib.runs.plan import ROOT
+from lib.runs.settings import ROOT
 
 # What libraries read when they start their threads.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

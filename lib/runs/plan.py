@@ -1,24 +1,18 @@
 """From a paper's YAML file to the list of runs of one profile, without loading anything."""
 
-import copy
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lib.data.published import reading
 from lib.errors import UsageError
+from lib.runs.settings import parts_of, profile_of, varied
 from lib.storage import fingerprints
+from lib.storage.documents import merged
 from lib.storage.fingerprints import content_hash
 
-# Where papers/, notebooks/ and outputs/ lie.
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "papers"
-PROFILES = ("smoke", "laptop", "gpu", "paper")
 DTYPES = ("float32", "float16", "bfloat16")
 # How many times longer a run takes in float32 than in a dtype that the processor computes in.
 FLOAT32_SECONDS = 2
@@ -36,7 +30,7 @@ ARITHMETIC = ("dtype", "device", "threads", "versions")
 APART = (
     *fingerprints.TOLD, "lib.backbones.sources", "lib.backbones.tuning",
     "lib.backbones.knowledge", "lib.runs.plan", "lib.runs.progress", "lib.runs.resources",
-    "lib.runs.settings", "lib.runs.store",
+    "lib.runs.schema", "lib.runs.settings", "lib.runs.store",
 )  # fmt: skip
 
 
@@ -92,75 +86,6 @@ class Run:
             return {}
         why = f"the processor has no {self.asked} arithmetic that PyTorch can use"
         return {"asked": self.asked, "why": why}
-
-
-@dataclass(frozen=True)
-class Sourced:
-    """A hyper-parameter as the YAML file states it: where, what, and where it was seen."""
-
-    path: str
-    value: Any
-    source: str
-
-
-@functools.cache
-def papers() -> tuple[str, ...]:
-    """The papers of the study in their order: folders that hold a settings.yaml."""
-    found = {path.parent.name for path in FOLDER.glob("*/settings.yaml")}
-    return tuple(sorted(found, key=lambda paper: _parsed(paper)["order"]))
-
-
-def read_paper(paper: str) -> dict[str, Any]:
-    """The paper's YAML file as it stands; the caller's own to change."""
-    if paper not in papers():
-        raise UsageError(f"unknown paper {paper!r}; the papers are {', '.join(papers())}")
-    return copy.deepcopy(_parsed(paper))
-
-
-@functools.cache
-def _parsed(paper: str) -> dict[str, Any]:
-    text = (FOLDER / paper / "settings.yaml").read_text("utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def merged(base: Any, over: Any) -> Any:
-    """`base` with the mappings of `over` laid over it; other values replace."""
-    if not isinstance(base, dict) or not isinstance(over, dict) or "value" in over:
-        return copy.deepcopy(over)
-    return {
-        key: merged(base[key], over[key])
-        if key in base and key in over
-        else copy.deepcopy(over.get(key, base.get(key)))
-        for key in [*base, *(key for key in over if key not in base)]
-    }
-
-
-def plain(node: Any, path: str = "", found: list[Sourced] | None = None) -> Any:
-    """The tree with every {value, source} replaced by its value; `found` collects them."""
-    if isinstance(node, dict):
-        if set(node) == {"value", "source"}:
-            if found is not None:
-                found.append(Sourced(path, node["value"], node["source"]))
-            return node["value"]
-        return {key: plain(item, f"{path}.{key}".strip("."), found) for key, item in node.items()}
-    if isinstance(node, list):
-        return [plain(item, path, found) for item in node]
-    return node
-
-
-def profile_of(paper: str, profile: str) -> tuple[dict[str, Any], list[Sourced]]:
-    """The settings of one profile, and every sourced hyper-parameter in them."""
-    if profile not in PROFILES:
-        raise UsageError(f"unknown profile {profile!r}; the profiles are {', '.join(PROFILES)}")
-    document = read_paper(paper)
-    chosen = merged(document["common"], document["profiles"][profile] or {})
-    for setting in chosen["settings"].values():
-        # A profile leaves an editor or a sweep of the paper out by giving it no entry.
-        for group in ("editors", "sweeps"):
-            given = setting.get(group, {})
-            setting[group] = {name: entry for name, entry in given.items() if entry is not None}
-    found: list[Sourced] = []
-    return plain(chosen, found=found), found
 
 
 def runs(
@@ -325,7 +250,7 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
     A sweep's value that changes nothing is the run of the main table.
     """
     main = {
-        label: {"editor": entry, **_shared(setting, entry)}
+        label: {"editor": entry, **parts_of(setting, entry)}
         for label, entry in setting["editors"].items()
     }
     for label, chosen in main.items():
@@ -334,10 +259,10 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
         for label in axis["editors"]:
             for value in axis["values"]:
                 chosen, parameter = main[label], axis["parameter"]
-                if _with(chosen, parameter, value) != chosen:
+                if varied(chosen, parameter, value) != chosen:
                     measured = {**chosen["protocol"], **UNSWEPT, **axis.get("protocol", {})}
                     measured.pop("lm_eval", None)
-                    chosen = _with({**chosen, "protocol": measured}, parameter, value)
+                    chosen = varied({**chosen, "protocol": measured}, parameter, value)
                 yield label, sweep, str(value), chosen
 
 
@@ -350,21 +275,3 @@ def _needs(editor: str) -> tuple[str, ...]:
 def edits_of(stream: dict[str, Any]) -> int:
     """How many edits a run makes of a stream: all, or the `first` so many."""
     return stream.get("first") or stream["n_edits"]
-
-
-def _shared(setting: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """The setting's stream and protocol with what the editor's entry changes of them: an expensive
-    editor may edit only the first so many of the stream, or be scored less often."""
-    return {part: merged(setting[part], entry.get(part, {})) for part in ("stream", "protocol")}
-
-
-def _with(chosen: dict[str, Any], parameter: str, value: Any) -> dict[str, Any]:
-    """A variant with one value changed; dots descend. "stream." and "protocol." lead to the
-    setting's, anything else into the editor's configuration."""
-    changed = json.loads(json.dumps(chosen))
-    *parents, last = parameter.split(".")
-    place = changed if parents[:1] in (["stream"], ["protocol"]) else changed["editor"]["config"]
-    for parent in parents:
-        place = place[parent]
-    place[last] = value
-    return changed

@@ -13,11 +13,13 @@ import pandas as pd
 from lib.errors import UsageError
 from lib.runs import machine, plan
 from lib.runs.execute import execute
-from lib.runs.plan import ROOT, Run
+from lib.runs.plan import Run
 from lib.runs.progress import BarProgress, LineProgress, Progress
 from lib.runs.resources import Resources
+from lib.runs.settings import ROOT, profile_of, read_paper
 from lib.runs.store import Finished, Store
 from lib.storage.cache import check_cache_dir
+from lib.storage.documents import Sourced, merged
 
 RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "value", "seed")
 
@@ -82,7 +84,7 @@ class Outline(ABC):
         """How many edits of the stream an editor makes ("": one that makes all of them)."""
         here = self.document["settings"][setting]
         own = here["editors"].get(editor, {}).get("stream", {})
-        return plan.edits_of(plan.merged(here["stream"], own))
+        return plan.edits_of(merged(here["stream"], own))
 
     def error(self, setting: str, editor: str) -> str:
         """The error of an editor's failed run, "" for none. `editor`: as run titles call it, with
@@ -106,7 +108,7 @@ class Study(Outline):
     runs: list[Run]
     document: dict[str, Any]
     original: dict[str, Any]
-    sourced: list[plan.Sourced]
+    sourced: list[Sourced]
     store: Store
     resources: Resources
     _finished: dict[str, Finished] = field(default_factory=dict)
@@ -129,7 +131,7 @@ class Study(Outline):
             check_project(Path.cwd())
         chosen = Path(os.path.expanduser(data_dir)) if data_dir else None
         device = device or machine.default_device()
-        document, sourced = plan.profile_of(paper, profile)
+        document, sourced = profile_of(paper, profile)
         source = "hub" if profile == "paper" and chosen is None else "embedded"
         planned = plan.runs(
             paper,
@@ -151,8 +153,8 @@ class Study(Outline):
             profile=profile,
             folder=folder,
             runs=[store.told(run) for run in planned],
-            document={**plan.read_paper(paper), **document},
-            original=plan.profile_of(paper, "paper")[0],
+            document={**read_paper(paper), **document},
+            original=profile_of(paper, "paper")[0],
             sourced=sourced,
             store=store,
             resources=Resources(data_dir=chosen, strict=strict, source=source),

@@ -13,8 +13,11 @@ from pathlib import Path
 from lib.storage.atomic import digest
 
 # Modules that keep files and read data: what they give to others is told by its own content.
-_READERS = ("corpus", "datasets", "embedded", "invented", "published", "streams", "training")
-TOLD = ("lib.storage", *(f"lib.data.{name}" for name in _READERS))
+TOLD = (
+    "lib.storage.archives", "lib.storage.atomic", "lib.storage.cache", "lib.storage.fingerprints",
+    "lib.data.corpus", "lib.data.datasets", "lib.data.embedded", "lib.data.invented",
+    "lib.data.published", "lib.data.streams", "lib.data.training",
+)  # fmt: skip
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
 

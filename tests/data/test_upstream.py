@@ -2,7 +2,7 @@
 
 from lib.data import streams
 from lib.data.records import Dataset, Edit
-from lib.runs import plan
+from lib.runs.settings import read_paper
 from papers.melo import scores
 
 
@@ -55,7 +55,7 @@ def test_every_row_of_table_2_names_a_method_that_the_paper_reports() -> None:
     from papers import common
 
     known = set(common.reported("melo").query("item == 'Table 2'")["method"])
-    rows = plan.read_paper("melo")["tables"]["table2"]["rows"]
+    rows = read_paper("melo")["tables"]["table2"]["rows"]
     assert {row["reported_as"] for row in rows.values() if "reported_as" in row} <= known
 
 

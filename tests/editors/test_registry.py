@@ -56,5 +56,5 @@ def test_an_editor_gets_the_resources_it_declares(needy: str) -> None:
 
 
 def test_unknown_settings_are_named(needy: str) -> None:
-    with pytest.raises(EditorError, match=r"has no setting .*'depth'.*blocks"):
+    with pytest.raises(EditorError, match=r"needy: depth: no such key; there are .*blocks"):
         editors.build(needy, load("tiny-gpt2"), {"depth": 3})

@@ -68,7 +68,8 @@ class InventedStudy(Outline):
 
     def said(self) -> dict[str, Any]:
         """What the paper's YAML says besides its settings."""
-        blocks = read(PAPERS / self.paper / "settings.yaml")
+        folder = PAPERS / self.paper
+        blocks = read(folder / "settings.yaml") | read(folder / "page.yaml")
         return {name: blocks[name] for name in SAID if name in blocks}
 
     def _read(self, which: str, setting: str, sweep: str | None) -> pd.DataFrame:

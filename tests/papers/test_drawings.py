@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lib.report import page
-from lib.runs.plan import ROOT
+from lib.runs.settings import ROOT
 
 DRAWINGS = sorted(ROOT.glob("papers/*/drawings/*.svg"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

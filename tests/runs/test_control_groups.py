@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lib.runs import control_groups, machine
+from lib.runs import machine
 
 GIB = 2**30
 UNLIMITED = {1: "9223372036854771712", 2: "max"}
@@ -30,7 +30,7 @@ def group(
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch) -> Path:
     """An empty tree that the library reads; `belongs` says of which groups the process is."""
-    plain = control_groups.memory_limits
+    plain = machine.memory_limits
     monkeypatch.setattr(
         machine, "memory_limits", lambda: plain(tmp_path / "membership", tmp_path / "tree")
     )

@@ -19,6 +19,7 @@ from lib.runs import plan
 from lib.runs.execute import execute
 from lib.runs.progress import LineProgress
 from lib.runs.resources import Resources
+from lib.runs.settings import PROFILES, profile_of
 from lib.runs.store import Store
 from lib.runs.study import Study
 from tests.processes import PATIENCE, start
@@ -228,7 +229,7 @@ def test_what_decides_a_result_decides_the_identity() -> None:
     assert swept[0].identity in main
 
 
-@pytest.mark.parametrize("profile", plan.PROFILES)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_plans(profile: str, tmp_path: Path) -> None:
     study = Study.open("melo", profile, output=tmp_path)
     table = study.plan()
@@ -247,6 +248,6 @@ def test_a_plan_that_cannot_fit_is_refused(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_every_sourced_value_of_the_paper_profile_has_a_source() -> None:
-    _, sourced = plan.profile_of("melo", "paper")
+    _, sourced = profile_of("melo", "paper")
     assert len(sourced) > 25
     assert all(item.source.strip() for item in sourced)

@@ -60,6 +60,7 @@ DECIDES_ALL = {
         "def build(",
         "X = 1\n\ndef build(",
     ),
+    "how values are checked": ("storage/checked.py", "def checked(", "X = 1\n\ndef checked("),
     "what is resumed": ("runs/execute.py", "start_batch=start,", "start_batch=start + 1,"),
     "how answers are scored": (
         "metrics/scores.py",

@@ -11,6 +11,7 @@ import torch
 from lib import __main__ as command_line
 from lib.report.pages import reports
 from lib.runs import machine, plan
+from lib.runs.settings import papers
 from lib.runs.study import Study
 from papers import common
 from tests.processes import PATIENCE
@@ -91,7 +92,8 @@ def runs(monkeypatch):
                 document["settings"][SETTING]["dtype"] = dtype
             return document, sourced
 
-        monkeypatch.setattr(plan, "profile_of", profile_of)
+        for module in ("plan", "study"):
+            monkeypatch.setattr(f"lib.runs.{module}.profile_of", profile_of)
         monkeypatch.setattr(machine, "cpu_computes_in", lambda dtype: able or dtype == "float32")
         found = plan.runs("melo", "smoke", device=device)
         return next(r for r in found if (r.setting, r.editor, r.sweep) == (SETTING, EDITOR, ""))
@@ -156,7 +158,7 @@ def test_plan_and_start_of_a_run_say_it(tmp_path: Path, monkeypatch, capsys, abl
 
 
 def test_laptop_settings_take_the_same_runs_but_for_the_dtype(monkeypatch) -> None:
-    for paper in plan.papers():
+    for paper in papers():
         found = {}
         for able in (True, False):
             monkeypatch.setattr(machine, "cpu_computes_in", lambda dtype, able=able: able)

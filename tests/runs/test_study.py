@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from lib.runs import plan
-from lib.runs.plan import papers
+from lib.runs.settings import papers
 from lib.runs.study import Outline
 from tests.processes import PATIENCE
 from tests.report.pages import browser_checks

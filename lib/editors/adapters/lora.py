@@ -38,7 +38,7 @@ class LoraConfig(EditorConfig):
     one_by_one: bool = False
     lr: float = 1e-2
     steps: int = 50
-    halve_every: int = 20
+    halve_every: int | None = 20
 
 
 class Lora(Editor):

@@ -35,7 +35,6 @@ from lib.editors.parts.routing import PrefillRouter
 from lib.editors.parts.sites import (
     KeyPosition,
     Site,
-    check_key_position,
     check_router_below,
     first_block,
     key_columns,
@@ -81,7 +80,6 @@ class Melo(Editor):
         self, backbone: Backbone, config: MeloConfig, *, blocks_cache: Cache | None = None
     ) -> None:
         super().__init__(backbone, config)
-        check_key_position(config.key_position)
         check_router_below(backbone, config.router, config.sites)
         self.blocks_cache = blocks_cache
         self.router_path = config.router.path(backbone)

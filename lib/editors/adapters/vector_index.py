@@ -11,8 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lib.errors import EditorError
-
 NONE = -1
 KEY_NOISE = 1e-3  # relative distance of one prompt's keys in batches of different shape, with room
 ConflictPolicy = Literal["as_released", "fixed"]
@@ -53,8 +51,6 @@ class VectorIndex:
     """
 
     def __init__(self, width: int, radius: float, policy: ConflictPolicy = "as_released") -> None:
-        if policy not in ("as_released", "fixed"):
-            raise EditorError(f"conflict policy {policy!r}: choose 'as_released' or 'fixed'")
         self.radius0, self.policy = radius, policy
         self.keys = torch.empty(0, width)  # [P, d]
         self.blocks = torch.empty(0, dtype=torch.long)  # [P]

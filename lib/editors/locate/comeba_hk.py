@@ -65,8 +65,6 @@ class ComebaHk(LocateEditor):
         values_cache: Cache | None = None,
     ) -> None:
         super().__init__(backbone, config, corpus=corpus, values_cache=values_cache)
-        if config.scope not in ("as_released", "intended"):
-            raise EditorError(f"scope {config.scope!r}: choose as_released or intended")
         if any(module._forward_hooks for module in self.modules.values()):
             raise EditorError(
                 "another editor has a hook in one of COMEBA-HK's layers, which would be copied; "

@@ -20,7 +20,7 @@ from lib.backbones.text_states import KeyText, second_moments
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
 from lib.editors.base import Editor, EditorConfig, EditReport
-from lib.editors.locate.solve import SOLVERS, KeyMemory, Solver
+from lib.editors.locate.solve import KeyMemory, Solver
 from lib.editors.locate.subjects import (
     Request,
     Rows,
@@ -106,8 +106,6 @@ class LocateEditor(Editor):
             raise EditorError(
                 f"{self.name}: n_layers {config.n_layers} of {len(config.blocks)} blocks"
             )
-        if config.solver not in SOLVERS:
-            raise EditorError(f"solver {config.solver!r}: choose one of {', '.join(SOLVERS)}")
         self.blocks = config.blocks[-config.n_layers :]
         self.modules = {block: backbone.module("mlp_out", block) for block in self.blocks}
         self.prefix = FrozenPrefix(backbone, self.blocks[0])

@@ -50,8 +50,6 @@ class Memit(LocateEditor):
         values_cache: Cache | None = None,
     ) -> None:
         super().__init__(backbone, config, corpus=corpus, values_cache=values_cache)
-        if config.history not in ("none", "lambda", "one"):
-            raise EditorError(f"MEMIT history {config.history!r}: choose none, lambda or one")
         self.original = {
             block: module.weight.detach().clone() for block, module in self.modules.items()
         }

@@ -12,7 +12,6 @@ from torch import Tensor
 from lib.errors import EditorError
 
 Solver = Literal["auto", "cholesky", "woodbury"]
-SOLVERS = ("auto", "cholesky", "woodbury")
 FACTOR_ALWAYS = 4096  # up to this width a fresh factor costs less than a second on a CPU
 
 

@@ -26,7 +26,6 @@ from lib.editors.base import UNEDITED, Editor, EditorConfig, EditReport
 from lib.editors.parts.minimise import minimise
 from lib.editors.parts.routing import PromptTracker
 from lib.editors.parts.sites import Site, first_block, rows_at
-from lib.errors import EditorError
 
 Replacement = Literal["replace_prompt", "replace_last"]
 
@@ -54,10 +53,6 @@ class Grace(Editor):
 
     def __init__(self, backbone: Backbone, config: GraceConfig) -> None:
         super().__init__(backbone, config)
-        if config.replacement not in ("replace_prompt", "replace_last"):
-            raise EditorError(
-                f"GRACE replacement {config.replacement!r}: choose replace_prompt or replace_last"
-            )
         self.path = config.site.path(backbone)
         self.layer = backbone.model.get_submodule(self.path)
         self.prefix = FrozenPrefix(backbone, first_block(backbone, [config.site]))

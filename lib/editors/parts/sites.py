@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import Encoded
 from lib.errors import EditorError
+from lib.storage.checked import FORBID
 
 
 @dataclass(frozen=True)
 class Site:
     """One linear layer: its part ("mlp_out", …), block number, and stack (seq2seq only)."""
+
+    __pydantic_config__ = FORBID
 
     part: str
     block: int
@@ -53,13 +56,6 @@ def check_router_below(backbone: Backbone, router: Site, chosen: Iterable[Site])
 
 
 KeyPosition = Literal["last_column", "last_token", "last_prompt_token"]
-POSITIONS = ("last_column", "last_token", "last_prompt_token")
-
-
-def check_key_position(position: str) -> None:
-    """An unknown key position is an error that names the known ones."""
-    if position not in POSITIONS:
-        raise EditorError(f"key position {position!r}: choose one of {', '.join(POSITIONS)}")
 
 
 def key_columns(batch: Encoded, position: KeyPosition) -> Tensor:

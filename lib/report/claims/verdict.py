@@ -51,7 +51,7 @@ TESTS: dict[str, Callable[..., Test]] = {}
 
 
 def claim_test(maker: Maker) -> Maker:
-    """Register a maker of tests, so that a `settings.yaml` can name it."""
+    """Register a maker of tests, so that a `page.yaml` can name it."""
     if maker.__name__ in TESTS:
         raise ValueError(f"there is a test {maker.__name__!r} already")
     TESTS[maker.__name__] = maker

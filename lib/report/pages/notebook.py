@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from lib.errors import StoreError, StudyError, UsageError
-from lib.runs.plan import ROOT
+from lib.runs.settings import ROOT
 from lib.storage.atomic import write_text
 
 ASSETS = Path(__file__).parents[1] / "templates"

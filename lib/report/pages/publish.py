@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from lib.errors import StoreError
 from lib.report.pages.notebook import with_pictures
 from lib.report.summaries import PaperSummary, read_summaries
-from lib.runs.plan import ROOT, papers
+from lib.runs.settings import ROOT, papers
 from lib.storage.atomic import write_bytes
 
 MANIFEST = "manifest.json"

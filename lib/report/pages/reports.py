@@ -8,7 +8,7 @@ from pathlib import Path
 from lib.errors import StoreError, StudyError
 from lib.report import summaries
 from lib.report.pages import index, notebook
-from lib.runs.plan import ROOT
+from lib.runs.settings import ROOT
 from lib.runs.study import Study
 
 NOTEBOOKS = ROOT / "notebooks"

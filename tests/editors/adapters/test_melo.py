@@ -14,7 +14,7 @@ from lib.backbones.sources import loading
 from lib.data import streams
 from lib.data.records import Dataset
 from lib.errors import EditorError
-from lib.runs import plan
+from lib.runs.settings import profile_of
 from lib.storage.cache import Cache
 from tests.conftest import configuration, edits, generate, make, prompt_logits, stream
 
@@ -100,7 +100,7 @@ def test_06_the_update_is_the_capacity_times_b_a(name: str) -> None:
 
 
 def test_11_the_released_t5_small_has_four_sites_and_t5_large_eight() -> None:
-    settings = plan.profile_of("melo", "paper")[0]["settings"]
+    settings = profile_of("melo", "paper")[0]["settings"]
     small = settings["zsre-t5"]["editors"]["MELO"]["config"]["sites"]
     large = settings["zsre-t5-large"]["editors"]["MELO"]["config"]["sites"]
     assert (len(small), len(large)) == (4, 8)
@@ -117,7 +117,7 @@ def test_11_the_paper_settings_install_on_models_of_that_depth(t5: Backbone) -> 
         num_decoder_layers=8, num_heads=2, feed_forward_proj="gated-gelu",
     )  # fmt: skip
     deep = replace(t5, model=T5ForConditionalGeneration(config).eval().requires_grad_(False))
-    chosen = plan.profile_of("melo", "paper")[0]["settings"]["zsre-t5"]["editors"]["MELO"]
+    chosen = profile_of("melo", "paper")[0]["settings"]["zsre-t5"]["editors"]["MELO"]
     from lib.editors import build
 
     editor = build("melo", deep, chosen["config"])

@@ -8,7 +8,7 @@ import pytest
 from lib.metrics.intervals import facts
 from lib.report import page
 from lib.report.claims.verdict import UNKNOWN
-from lib.runs.plan import Sourced
+from lib.storage.documents import Sourced
 from papers import common
 from papers.comeba_hk import report, scores, tables
 from papers.comeba_hk.scores import with_scores

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN
-from lib.runs.plan import papers, profile_of
+from lib.runs.settings import papers, profile_of
 from papers import common
 from papers.elder import deferral, figures, report, retention, scores
 from papers.elder import tables as elder_tables

@@ -11,7 +11,7 @@ import torch
 from lib.editors.hypernet.ridge import Ridge, rank_one_shifts, wanted_outputs
 from lib.report.claims import comparisons
 from lib.report.figures import files, style
-from lib.runs.plan import ROOT
+from lib.runs.settings import ROOT
 from papers.malmen import figures, scores, tables, times
 from papers.malmen.figures import ROWS
 from tests.papers.malmen.invented_malmen import OWN, SIZES, SUM, InventedStudy

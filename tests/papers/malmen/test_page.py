@@ -8,7 +8,7 @@ import pytest
 from lib.report import page
 from lib.report.claims import comparisons
 from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN
-from lib.runs.plan import profile_of
+from lib.runs.settings import profile_of
 from papers import common
 from papers.malmen import report, tables, times
 from papers.malmen.scores import by_m, observed, unedited

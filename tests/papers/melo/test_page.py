@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lib.report.claims.verdict import FAILS, UNKNOWN
-from lib.runs.plan import profile_of
+from lib.runs.settings import profile_of
 from papers import common
 from papers.melo import costs, curves, generality, report, scores, tables
 from tests.papers.melo.invented_melo import BATCH, GROUPS, InventedStudy, N, index
@@ -230,7 +230,7 @@ def test_claims_lead_to_sections_and_deviations_are_complete() -> None:
 
 
 def _yaml() -> dict:
-    from lib.runs.plan import read_paper
+    from lib.runs.settings import read_paper
 
     return read_paper("melo")
 

@@ -11,7 +11,8 @@ import yaml
 
 from lib.runs.study import Outline
 
-PAPER = Path(__file__).parents[3] / "papers" / "side_by_side" / "settings.yaml"
+PAPER = Path(__file__).parents[3] / "papers" / "side_by_side"
+NAMES = ("settings.yaml", "page.yaml")
 N, BATCH, FIRST, FEWER, FACTS = 30, 5, 10, 20, "facts"
 # kind; reliability, generality, near, unrelated at the end; reliability right after the own batch
 EDITORS: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -125,7 +126,8 @@ def manifest(editor: str, seed: int) -> dict[str, Any]:
 
 @functools.cache
 def _paper() -> dict[str, Any]:
-    return yaml.safe_load(PAPER.read_text("utf-8"))
+    parts = [yaml.safe_load((PAPER / name).read_text("utf-8")) for name in NAMES]
+    return parts[0] | parts[1]
 
 
 @dataclass

@@ -11,7 +11,7 @@ from lib.editors import REGISTRY
 from lib.report.figures import files
 from lib.report.pages import record_pages
 from lib.report.tables import Cell, build_table
-from lib.runs.plan import papers, profile_of
+from lib.runs.settings import papers, profile_of
 from papers import common
 from papers.side_by_side import advice, figures, report, tables
 from papers.side_by_side.advice import Answers

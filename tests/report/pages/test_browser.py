@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from lib.report.pages.index import write_index
 from lib.report.pages.notebook import execute, to_html
 from lib.report.summaries import Headline, PaperSummary, Told, write_summary
-from lib.runs.plan import ROOT
+from lib.runs.settings import ROOT
 from tests.report.pages.browser_checks import check_page, problems, why_no_browser
 
 reason = why_no_browser()

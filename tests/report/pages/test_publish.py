@@ -12,7 +12,7 @@ from lib.errors import StoreError
 from lib.report.pages.index import write_index
 from lib.report.pages.publish import make
 from lib.report.summaries import PaperSummary, write_summary
-from lib.runs.plan import papers
+from lib.runs.settings import papers
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 FIGURE = (

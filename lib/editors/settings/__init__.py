@@ -1,0 +1,1 @@
+"""Hyper-parameters of the editors on the backbones of the study, each once and with its source."""

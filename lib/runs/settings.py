@@ -1,0 +1,281 @@
+"""A paper's YAML files: read once, checked, and laid out for one profile."""
+
+import contextlib
+import copy
+import functools
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.errors import UsageError
+from lib.storage import documents
+from lib.storage.checked import FaultyError, Place, checked, dotted, nearest
+from lib.storage.documents import Sourced, merged, plain
+
+# Where papers/, notebooks/ and outputs/ lie.
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "papers"
+PROFILES = ("smoke", "laptop", "gpu", "paper")
+# What names entries in a setting, and a key that every entry has.
+COMPLETE = {"editors": "kind", "sweeps": "parameter"}
+
+
+@functools.cache
+def papers() -> tuple[str, ...]:
+    """The papers of the study in their order: folders that hold a settings.yaml."""
+    found = {path.parent.name: path for path in FOLDER.glob("*/settings.yaml")}
+    return tuple(sorted(found, key=lambda paper: documents.read(found[paper])["order"]))
+
+
+def read_paper(paper: str) -> dict[str, Any]:
+    """The paper's YAML files as they stand, settings and page; the caller's own to change."""
+    return copy.deepcopy({**documents.read(_file(paper)), **_page(paper)})
+
+
+def profile_of(paper: str, profile: str) -> tuple[dict[str, Any], list[Sourced]]:
+    """The settings of one profile as plain values, and every sourced hyper-parameter in them.
+
+    An editor's `config` is its settings on the backbone (`lib/editors/settings`) with the entry's
+    `changes` laid over them. Raises UsageError for what the file may not hold: one line for every
+    fault, with file, place and remedy.
+    """
+    document, sourced = _checked_profile(paper, profile)
+    return copy.deepcopy(document), list(sourced)
+
+
+@functools.cache
+def _checked_profile(paper: str, profile: str) -> tuple[dict[str, Any], list[Sourced]]:
+    if profile not in PROFILES:
+        raise UsageError(f"unknown profile {profile!r}; the profiles are {', '.join(PROFILES)}")
+    path = _file(paper)
+    with _told_of(path):
+        return laid_out(documents.read(path), profile)
+
+
+@functools.cache
+def _page(paper: str) -> dict[str, Any]:
+    from lib.runs import schema  # loads torch, which wrong usage should not wait for
+
+    path = _file(paper, "page.yaml")
+    with _told_of(path):
+        checked(schema.Page, documents.read(path))
+    return documents.read(path)
+
+
+def _file(paper: str, name: str = "settings.yaml") -> Path:
+    if paper not in papers():
+        raise UsageError(f"unknown paper {paper!r}; the papers are {', '.join(papers())}")
+    return FOLDER / paper / name
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Faults become a UsageError with a line for each: the file, the place, what is wrong."""
+    try:
+        yield
+    except FaultyError as error:
+        name = path.relative_to(ROOT)
+        lines = (f"{name}: {dotted(place)}: {text}" for place, text in error.faults)
+        raise UsageError("\n".join(lines)) from None
+
+
+def laid_out(document: Mapping[str, Any], profile: str) -> tuple[dict[str, Any], list[Sourced]]:
+    """`profile_of` for a parsed file. Raises FaultyError with every fault that could be seen."""
+    from lib.editors.settings.places import spelled_out  # loads torch, as the schema does
+    from lib.runs import schema
+
+    checked(schema.Settings, plain(document))
+    settings = layered(document, profile)
+    faults = _unknown_changes(document, profile)
+    for name, setting in settings.items():
+        for place, text in _faults_of(plain(setting)):
+            faults.append((_written(document, profile, name, place), text))
+    if faults:
+        raise FaultyError(faults)
+    settings = {name: _configured(setting) for name, setting in settings.items()}
+    sourced: list[Sourced] = []
+    datasets = document["common"]["datasets"]
+    made = plain({"datasets": datasets, "settings": settings}, found=sourced)
+    for setting in made["settings"].values():
+        for entry in setting["editors"].values():
+            entry["config"] = spelled_out(entry["config"])
+    return made, sourced
+
+
+def layered(document: Mapping[str, Any], profile: str) -> dict[str, dict[str, Any]]:
+    """The settings of a profile, values with their sources: what `common` and then the profile say
+    of every setting and of each."""
+    found = {}
+    for name, given in document["common"]["settings"].items():
+        setting = merged(document["common"].get("every", {}), given)
+        setting = merged(setting, _changes(document, profile, name))
+        # A profile leaves an editor or a sweep of the paper out by giving it no entry.
+        for group in COMPLETE:
+            entries = setting.get(group, {})
+            setting[group] = {key: item for key, item in entries.items() if item is not None}
+        found[name] = setting
+    return found
+
+
+def _changes(document: Mapping[str, Any], profile: str, setting: str) -> dict[str, Any]:
+    """What a profile changes of a setting."""
+    own = document["profiles"][profile] or {}
+    if setting in own.get("leaves_out", ()):
+        return {"enabled": False}
+    return merged(own.get("every", {}), own.get("settings", {}).get(setting, {}))
+
+
+def _configured(setting: dict[str, Any]) -> dict[str, Any]:
+    """The setting with the whole configuration of its editors in place of what they change."""
+    from lib.editors import stated
+
+    backbone, editors = plain(setting["backbone"]), {}
+    for label, entry in setting["editors"].items():
+        config = merged(stated(entry["kind"], backbone), entry.get("changes", {}))
+        rest = {key: item for key, item in entry.items() if key not in ("kind", "changes")}
+        editors[label] = {"kind": entry["kind"], "config": config, **rest}
+    return {**setting, "editors": editors}
+
+
+def parts_of(setting: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting's stream and protocol with what the editor's entry changes of them: an expensive
+    editor may edit only the first so many of the stream, or be scored less often."""
+    return {part: merged(setting[part], entry.get(part, {})) for part in ("stream", "protocol")}
+
+
+def varied(chosen: dict[str, Any], parameter: str, value: Any) -> dict[str, Any]:
+    """A variant (`editor`, `stream`, `protocol`) with one value changed; dots descend. "stream."
+    and "protocol." lead to the setting's, anything else into the editor's configuration.
+    Raises FaultyError for a parameter that leads nowhere."""
+    changed = json.loads(json.dumps(chosen))
+    *parents, last = parameter.split(".")
+    place = changed if parents[:1] in (["stream"], ["protocol"]) else changed["editor"]["config"]
+    for parent in parents:
+        if not isinstance(place.get(parent), dict):
+            raise FaultyError([((parent,), f"no such part; {nearest(parent, place)}")])
+        place = place[parent]
+    place[last] = value
+    return changed
+
+
+# -- What a setting may not say ----------------------------------------------------------------
+
+
+class _Faults(list[tuple[Place, str]]):
+    """Faults with their places, as they come."""
+
+    @contextlib.contextmanager
+    def at(self, *place: str) -> Iterator[None]:
+        """Keeps the faults that the block meets, at this place."""
+        try:
+            yield
+        except FaultyError as error:
+            self += [((*place, *path), text) for path, text in error.faults]
+
+
+def _faults_of(setting: dict[str, Any]) -> _Faults:
+    """The faults of one plain setting; those of editors and sweeps if it has no other."""
+    from lib.runs import schema  # loads torch, as all below
+
+    found = _Faults()
+    with found.at():
+        checked(schema.Setting, setting)
+    found = found or _unknown_names(setting)
+    return found or _wrong_changes(setting)
+
+
+def _unknown_changes(document: Mapping[str, Any], profile: str) -> _Faults:
+    """Settings, editors and sweeps that a profile changes and that the paper does not have; an
+    entry that is complete is the profile's own."""
+    common, own = document["common"], document["profiles"][profile] or {}
+    found = _Faults(
+        (
+            ("profiles", profile, group, name),
+            f"no such setting; {nearest(name, common['settings'])}",
+        )
+        for group in ("settings", "leaves_out")
+        for name in own.get(group, ())
+        if name not in common["settings"]
+    )
+    for name, given in common["settings"].items():
+        setting, changes = merged(common.get("every", {}), given), _changes(document, profile, name)
+        for group, key in COMPLETE.items():
+            known = setting.get(group, {})
+            for label, entry in changes.get(group, {}).items():
+                if label not in known and key not in (entry or {}):
+                    place = _written(document, profile, name, (group, label))
+                    found.append((place, f"no such {group[:-1]}; {nearest(label, known)}"))
+    return found
+
+
+def _unknown_names(setting: dict[str, Any]) -> _Faults:
+    """Names of backbones, datasets and editors that there are not."""
+    from lib.backbones.sources import loading
+    from lib.data.datasets import DATASETS
+    from lib.editors import REGISTRY
+
+    named = [(("dataset",), setting["dataset"], DATASETS)]
+    if not setting["backbone"].startswith("dir:"):
+        named.append((("backbone",), setting["backbone"], loading.names()))
+    for label, entry in setting["editors"].items():
+        named.append((("editors", label, "kind"), entry["kind"], REGISTRY))
+    for sweep, axis in setting["sweeps"].items():
+        named += [
+            (("sweeps", sweep, "editors"), name, setting["editors"]) for name in axis["editors"]
+        ]
+    return _Faults(
+        (place, f"{name!r} is none that is known; {nearest(name, known)}")
+        for place, name, known in named
+        if name not in known
+    )
+
+
+def _wrong_changes(setting: dict[str, Any]) -> _Faults:
+    """Faults of what editors and sweeps change."""
+    from lib.editors import configured
+    from lib.editors.settings.places import spelled_out
+    from lib.runs import schema
+
+    types = {"stream": schema.Stream, "protocol": schema.Protocol, "cost": schema.Cost}
+    found, editors = _Faults(), plain(_configured(setting))["editors"]
+    for label, entry in editors.items():
+        with found.at("editors", label, "changes"):
+            configured(entry["kind"], entry["config"])
+        for part in types.keys() & entry.keys():
+            with found.at("editors", label, part):
+                checked(types[part], merged(setting[part], entry[part]))
+    for sweep, axis in setting["sweeps"].items() if not found else ():
+        with found.at("sweeps", sweep, "protocol"):
+            checked(schema.Protocol, merged(setting["protocol"], axis.get("protocol", {})))
+        with found.at("sweeps", sweep):
+            for label, value in itertools.product(axis["editors"], axis["values"]):
+                entry = editors[label]
+                spelled = {**entry, "config": spelled_out(entry["config"])}
+                chosen = {"editor": spelled, **parts_of(setting, entry)}
+                made = varied(chosen, axis["parameter"], value)
+                configured(entry["kind"], made["editor"]["config"])
+                checked(schema.Stream, made["stream"])
+                checked(schema.Protocol, made["protocol"])
+    return found
+
+
+def _written(document: Mapping[str, Any], profile: str, setting: str, place: Place) -> Place:
+    """Where the file says what a setting of a profile says at `place`."""
+    own = ("profiles", profile)
+    blocks = [
+        (*own, "settings", setting), (*own, "every"),
+        ("common", "settings", setting), ("common", "every"),
+    ]  # fmt: skip
+    deepest = max(blocks, key=lambda block: _depth(document, (*block, *place)) - len(block))
+    return (*deepest, *place)
+
+
+def _depth(node: Any, place: Place) -> int:
+    """How many steps of a place lead through nested mappings."""
+    for depth, step in enumerate(place):
+        if not isinstance(node, Mapping) or step not in node:
+            return depth
+        node = node[step]
+    return len(place)
