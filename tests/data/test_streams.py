@@ -223,8 +223,6 @@ def test_single_rounds_need_rows_with_owners() -> None:
     editor = make("ft", loading.load("tiny-gpt2"))
     with pytest.raises(UsageError, match="kind records"):
         run(editor, Stream("s", edits(2), 2), Protocol(rounds="single"))
-    with pytest.raises(UsageError, match="consecutive, single"):
-        Protocol(rounds="both")
 
 
 def test_consecutive_rounds_score_a_batchs_edits_alone_at_their_own_moment() -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lib.editors.adapters.vector_index import NONE, VectorIndex, exact_distances
-from lib.errors import EditorError
 
 
 def points(*rows: tuple[float, float]) -> torch.Tensor:
@@ -77,11 +76,6 @@ def test_the_boundary_of_a_radius_is_inside() -> None:
     index = VectorIndex(2, 1.0)
     index.insert(points((0, 0)), [5], 0)
     assert route(index, (1, 0), (1.0001, 0)) == [0, NONE]
-
-
-def test_an_unknown_policy_is_named() -> None:
-    with pytest.raises(EditorError, match="as_released"):
-        VectorIndex(2, 1.0, "other")  # type: ignore[arg-type]
 
 
 class Reference:
