@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--profile", default="laptop", metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
     add("--plan", action="store_true", help="show what would run, with cost; start nothing")
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
+    add("--threads", type=int, metavar="N", help="of each run on a CPU, part of its identity (1)")
     add("--seeds", type=int, metavar="N", help="order seeds 0..N-1 (default: the profile's)")
     add("--data-dir", type=_path, metavar="DIR", help="published datasets in local files")
     add(
@@ -127,6 +128,8 @@ def _papers(only: str | None) -> list[str]:
 
 def _environment(options: argparse.Namespace) -> None:
     """Settings that the library and the notebooks' kernels read from the environment."""
+    if options.threads is not None:
+        os.environ["STUDY_THREADS"] = str(options.threads)
     if options.assets:
         os.environ["STUDY_ASSETS"] = str(options.assets)
     for name in ("STUDY_ASSETS", "STUDY_CACHE", "STUDY_MODELS"):

@@ -5,7 +5,6 @@ import copy
 import hashlib
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -184,6 +183,14 @@ def first_line(error: BaseException) -> str:
 TuningLog = dict[str, object]
 
 
+def where_tuned(log: TuningLog) -> str:
+    """On what weights were tuned, which decides their last digits."""
+    return (
+        f"on {log['machine']}, {log['threads']} thread{'s' * (log['threads'] != 1)}: another "
+        "processor rounds otherwise and tunes to somewhat other weights"
+    )
+
+
 def tuned(
     backbone: Backbone, identity: object, train: Callable[[PreTrainedModel], TuningLog]
 ) -> tuple[Backbone, TuningLog]:
@@ -202,7 +209,7 @@ def tuned(
             "device": str(backbone.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "machine": platform.machine(),
+            "machine": fingerprints.processor(),
         }
         with quiet():
             model.save_pretrained(scratch, max_shard_size="1TB")

@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import torch
 
-from lib.errors import UsageError
 from lib.storage import fingerprints
 
 # Instruction sets that multiply in a dtype, as `torch.cpu.get_capabilities` calls them.
@@ -93,15 +92,6 @@ def cpu_computes_in(dtype: str) -> bool:
     )
 
 
-def threads() -> int:
-    """Threads that a run computes with on a CPU: STUDY_THREADS, else one. Not what the machine has:
-    their number moves the last digits of sums, and so the text that a model writes."""
-    given = os.environ.get("STUDY_THREADS", "1")
-    if not given.isdigit() or int(given) < 1:
-        raise UsageError(f"STUDY_THREADS={given}: give a number of threads, 1 or more")
-    return int(given)
-
-
 def memory_limits(
     membership: Path = Path("/proc/self/cgroup"), tree: Path = Path("/sys/fs/cgroup")
 ) -> list[tuple[int, int]]:
@@ -176,17 +166,11 @@ def provenance(device: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version(), **fingerprints.versions()},
         "git_commit": git_commit(),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
+        "device": torch.cuda.get_device_name()
+        if device.startswith("cuda")
+        else fingerprints.processor(),
         "threads": torch.get_num_threads(),
     }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()}, {psutil.cpu_count()} cores"
-    return f"{platform.machine()}, {psutil.cpu_count()} cores"
 
 
 @contextlib.contextmanager

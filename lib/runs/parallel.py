@@ -23,7 +23,8 @@ def cores() -> int:
 
 
 def jobs(asked: int | None, peaks: Sequence[float], device: str, room: float) -> int:
-    """How many papers run at the same time: as asked, else one for each core, on a GPU one.
+    """How many papers run at the same time: as asked, else one for each core, or for as many cores
+    as a run has threads; on a GPU one.
 
     `peaks` [papers]: the memory each needs at most, and `room`: what is free, both in GiB. Without
     `asked`, no more than fit together. Raises UsageError for less than one.
@@ -32,11 +33,20 @@ def jobs(asked: int | None, peaks: Sequence[float], device: str, room: float) ->
         if asked < 1:
             raise UsageError(f"--jobs {asked}: at least one paper has to run at a time")
         return min(asked, len(peaks))
-    count = 1 if device != "cpu" else min(len(peaks), cores())
+    count = 1 if device != "cpu" else min(len(peaks), max(cores() // threads(), 1))
     largest = sorted(peaks, reverse=True)
     while count > 1 and sum(largest[:count]) > room:
         count -= 1
     return max(count, 1)
+
+
+def threads() -> int:
+    """Threads that a run computes with on a CPU: STUDY_THREADS, else one. Not what the machine has:
+    their number moves the last digits of sums, and so the text that a model writes."""
+    given = os.environ.get("STUDY_THREADS", "1")
+    if not given.isdigit() or int(given) < 1:
+        raise UsageError(f"STUDY_THREADS={given}: give a number of threads, 1 or more")
+    return int(given)
 
 
 def run(papers: Sequence[str], arguments: Sequence[str], count: int) -> bool:

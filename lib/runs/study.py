@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lib.errors import UsageError
-from lib.runs import machine, plan
+from lib.runs import machine, parallel, plan
 from lib.runs.execute import execute
 from lib.runs.plan import Run
 from lib.runs.progress import BarProgress, LineProgress, Progress
@@ -141,7 +141,7 @@ class Study(Outline):
             device=device,
             source=source,
             strict=strict,
-            threads=machine.threads(),
+            threads=parallel.threads(),
         )
         for run in planned:
             if run.asked:

@@ -1,14 +1,18 @@
 """Hashes that decide whether a stored result is still the result of this code and this data."""
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import platform
 from collections.abc import Iterable
 from pathlib import Path
+
+import psutil
 
 from lib.storage.atomic import digest
 
@@ -115,6 +119,15 @@ def content_hash(value: object) -> str:
 def versions() -> dict[str, str]:
     """Versions of the libraries that can move a result."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def processor() -> str:
+    """Name and cores of the processor, whose sums round in their own way."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {psutil.cpu_count()} cores"
+    return f"{platform.machine()}, {psutil.cpu_count()} cores"
 
 
 def files(paths: Iterable[Path], folder: Path) -> str:

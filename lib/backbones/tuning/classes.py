@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lib.backbones.backbone import Backbone
-from lib.backbones.checkpoints import tuned
+from lib.backbones.checkpoints import tuned, where_tuned
 from lib.backbones.encoding import encode
 from lib.backbones.tuning.predictions import predicted_classes
 from lib.errors import BackboneError
@@ -82,7 +82,10 @@ def tune_classifier(
         f"{score['majority']:.3f})"
         for name, score in record["held_out"].items()
     )
-    told = f"fine-tuned here on {len(claims)} {kind}, accuracy {', '.join(scores)}"
+    told = (
+        f"fine-tuned here on {len(claims)} {kind}, accuracy {', '.join(scores)} "
+        f"({where_tuned(record)})"
+    )
     return replace(learned, provenance=f"{backbone.provenance}; {told}")
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lib.backbones.backbone import Backbone
-from lib.backbones.checkpoints import tuned
+from lib.backbones.checkpoints import tuned, where_tuned
 from lib.backbones.encoding import IGNORED, prompt_ids, target_ids
 from lib.errors import BackboneError
 from lib.storage import fingerprints
@@ -68,7 +68,7 @@ def tune_question_answering(
     made, record = tuned(backbone, identity, lambda model: _train(model, backbone, pairs, config))
     told = (
         f"fine-tuned here on {len(pairs)} question-answer pairs, {record['epochs']} epochs, exact "
-        f"match on them {record['exact_match']:.3f}"
+        f"match on them {record['exact_match']:.3f} ({where_tuned(record)})"
     )
     return replace(made, provenance=f"{backbone.provenance}; {told}")
 
