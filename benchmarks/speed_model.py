@@ -266,7 +266,7 @@ def checkpoints(trained: Trained) -> Line:
 
     def run(kind: type[Counting]) -> Measured:
         melo.rollback()
-        evaluator = kind(melo, stream, protocol, before=before.before, passes=before.passes)
+        evaluator = kind(melo, stream, protocol, before=before.before, kept=before.kept)
         seconds, records = 0.0, list[ScoredRow]()
         for number, batch in enumerate(stream.batches(), start=1):
             melo.edit(batch)

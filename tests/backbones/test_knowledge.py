@@ -87,20 +87,20 @@ def test_answers_equal_one_plain_forward_pass_each(kind):
                 assert answer.first == (top in {t[0] for t in targets})
 
 
-def test_a_model_that_always_says_the_object_knows_it():
+def test_a_model_that_always_says_the_object_knows_it(monkeypatch):
     bb = backbone("causal")
     fact = FACTS[0]
     from lib.backbones.encoding import target_ids
 
     ids = target_ids(bb, fact.object)[:-1]
 
-    def fake(input_ids, **_):
-        logits = torch.zeros(len(input_ids), len(ids), len(bb.tokenizer))
+    def says(_self, prompts, _targets):
+        logits = torch.zeros(len(prompts), len(ids), len(bb.tokenizer))
         for place, token in enumerate(ids):
             logits[:, place, token] = 1
-        return SimpleNamespace(logits=logits)
+        return logits
 
-    bb.model = fake
+    monkeypatch.setattr(knowledge._Pass, "_logits", says)
     found = known_facts(bb, [fact], cap=None, forms=("canonical",))
     answer = found.answers[fact.identity]["canonical"]
     assert answer.first and answer.full and answer.typed
@@ -183,3 +183,13 @@ def test_wrong_use_is_named():
     bb.family = SimpleNamespace(kind="classifier")
     with pytest.raises(BackboneError, match="causal or seq2seq"):
         known_facts(bb, FACTS, cap=1)
+
+
+def test_the_logits_are_those_of_the_model():
+    bb = backbone("causal")
+    prompts, targets = [[5, 6, 7], [8, 9, 10]], [[11, 12], [13, 14]]
+    found = knowledge._Pass(bb, FACTS)._logits(prompts, targets)
+    whole = torch.tensor([p + t[:-1] for p, t in zip(prompts, targets, strict=True)])
+    with torch.no_grad():
+        expected = bb.model(input_ids=whole).logits[:, -2:]
+    assert torch.equal(found, expected.float())

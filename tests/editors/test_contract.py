@@ -223,7 +223,7 @@ def test_forced_routes_equal_free_routing(edited: Editor) -> None:
 
 
 def test_unknown_settings_and_editors_are_named(kind: str, generator: Backbone) -> None:
-    with pytest.raises(EditorError, match="has no setting"):
+    with pytest.raises(EditorError, match="colour: no such key; there are"):
         make(kind, generator, colour="blue")
     with pytest.raises(EditorError, match=", ".join(REGISTRY)):
         build("mello", generator, {})

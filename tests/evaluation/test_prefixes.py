@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lib.backbones.backbone import Backbone
 from lib.backbones.passes import decoding
 from lib.backbones.passes.hooks import map_tensors
+from lib.backbones.passes.kept import Kept
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.backbones.sources import loading
 from lib.evaluation import evaluator
@@ -78,15 +79,15 @@ class Stub:
 
 
 def test_editors_that_share_a_backbone_share_its_lower_blocks() -> None:
-    backbone, passes = loading.load("tiny-llama"), {}
+    backbone, kept = loading.load("tiny-llama"), Kept()
     rows = (PROMPTS, TARGETS, ("", "", ""))
     seen = counted(backbone.module("mlp", 0))
-    evaluator.ReadyRows(Stub(backbone, 2), passes, whole=False).of(rows)
-    made = evaluator.ReadyRows(Stub(backbone, 4), passes, whole=False).of(rows)
+    evaluator.ReadyRows(Stub(backbone, 2), kept, whole=False).of(rows)
+    made = evaluator.ReadyRows(Stub(backbone, 4), kept, whole=False).of(rows)
     assert len(seen) == 1
     # A module of the lower blocks that was not watched then has to be run again.
     low = (backbone.path("mlp_out", 1),)
-    watched = evaluator.ReadyRows(Stub(backbone, 4, low), passes, whole=False).of(rows)
+    watched = evaluator.ReadyRows(Stub(backbone, 4, low), kept, whole=False).of(rows)
     assert len(seen) == 2
     assert torch.equal(made.state.output, rows_at(backbone, 4).state.output)
     assert set(watched.state.watched) == set(low)

@@ -9,7 +9,7 @@ import pytest
 
 from lib.__main__ import main
 from lib.errors import UsageError
-from lib.runs.plan import ROOT
+from lib.runs.settings import ROOT
 from lib.runs.study import Study, check_project, output_root
 
 

@@ -188,9 +188,9 @@ def test_a_run_tells_of_a_long_record_or_leaves_it_out(
     store = Store(tmp_path)
     assert execute(run, store, Resources(strict=strict), LineProgress("")) is not strict
     if strict:
-        assert "--skip-bad" in store.failure(run.identity)["error"]
+        assert "--skip-bad" in store.failure(run)["error"]
         return
-    data = store.finished(run.identity).manifest["dataset"]
+    data = store.finished(run).manifest["dataset"]
     assert ["tokens, and tiny-gpt2 reads 512" in bad["reason"] for bad in data["skipped"]] == [True]
     assert data["counts"]["edits"] == run.spec["stream"]["n_edits"]
     assert data["left_out"] == ["2 texts of a.jsonl"]

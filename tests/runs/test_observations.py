@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.backbones.sources import loading
 from lib.runs.execute import execute
 from lib.runs.progress import LineProgress
 from lib.runs.resources import Resources
@@ -94,18 +95,18 @@ def test_a_backbone_comes_in_the_dtype_of_its_setting() -> None:
     import torch
 
     shared, spec = Resources(), smoke_runs("zsre-causal")["FT"].spec
-    assert shared.backbone(spec).dtype == torch.float32
-    loaded = shared.backbone(spec | {"dtype": "bfloat16"})
+    assert shared.materials(spec).backbone.dtype == torch.float32
+    loaded = shared.materials(spec | {"dtype": "bfloat16"}).backbone
     assert next(loaded.model.parameters()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["counterfact", "zsre"])
 def test_embedded_edits_are_chosen_by_what_the_backbone_knows(name: str, monkeypatch) -> None:
-    from lib.backbones import knowledge
     from lib.data import datasets
     from lib.data.embedded import facts as embedded
     from lib.data.embedded.known import Knowledge
     from lib.data.records import Dataset
+    from lib.runs import resources
 
     asked, loaded = [], []
     monkeypatch.setattr(embedded, "candidates", lambda dataset: [f"facts of {dataset}"])
@@ -118,16 +119,21 @@ def test_embedded_edits_are_chosen_by_what_the_backbone_knows(name: str, monkeyp
         loaded.append((dataset, known))
         return Dataset(dataset)
 
-    monkeypatch.setattr(knowledge, "known_facts", known_facts)
+    monkeypatch.setattr(resources, "known_facts", known_facts)
     monkeypatch.setattr(datasets, "load", load)
     spec = smoke_runs("zsre-causal")["FT"].spec | SINGLE | {"known": 40}
-    spec = spec | {"dataset": {"name": name}, "stream": {"n_upstream": 0}}
-    shared = Resources()
+    spec = spec | {"stream": {"n_upstream": 0}}
+    spec["dataset"] = {"name": name, "source": "embedded"}
+    shared, backbone = Resources(), loading.load(spec["backbone"])
+    known = resources.known_of(spec, backbone)
     for _ in range(2):
-        shared.edits_of(spec)
+        resources.chosen_of(shared.read, spec, None, known)
     forms = ("canonical",) if name == "counterfact" else None
     assert asked == [(spec["backbone"], [f"facts of {name}"], 40, forms)]
     assert [what for what, known in loaded if known is not None] == [name]
-    assert Resources(data_dir=Path()).knowledge(spec) is None
-    assert Resources(source="hub").knowledge(spec) is None
-    assert shared.knowledge(spec | {"dataset": {"name": "invented"}}) is None
+    for source in ("files", "hub"):
+        assert (
+            resources.known_of(spec | {"dataset": {"name": name, "source": source}}, None) is None
+        )
+    invented = {"name": "invented", "source": "embedded"}
+    assert resources.known_of(spec | {"dataset": invented}, None) is None

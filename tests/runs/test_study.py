@@ -16,6 +16,7 @@ import pytest
 
 from lib.runs import plan
 from lib.runs.settings import papers
+from lib.runs.store import Store
 from lib.runs.study import Outline
 from tests.processes import PATIENCE
 from tests.report.pages import browser_checks
@@ -160,13 +161,13 @@ def test_a_failed_run_leaves_the_others_and_shows_in_the_page(output: Path, tmp_
 
     Finished runs of other editors are still good there: only the last one has to run, after FT.
     """
-    runs = plan.runs("melo", "smoke", device="cpu")
+    runs = map(Store(output).told, plan.runs("melo", "smoke", device="cpu"))
     editors = {run.identity: run.spec["editor"] for run in runs}
     others = [identity for identity, editor in editors.items() if editor != "ft"]
     failing = len(editors) - len(others)
     assert failing > 1 and others[-1] == list(editors)[-1]
-    for identity in others[:-1]:
-        shutil.copytree(output / "runs" / identity, tmp_path / "out" / "smoke" / "runs" / identity)
+    for name in (*others[:-1], "shared/contents"):
+        shutil.copytree(output / "runs" / name, tmp_path / "out" / "smoke" / "runs" / name)
     copy = tmp_path / "project"
     for name in ("lib", "papers", "notebooks"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))

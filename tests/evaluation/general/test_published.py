@@ -93,7 +93,6 @@ def test_a_plan_knows_the_files_and_the_code_of_its_tasks(published: Path, monke
     assert first.spec["protocol"]["lm_eval"] == ["rte", "sst2"]
     others = [run.spec["protocol"] for run in swept if run.identity != first.identity]
     assert others and not any(protocol.get("lm_eval") for protocol in others)
-    assert first.spec["code"] != plain.spec["code"]
     write(published / "general", "rte/validation.jsonl", RECORDS["rte/validation.jsonl"][:1])
     again = planned(monkeypatch, published, protocol=asked)[0]
     assert again.spec["general"]["files"] != first.spec["general"]["files"]
