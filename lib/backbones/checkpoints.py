@@ -33,6 +33,7 @@ from lib.backbones.backbone import MODEL_TYPES, Backbone, cast, prepare
 from lib.errors import BackboneError
 from lib.storage import archives, fingerprints
 from lib.storage.cache import Cache, hashes
+from lib.storage.fingerprints import content_hash
 
 CLASSES = {
     "gpt2": GPT2LMHeadModel,
@@ -157,21 +158,29 @@ def converted(name: str, asset: str, convert: Callable[[Path, Path], None]) -> P
     )
 
 
+# Of a configuration: where it came from and who wrote it, which decide nothing.
+_WRITTEN = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+
+
 def kept_content(folder: Path) -> str:
-    """The joint sha256 identity of weights and tokenizer in a cached folder."""
+    """The joint sha256 identity of weights, tokenizer and configuration in a cached folder."""
     found = hashes(folder)
-    both = f"{found['model.safetensors']} {found['tokenizer.json']}"
-    return hashlib.sha256(both.encode()).hexdigest()
+    names = ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json")
+    return content_hash([found.get(name) for name in names])
 
 
 def state_content(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 identity of weights in memory (as loaded, so dtype counts) and vocabulary."""
+    """sha256 identity of weights in memory (as loaded, so dtype counts), tokenizer and
+    configuration."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
-    return digest.hexdigest()
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())  # vocabulary, merges, normaliser ...
+    state = ("padding", "truncation")  # of the last call
+    tokens = {name: value for name, value in rules.items() if name not in state}
+    config = {k: value for k, value in model.config.to_dict().items() if k not in _WRITTEN}
+    return content_hash([digest.hexdigest(), tokens, config])
 
 
 def first_line(error: BaseException) -> str:

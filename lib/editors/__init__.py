@@ -60,6 +60,12 @@ def needs_of(kind: str) -> tuple[str, ...]:
     return class_of(kind).needs
 
 
+def backbones_of(kind: str, config: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the backbones that an editor loads beside the one that it edits."""
+    fields = class_of(kind).backbone_fields
+    return tuple(getattr(configured(kind, config), name) for name in fields) if fields else ()
+
+
 def build(kind: str, backbone: Backbone, config: dict[str, Any], **resources: Any) -> Editor:
     """An editor on a backbone from plain values (as a YAML file or a notebook gives them).
 

@@ -104,6 +104,7 @@ class Editor(ABC):
     name: ClassVar[str]
     kinds: ClassVar[frozenset[str]] = frozenset({"causal", "seq2seq", "classifier"})
     needs: ClassVar[tuple[str, ...]] = ()  # resources that `build` passes to the constructor
+    backbone_fields: ClassVar[tuple[str, ...]] = ()  # of the configuration: further backbones
     in_weights: ClassVar[bool] = False  # whether edits are values of the model's own weights
     adapts: ClassVar[bool] = False  # whether modules of the model are others until `close`
     beams: ClassVar[bool] = True  # whether `generate` may search with beams

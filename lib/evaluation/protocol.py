@@ -65,10 +65,12 @@ def run_sequence(
             write_record(record)
         clock.evaluate += time.perf_counter() - began
 
-    if start_batch == 0:
+    # A run of single rounds resumes with a new editor, one of consecutive rounds with a loaded one.
+    if start_batch == 0 or protocol.rounds == "single":
         began = time.perf_counter()
         editor.fit(stream)
         clock.fit += time.perf_counter() - began
+    if start_batch == 0:
         for subset in SUBSETS:
             write(subset, "before", 0)
     between = SUBSETS if protocol.general_between else SUBSETS[: SUBSETS.index("general")]

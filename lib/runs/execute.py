@@ -1,6 +1,7 @@
 """Does one run: loads what it needs, resumes or starts, edits and scores, fills the store."""
 
 import json
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -51,7 +52,10 @@ def execute(run: Run, store: Store, resources: Resources, progress: Progress) ->
     except Exception as error:
         resources.forget()
         told = str(error) if isinstance(error, StudyError) else traceback.format_exc()
-        store.fail(run, {"title": run.title, "spec": spec}, told)
+        try:
+            store.fail(run, {"title": run.title, "spec": spec}, told)
+        except StudyError as full:
+            print(f"{run.title}: its failure could not be noted ({full})", file=sys.stderr)
         progress.start(run.title, 0, 0)
         progress.finish(f"failed after {time.monotonic() - began:.0f} s: {str(error)[:300]}")
         return False
@@ -127,8 +131,8 @@ def _execute(
             }
         store.finish(run, work, manifest, _save(editor, protocol))
     finally:
-        work.close()
         editor.close()
+        work.close()
     progress.finish("done")
 
 

@@ -23,7 +23,7 @@ GIVEN = ("dtype", "known", "corpus", "variant", "training")
 # What of a spec says which materials a run takes, and what of it bears on making them as well.
 MATERIALS = (
     "backbone", "tune", "dataset", "stream", "known", "corpus", "corpus_files", "variant",
-    "training",
+    "training", "folder",
 )  # fmt: skip
 ARITHMETIC = ("dtype", "device", "threads", "versions")
 # Modules that make materials, or keep and show results: a run is told by the materials' contents.
@@ -125,12 +125,15 @@ def runs(
     for name, setting in enabled.items():
         own = _with_own(described, setting, data_dir)
         decides = _decides(name, setting, own, texts_content, device) | arithmetic
+        if folder := _local(setting["backbone"]):
+            decides["folder"] = folder
+        general = {}
         if setting["protocol"].get("lm_eval"):
             from lib.evaluation.general.ability import identity  # loads transformers, as below
 
-            decides["general"] = identity(data_dir)
+            general = identity(data_dir)
         for seed in range(seeds or setting["seeds"]):
-            planned += _setting_runs(paper, name, setting, seed, decides)
+            planned += _setting_runs(paper, name, setting, seed, decides, general)
     return planned
 
 
@@ -173,7 +176,7 @@ def _data_source(
     datasets: list[str], data_dir: Path | None, source: str, strict: bool
 ) -> dict[str, Any]:
     if data_dir is None:
-        return {"source": source} | ({"strict": strict} if source == "hub" else {})
+        return {"source": source, "strict": strict}
     folder = data_dir.resolve()
     if not folder.is_dir():
         raise UsageError(f"--data-dir {data_dir}: there is no such folder")
@@ -188,6 +191,12 @@ def _data_source(
         "files": {name: _content(folder / name) for name in datasets},
         "strict": strict,
     }
+
+
+def _local(backbone: str) -> str:
+    from lib.backbones.sources import loading  # loads transformers, as above
+
+    return loading.local(backbone)
 
 
 def _content(folder: Path) -> str:
@@ -218,12 +227,17 @@ def _setting_runs(
     setting: dict[str, Any],
     seed: int,
     decides: dict[str, Any],
+    general: dict[str, Any],
 ) -> Iterator[Run]:
-    from lib.editors import module_of  # loads transformers, which wrong usage should not wait for
+    from lib.backbones.sources import loading  # load torch, which wrong usage should not wait for
+    from lib.editors import backbones_of, module_of
 
     asked = setting["dtype"] if decides.get("dtype") != setting.get("dtype") else ""
     for label, sweep, value, chosen in _variants(setting):
         entry = chosen["editor"]
+        others = backbones_of(entry["kind"], entry["config"])
+        # What loads other backbones is told by the code that finds them.
+        apart = tuple(name for name in APART if not others or name != "lib.backbones.sources")
         cost = {**setting["cost"], **entry.get("cost", {})}
         stream = merged(chosen["stream"], {"seed": seed})
         spec = decides | {
@@ -233,10 +247,14 @@ def _setting_runs(
             "protocol": chosen["protocol"],
             # `lib.editors` makes configurations of values, `lib.runs.execute` resumes.
             "code": fingerprints.code(
-                module_of(entry["kind"]), "lib.editors", "lib.runs.execute", apart=APART
+                module_of(entry["kind"]), "lib.editors", "lib.runs.execute", apart=apart
             ),
             "versions": fingerprints.versions(),
         }
+        if others:
+            spec["others"] = {name: loading.local(name) for name in others}
+        if chosen["protocol"].get("lm_eval"):
+            spec["general"] = general
         trained = not (sweep and setting["sweeps"][sweep].get("retrains") is False)
         seconds = cost["seconds"] + trained * cost["seconds_per_edit"] * edits_of(stream)
         if asked:

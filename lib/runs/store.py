@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pandas as pd
+import pyarrow
 
 from lib.errors import StoreError
 from lib.runs.plan import Run
@@ -58,10 +59,16 @@ class Work:
         self._files = {name: self._open(name) for name in TABLES}
 
     def _position(self) -> dict[str, Any]:
+        checkpoint = self.folder / "checkpoint"
         try:
-            return json.loads((self.folder / "checkpoint" / "position.json").read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            position = json.loads((checkpoint / "position.json").read_text("utf-8"))
+            if position["files"] != _digests(checkpoint / "editor"):
+                raise _DamagedError("the editor's state is not what the checkpoint kept")
+            return position
+        except FileNotFoundError:
             return {"batches": 0, "sizes": {}, "clock": {}}
+        except (ValueError, KeyError) as error:
+            raise _DamagedError("the checkpoint's position cannot be read") from error
 
     def _open(self, name: str) -> TextIO:
         path, size = self.folder / f"{name}.jsonl", self.position["sizes"].get(name, 0)
@@ -80,20 +87,28 @@ class Work:
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Add one line to a table."""
-        try:
+        with self._written():
             self._files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise StoreError(f"cannot write {self.folder}: {error}. Free some space.") from error
 
     def checkpoint(self, batches: int, clock: dict[str, float], save_editor: Any) -> None:
         """Remember that `batches` batches are done; `save_editor(path)` writes the state."""
         sizes = {}
-        for name, file in self._files.items():
-            file.flush()
-            sizes[name] = file.tell()
+        with self._written():
+            for name, file in self._files.items():
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that counts its lines
+                sizes[name] = file.tell()
         with atomic.folder(self.folder / "checkpoint") as scratch:
             save_editor(scratch / "editor")
             position = {"batches": batches, "sizes": sizes, "clock": clock}
+            position["files"] = _digests(scratch / "editor")
             (scratch / "position.json").write_text(json.dumps(position), "utf-8")
 
     def frames(self) -> dict[str, pd.DataFrame]:
@@ -107,8 +122,15 @@ class Work:
 
     def close(self) -> None:
         """Flush and close the files."""
-        for file in self._files.values():
-            file.close()
+        with self._written():
+            for file in self._files.values():
+                file.close()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): digest(file) for file in files}
 
 
 class Store:
@@ -122,8 +144,6 @@ class Store:
 
     def told(self, run: Run) -> Run:
         """The run under the contents of its materials, if they were ever made for this store."""
-        if run.contents:
-            return run
         if run.asks not in self._contents:
             stored = self.cache.read("contents", run.asks)
             if stored is not None:
@@ -133,7 +153,7 @@ class Store:
     def tell(self, run: Run, contents: dict[str, str]) -> Run:
         """Remember what the run's materials contain; the run under these contents."""
         asked = replace(run, contents={})
-        if self.told(asked).contents != contents:
+        if self.told(run).contents != contents:
             self.cache.write("contents", run.asks, json.dumps(contents).encode("utf-8"))
             self._contents[run.asks] = contents
             (self.root / f"{asked.identity}.failed.json").unlink(missing_ok=True)
@@ -179,18 +199,20 @@ class Store:
         try:
             if not folder.exists():
                 return None
-            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-            for name, expected in manifest["files"].items():
-                if digest(folder / name) != expected:
-                    raise _DamagedError(f"{name} changed after it was written")
+            try:
+                manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+                changed = [n for n, kept in manifest["files"].items() if digest(folder / n) != kept]
+                if changed:
+                    raise _DamagedError(f"{', '.join(changed)} changed after being written")
+            except (_DamagedError, FileNotFoundError, ValueError, KeyError) as error:
+                self._set_aside(folder, error)
+                return None
             tables = (pd.read_parquet(folder / f"{name}.parquet") for name in TABLES)
             return Finished(manifest, *tables, folder / "editor")
-        except (_DamagedError, FileNotFoundError, ValueError, KeyError) as error:
-            self._set_aside(folder, error)
-            return None
-        except OSError as error:
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            where = getattr(error, "filename", None) or folder
             raise StoreError(
-                f"cannot read {error.filename or folder}: {error.strerror or error}. The run is "
+                f"cannot read {where}: {getattr(error, 'strerror', None) or error}. The run is "
                 "kept as it is; look after the disk, or choose another --output, and call again."
             ) from error
 
@@ -237,12 +259,7 @@ class Store:
             for name, frame in frames.items():
                 frame.to_parquet(scratch / f"{name}.parquet", index=False)
             save_editor(scratch / "editor")
-            files = {
-                str(file.relative_to(scratch)): digest(file)
-                for file in sorted(scratch.rglob("*"))
-                if file.is_file()
-            }
-            described = manifest | {"status": "done", "files": files}
+            described = manifest | {"status": "done", "files": _digests(scratch)}
             (scratch / "manifest.json").write_text(json.dumps(described, indent=1), "utf-8")
         self._failure_file(run).unlink(missing_ok=True)
         shutil.rmtree(work.folder, ignore_errors=True)

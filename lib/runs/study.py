@@ -21,6 +21,7 @@ from lib.runs.store import Finished, Store
 from lib.storage.cache import check_cache_dir
 from lib.storage.documents import Sourced, merged
 
+ATTEMPTS = 3  # at runs whose materials change while others are done
 RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "value", "seed")
 
 
@@ -220,18 +221,26 @@ class Study(Outline):
         Runs on one backbone follow each other in the plan, so that it is loaded once. A run that
         failed before is tried again unless `retry_failed` is False.
         """
-        to_do = self.to_do()
-        if not retry_failed:
-            to_do = [run for run in to_do if self.store.failure(run) is None]
-        if to_do:
+        progress: Progress = LineProgress(prefix) if quiet else BarProgress()
+        if to_do := self.to_do():
             check_cache_dir()
             self.check_memory()
-        progress: Progress = LineProgress(prefix) if quiet else BarProgress()
-        fine = True
-        for run in to_do:
-            fine = execute(run, self.store, self.resources, progress) and fine
-        self.runs = [self.store.told(run) for run in self.runs]
-        return fine
+        if not retry_failed:
+            to_do = [run for run in to_do if self.store.failure(run) is None]
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                print(
+                    f"{prefix}materials came out otherwise than before (weights tuned anew?): "
+                    f"{len(to_do)} runs of the former ones are done again",
+                    file=sys.stderr,
+                )
+            for run in to_do:
+                execute(run, self.store, self.resources, progress)
+            self.runs = [self.store.told(run) for run in self.runs]
+            to_do = [run for run in self.to_do() if self.store.failure(run) is None]
+            if not to_do:
+                break
+        return not self.to_do()
 
     def finished(self, run: Run) -> Finished | None:
         """A run's results, verified once; None if it has none."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from lib.errors import StoreError
 from lib.storage.atomic import digest
 
 # Modules that keep files and read data: what they give to others is told by its own content.
@@ -134,7 +135,10 @@ def files(paths: Iterable[Path], folder: Path) -> str:
     """sha256 over contents of files and their names below a folder, in any order."""
     total = hashlib.sha256()
     for file in sorted(paths):
-        total.update(f"{file.relative_to(folder)}:{digest(file)}\n".encode())
+        try:
+            total.update(f"{file.relative_to(folder)}:{digest(file)}\n".encode())
+        except OSError as error:
+            raise StoreError(f"cannot read {file}: {error.strerror}. Make it readable.") from error
     return total.hexdigest()
 
 

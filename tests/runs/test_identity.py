@@ -11,10 +11,12 @@ from lib.runs.execute import execute
 from lib.runs.progress import LineProgress
 from lib.runs.resources import Resources
 from lib.runs.store import Store
+from lib.runs.study import Study
 from lib.storage import fingerprints
 from lib.storage.fingerprints import content_hash
 from tests.runs.test_execute import smoke_runs
 
+MORE = "\nMORE = 1\n"
 CONTENTS = {"backbone": "b", "stream": "s"}
 
 
@@ -43,7 +45,7 @@ def edited(monkeypatch):
             if not str(file).endswith(ending):
                 return found
             assert before in found
-            return found.replace(before, after, 1)
+            return found.replace(before, after, 1) if before else found + after
 
         monkeypatch.setattr(Path, "read_text", text)
 
@@ -60,28 +62,28 @@ DECIDES_ALL = {
         "def build(",
         "X = 1\n\ndef build(",
     ),
-    "how values are checked": ("storage/checked.py", "def checked(", "X = 1\n\ndef checked("),
+    "how values are checked": ("storage/checked.py", "", MORE),
     "what is resumed": ("runs/execute.py", "start_batch=start,", "start_batch=start + 1,"),
     "how answers are scored": (
         "metrics/scores.py",
-        "def exact_match(",
-        "X = 1\n\ndef exact_match(",
+        "",
+        MORE,
     ),
     "where a subject stands": (
         "data/records.py",
-        "def find_subject(",
-        "X = 1\n\ndef find_subject(",
+        "",
+        MORE,
     ),
     "how prompts are encoded": ("backbones/encoding.py", "IGNORED = -100", "IGNORED = -101"),
 }
 DECIDES_NOTHING = {
     "a docstring": ("errors.py", '"""', '"""One more word. '),
     "a comment": ("editors/adapters/melo.py", "from lib", "# a word\nfrom lib"),
-    "the store": ("runs/store.py", "TABLES =", "MORE = 1\nTABLES ="),
-    "a progress line": ("runs/progress.py", "import", "MORE = 1\nimport"),
-    "a dataset's reader": ("data/published/scotus.py", "def load(", "MORE = 1\n\ndef load("),
-    "a backbone": ("sources/catalogue.py", "ENTRIES", "MORE = 1\nENTRIES"),
-    "a figure": ("report/figures/style.py", "import", "MORE = 1\nimport"),
+    "the store": ("runs/store.py", "", MORE),
+    "a progress line": ("runs/progress.py", "", MORE),
+    "a dataset's reader": ("data/published/scotus.py", "", MORE),
+    "a backbone": ("sources/catalogue.py", "", MORE),
+    "a figure": ("report/figures/style.py", "", MORE),
 }
 
 
@@ -101,7 +103,7 @@ def test_code_that_decides_nothing_reruns_nothing(edited, change: str) -> None:
 
 def test_one_editors_code_reruns_its_runs_alone(edited) -> None:
     runs, before = plan.runs("melo", "smoke", device="cpu"), identities()
-    edited("editors/memory/grace.py", "\nimport torch\n", "\nimport torch\n\nMORE = 1\n")
+    edited("editors/memory/grace.py", "", MORE)
     changed = {run.editor for run, a, b in zip(runs, before, identities(), strict=True) if a != b}
     assert "GRACE" in changed and not {"FT", "LoRA", "MEND"} & changed
 
@@ -198,3 +200,81 @@ def test_a_damaged_run_is_set_aside_not_deleted(tmp_path, capsys) -> None:
     assert store.finished(run) is None and not folder.exists()
     assert (store.root / f".{folder.name}.damaged-1" / "records.parquet").exists()
     assert "set aside" in capsys.readouterr().err
+
+
+# -- what else decides ---------------------------------------------------------------------------
+
+
+def test_a_local_folder_that_a_name_stands_for_is_asked_for(tmp_path, monkeypatch) -> None:
+    before = asks()
+    for name in {run.spec["backbone"] for run in plan.runs("melo", "smoke", device="cpu")}:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    monkeypatch.setenv("STUDY_MODELS", str(tmp_path))
+    local = asks()
+    assert set(local).isdisjoint(before)
+    for folder in tmp_path.iterdir():
+        (folder / "model.safetensors").write_bytes(b"other weights")
+    assert set(asks()).isdisjoint(local)
+
+
+def test_an_editor_that_loads_other_backbones_is_told_by_them(
+    edited, tmp_path, monkeypatch
+) -> None:
+    def names() -> dict[str, list[str]]:
+        runs = plan.runs("elder", "smoke", device="cpu")
+        found = zip(runs, identities("elder"), strict=True)
+        return {run.editor: name for run, name in found if not run.sweep}
+
+    before = names()
+    edited("sources/conversions.py", "", MORE)
+    changed = {editor for editor, name in names().items() if name != before[editor]}
+    assert changed == {"SERAC"}
+
+
+def test_only_runs_that_ask_general_tasks_are_told_by_their_data(monkeypatch, tmp_path) -> None:
+    runs = plan.runs("elder", "paper", device="cpu", source="hub")
+    assert all("general" in run.spec for run in runs if run.spec["protocol"].get("lm_eval"))
+    assert not any("general" in run.spec for run in runs if not run.spec["protocol"].get("lm_eval"))
+
+
+def test_a_damaged_checkpoint_starts_the_run_anew(tmp_path, monkeypatch, capsys) -> None:
+    import lib.runs.execute
+
+    run, store = smoke_runs()["MELO"], Store(tmp_path)
+    plain = lib.evaluation.protocol.run_sequence
+
+    def stopping(*arguments, after_batch, **keywords):
+        def stop(done: int) -> None:
+            after_batch(done)
+            raise KeyboardInterrupt
+
+        return plain(*arguments, after_batch=stop, **keywords)
+
+    monkeypatch.setattr(lib.runs.execute, "run_sequence", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, store, Resources(checkpoint_seconds=0.0), LineProgress())
+    monkeypatch.undo()
+    saved = next((tmp_path / "runs").glob(".*.work/checkpoint/editor/*.safetensors"))
+    content = saved.read_bytes()
+    saved.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert execute(run, store, Resources(), LineProgress())
+    assert "not what the checkpoint kept; the run starts anew" in capsys.readouterr().err
+
+
+def test_runs_whose_materials_changed_meanwhile_are_done_again(tmp_path, monkeypatch) -> None:
+    """Weights that were tuned anew, on another processor, while half of a study was done."""
+    study = Study.open("melo", "smoke", output=tmp_path)
+    study.runs = [run for run in study.runs if run.setting == "zsre-t5" and not run.sweep][:3]
+    assert len({run.asks for run in study.runs}) == 1
+    first, made = study.runs[:1], Resources.materials
+    assert execute(first[0], study.store, study.resources, LineProgress())
+
+    def elsewhere(self, *arguments):
+        found = made(self, *arguments)
+        return replace(found, backbone=replace(found.backbone, content=content_hash("other")))
+
+    monkeypatch.setattr(Resources, "materials", elsewhere)
+    study.runs = [study.store.told(run) for run in study.runs]
+    assert study.run_missing(quiet=True)
+    assert study.to_do() == [] and len(study.runs) == 3

@@ -226,10 +226,10 @@ def published_data() -> Path | None:
 )
 def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
     from lib.data.streams import stream_of
-    from lib.runs.resources import Resources
+    from lib.runs.resources import Resources, facts_of
 
     run = plan.runs("melo", "laptop", seeds=1, data_dir=published_data(), device="cpu")[0]
-    stream = stream_of(run.spec, Resources(data_dir=published_data()).edits_of(run.spec))
+    stream = stream_of(run.spec, facts_of(Resources(data_dir=published_data()).read, run.spec))
     assert len(stream.edits) == run.spec["stream"]["n_edits"]
     assert len(stream.holdout) > 0 and len(stream.upstream) == 80
     assert len({edit.target for edit in stream.edits}) >= 10
@@ -239,12 +239,12 @@ def test_a_melo_stream_can_be_built_from_the_published_files() -> None:
 @pytest.mark.parametrize("setting", ["cf-consecutive", "zsre-consecutive"])
 def test_a_comeba_hk_stream_can_be_built_from_the_published_files(setting: str) -> None:
     from lib.data.streams import stream_of
-    from lib.runs.resources import Resources
+    from lib.runs.resources import Resources, facts_of
 
     folder = published_data()
     runs = plan.runs("comeba_hk", "paper", seeds=1, data_dir=folder, device="cpu")
     run = next(run for run in runs if run.setting == setting)
-    stream = stream_of(run.spec, Resources(data_dir=folder).edits_of(run.spec))
+    stream = stream_of(run.spec, facts_of(Resources(data_dir=folder).read, run.spec))
     assert len(stream.edits) == len(stream.holdout) == 1000
     assert all(edit.subject in edit.prompt for edit in stream.edits)
     assert len(stream.near if setting.startswith("cf") else stream.upstream) == 1000

@@ -21,6 +21,7 @@ from lib.backbones.checkpoints import Loaded
 from lib.backbones.sources.catalogue import ENTRIES, Entry, Hub, Package
 from lib.errors import BackboneError
 from lib.storage import archives
+from lib.storage.fingerprints import content_hash
 
 
 def names() -> tuple[str, ...]:
@@ -65,6 +66,25 @@ def load(
     return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
 
 
+def local(name: str) -> str:
+    """Hash of names, sizes and times of the files in the local folder that the name stands for now
+    ("dir:…", STUDY_MODELS); "" for what is pinned or on the hub."""
+    folder = _local_folder(name)
+    if folder is None:
+        return ""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
+    return content_hash([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
+
+
+def _local_folder(name: str) -> Path | None:
+    if name.startswith("dir:"):
+        return Path(name.removeprefix("dir:")).expanduser()
+    models = os.environ.get("STUDY_MODELS")
+    folder = Path(models).expanduser() / name if models else None
+    return folder if folder is not None and (folder / "config.json").is_file() else None
+
+
 def _assemble(
     entry: Entry, loaded: Loaded, content: str | None, dtype: torch.dtype, device: torch.device
 ) -> Backbone:
@@ -96,7 +116,7 @@ def _entry(name: str) -> Entry:
         folder = Path(name.removeprefix("dir:")).expanduser()
         if not (folder / "config.json").is_file():
             raise BackboneError(f"{folder} holds no config.json: give the folder of a saved model.")
-        return Entry(name, sources=(folder,))
+        return Entry(name, sources=())
     if name not in ENTRIES:
         raise BackboneError(f"no backbone is called {name!r}; known: {', '.join(names())}, dir:…")
     return ENTRIES[name]
@@ -106,13 +126,11 @@ def _find(
     entry: Entry, dtype: torch.dtype, labels: int | None, seed: int
 ) -> tuple[Loaded, str | None]:
     """What the first working source holds, and its content hash if it is known without hashing."""
-    local = os.environ.get("STUDY_MODELS")
-    if local and (Path(local).expanduser() / entry.name / "config.json").is_file():
-        return checkpoints.read_folder(Path(local).expanduser() / entry.name, dtype, labels), None
+    folder = _local_folder(entry.name)
+    if folder is not None:
+        return checkpoints.read_folder(folder, dtype, labels), None
     faults = []
     for source in entry.sources:
-        if isinstance(source, Path):
-            return checkpoints.read_folder(source, dtype, labels), None
         if isinstance(source, Package):
             return _find_package(entry, source, dtype, labels)
         if isinstance(source, Hub):

@@ -40,6 +40,7 @@ class Serac(Editor):
     name = "SERAC"
     kinds = frozenset({"causal"})
     needs = ("training", "networks_cache")
+    backbone_fields = ("classifier", "counterfactual")
     beams = False
     config: SeracConfig
 
