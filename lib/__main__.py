@@ -128,6 +128,9 @@ def _papers(only: str | None) -> list[str]:
 
 def _environment(options: argparse.Namespace) -> None:
     """Settings that the library and the notebooks' kernels read from the environment."""
+    # It kept the caller's folder out of the imports; in the project's folder a kernel would take
+    # its own folder out of them, and then find no `lib`.
+    os.environ.pop("PYTHONSAFEPATH", None)
     if options.threads is not None:
         os.environ["STUDY_THREADS"] = str(options.threads)
     if options.assets:

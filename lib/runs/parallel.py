@@ -56,6 +56,7 @@ def run(papers: Sequence[str], arguments: Sequence[str], count: int) -> bool:
     # Wherever this process found the library, the others find it too.
     paths = (str(ROOT), environment.get("PYTHONPATH", ""))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    environment["PYTHONSAFEPATH"] = "1"  # and never in the caller's folder
 
     def one(paper: str) -> int:
         one_paper = ("--only", paper, "--jobs", "1", "--part")  # the last mention of a flag counts

@@ -27,10 +27,13 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def study(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """`./run_all.sh` with the arguments, but for the environment that it makes."""
+    as_the_script = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(cwd)}
+    offline = {"OMP_NUM_THREADS": "1", "STUDY_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, "-m", "lib", *arguments],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "STUDY_OFFLINE": "1", **environment},
+        env={**os.environ, **as_the_script, **offline, **environment},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
