@@ -45,7 +45,7 @@ def _parts(module: str) -> tuple[str, tuple[Path, ...], tuple[str, ...]]:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Constant):
             named.add(node.value)
-    ours = {name for name in found if name.split(".")[0] == "lib"}
+    ours = {name for name in found if name.split(".")[0] in ("lib", "papers")}
     beside = (file for file in source.parent.iterdir() if file.name in named and file.is_file())
     data = sorted(file for file in beside if file.suffix != ".py")
     return ast.dump(tree), tuple(data), tuple(sorted(name for name in ours if _is_module(name)))

@@ -122,6 +122,9 @@ def test_a_second_call_reuses_every_run(output: Path) -> None:
     assert " 0 to do" in done.stderr
     shown = (output / "melo.html").read_text("utf-8")
     assert 'src="data:image/svg+xml,' in shown and 'src="figures/' not in shown
+    made = (output / "melo.html").stat().st_mtime_ns
+    assert "nothing that the page shows has changed" in study(*arguments, "--self-contained").stderr
+    assert (output / "melo.html").stat().st_mtime_ns == made
     assert {p: p.stat().st_mtime_ns for p in output.glob("runs/*/manifest.json")} == manifests
 
 

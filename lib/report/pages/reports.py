@@ -1,6 +1,8 @@
 """Renders a paper's notebook to HTML and writes the front page."""
 
 import argparse
+import importlib.metadata
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -8,17 +10,25 @@ from pathlib import Path
 from lib.errors import StoreError, StudyError
 from lib.report import summaries
 from lib.report.pages import index, notebook
-from lib.runs.settings import ROOT
+from lib.runs.settings import FOLDER, ROOT
 from lib.runs.study import Study
+from lib.storage import fingerprints
+from lib.storage.atomic import digest
 
 NOTEBOOKS = ROOT / "notebooks"
+DRAWN_BY = ("matplotlib", "seaborn", "pandas", "nbconvert", "papermill", "jinja2")
 
 
 def render_paper(study: Study, options: argparse.Namespace) -> bool:
     """Execute `notebooks/<paper>.ipynb` on the finished runs and write its page; True if all its
     cells ran and no run failed. A failing cell shows its error in the page; if there is no page at
-    all, the error is printed and the front page tells it. Raises StoreError on a full disk."""
+    all, the error is printed and the front page tells it. A page is kept as it is while nothing
+    that it shows has changed. Raises StoreError on a full disk."""
     _check_space(study.folder)
+    shows = _shows(study, options)
+    if shows and study.store.cache.read("pages", shows) == _written(study):
+        print(f"{study.paper}: nothing that the page shows has changed", file=sys.stderr)
+        return True
     summary = study.folder / f"{study.paper}.summary.json"
     summary.unlink(missing_ok=True)
     page = study.folder / f"{study.paper}.html"
@@ -45,7 +55,42 @@ def render_paper(study: Study, options: argparse.Namespace) -> bool:
                 short=study.document["short"],
             ),
         )
-    return not error and not errors
+    if error or errors:
+        return False
+    study.store.cache.write("pages", shows, _written(study))
+    return True
+
+
+def _shows(study: Study, options: argparse.Namespace) -> list[object]:
+    """All that decides a page: runs as they are stored, code and files that make it, how it is
+    asked for; empty while a run is missing."""
+    found = [study.finished(run) for run in study.unique_runs()]
+    if None in found:
+        return []
+    own = FOLDER / study.paper
+    modules = [f"papers.{study.paper}.{path.stem}" for path in own.glob("*.py")]
+    report = [f"lib.report.{name}" for name in ("page", "summaries", "pages.notebook")]
+    folders = (own, Path(notebook.__file__).parents[1])
+    given = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    given = {path for path in given if path.suffix not in (".py", ".pyc")}
+    return [
+        [study.paper, study.profile, options.self_contained, options.skip_bad, options.seeds],
+        [str(options.output), str(options.data_dir), study.replaced()],
+        [digest(run.editor.with_name("manifest.json")) for run in found],
+        fingerprints.code(*sorted(modules), *report, "lib.runs.study"),
+        fingerprints.files({*given, NOTEBOOKS / f"{study.paper}.ipynb"}, ROOT),
+        {name: importlib.metadata.version(name) for name in DRAWN_BY},
+    ]
+
+
+def _written(study: Study) -> bytes:
+    """The files of a paper beside its runs, with their hashes: pages, tables, figures, records."""
+    files = {}
+    for path in study.folder.rglob(f"{study.paper}[.-]*"):
+        if "runs" not in path.relative_to(study.folder).parts:
+            inside = path.rglob("*") if path.is_dir() else [path]
+            files |= {str(file.relative_to(study.folder)): digest(file) for file in inside}
+    return json.dumps(files, sort_keys=True).encode("utf-8")
 
 
 def _write_page(study: Study, options: argparse.Namespace, page: Path) -> str:
