@@ -158,6 +158,24 @@ def _print_plan(study: "Study") -> None:  # noqa: F821 - imported late, it loads
 
 def _execute(studies: list["Study"], options: argparse.Namespace, arguments: list[str]) -> int:  # noqa: F821
     from lib.report.pages import reports
+
+    folder, left = studies[0].folder, []
+    for study in studies:
+        if reports.is_current(study, options):
+            print(f"{study.paper}: nothing that the page shows has changed", file=sys.stderr)
+        else:
+            left.append(study)
+    fine = not left or _make(left, options, arguments)
+    index = reports.write_index(folder)
+    if not options.part:
+        print(f"open {index}", file=sys.stderr)
+    if not fine:
+        print("some runs failed; the reports show the errors", file=sys.stderr)
+    return 0 if fine else 1
+
+
+def _make(studies: list["Study"], options: argparse.Namespace, arguments: list[str]) -> bool:  # noqa: F821
+    """Do the missing runs and write the pages, several papers at a time; whether all went well."""
     from lib.runs import machine
 
     device = machine.default_device()
@@ -167,15 +185,8 @@ def _execute(studies: list["Study"], options: argparse.Namespace, arguments: lis
         # The longest first, so that nothing waits for it at the end.
         order = sorted(studies, key=lambda study: -sum(run.seconds for run in study.to_do()))
         print(f"{len(order)} reports, {count} at a time", file=sys.stderr)
-        fine = parallel.run([study.paper for study in order], arguments, count)
-    else:
-        fine = all([_report(study, options) for study in studies])
-    index = reports.write_index(studies[0].folder)
-    if not options.part:
-        print(f"open {index}", file=sys.stderr)
-    if not fine:
-        print("some runs failed; the reports show the errors", file=sys.stderr)
-    return 0 if fine else 1
+        return parallel.run([study.paper for study in order], arguments, count)
+    return all([_report(study, options) for study in studies])
 
 
 def _report(study: "Study", options: argparse.Namespace) -> bool:  # noqa: F821

@@ -22,13 +22,8 @@ DRAWN_BY = ("matplotlib", "seaborn", "pandas", "nbconvert", "papermill", "jinja2
 def render_paper(study: Study, options: argparse.Namespace) -> bool:
     """Execute `notebooks/<paper>.ipynb` on the finished runs and write its page; True if all its
     cells ran and no run failed. A failing cell shows its error in the page; if there is no page at
-    all, the error is printed and the front page tells it. A page is kept as it is while nothing
-    that it shows has changed. Raises StoreError on a full disk."""
+    all, the error is printed and the front page tells it. Raises StoreError on a full disk."""
     _check_space(study.folder)
-    shows = _shows(study, options)
-    if shows and study.store.cache.read("pages", shows) == _written(study):
-        print(f"{study.paper}: nothing that the page shows has changed", file=sys.stderr)
-        return True
     summary = study.folder / f"{study.paper}.summary.json"
     summary.unlink(missing_ok=True)
     page = study.folder / f"{study.paper}.html"
@@ -57,8 +52,14 @@ def render_paper(study: Study, options: argparse.Namespace) -> bool:
         )
     if error or errors:
         return False
-    study.store.cache.write("pages", shows, _written(study))
+    study.store.cache.write("pages", _shows(study, options), _written(study))
     return True
+
+
+def is_current(study: Study, options: argparse.Namespace) -> bool:
+    """Whether the paper's page and what lies beside it are there, and show what there is now."""
+    shows = _shows(study, options)
+    return bool(shows) and study.store.cache.read("pages", shows) == _written(study)
 
 
 def _shows(study: Study, options: argparse.Namespace) -> list[object]:
