@@ -64,9 +64,10 @@ def is_current(study: Study, options: argparse.Namespace) -> bool:
 
 def _shows(study: Study, options: argparse.Namespace) -> list[object]:
     """All that decides a page: runs as they are stored, code and files that make it, how it is
-    asked for; empty while a run is missing."""
+    asked for; empty while a run or the notebook is missing."""
     found = [study.finished(run) for run in study.unique_runs()]
-    if None in found:
+    source = NOTEBOOKS / f"{study.paper}.ipynb"
+    if None in found or not source.is_file():
         return []
     own = FOLDER / study.paper
     modules = [f"papers.{study.paper}.{path.stem}" for path in own.glob("*.py")]
@@ -79,7 +80,7 @@ def _shows(study: Study, options: argparse.Namespace) -> list[object]:
         [str(options.output), str(options.data_dir), study.replaced()],
         [digest(run.editor.with_name("manifest.json")) for run in found],
         fingerprints.code(*sorted(modules), *report, "lib.runs.study"),
-        fingerprints.files({*given, NOTEBOOKS / f"{study.paper}.ipynb"}, ROOT),
+        [digest(source), fingerprints.files(given, ROOT)],
         {name: importlib.metadata.version(name) for name in DRAWN_BY},
     ]
 
