@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 import lib.__main__ as command
 from lib.errors import StoreError, UsageError
 from lib.report.pages import notebook, reports
+from lib.runs.store import Store
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 GOOD = "print('all is well')"
@@ -30,6 +31,7 @@ class Report:
 
     def __init__(self, root: Path, paper: str, *cells: str) -> None:
         self.folder, self.paper = root / "out{}" / "smoke", paper
+        self.store = Store(self.folder)
         self.document = dict.fromkeys(("title", "venue", "summary", "short"), paper.title())
         if cells:
             (root / "notebooks").mkdir(exist_ok=True)
@@ -97,6 +99,24 @@ def test_a_report_alone_ends_well(root: Path) -> None:
     assert command._execute([good], options(good), []) == 0
     assert good.summary()["status"] == "done"
     assert "all is well" in (good.folder / "good.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("change", ["flag", "notebook", "page gone", "page edited"])
+def test_a_page_is_current_while_nothing_that_it_shows_has_changed(root: Path, change: str) -> None:
+    good = Report(root, "good", GOOD, SUMMARY)
+    asked, page = options(good), good.folder / "good.html"
+    assert not reports.is_current(good, asked)
+    assert reports.render_paper(good, asked) and reports.is_current(good, asked)
+    if change == "flag":
+        asked.self_contained = True
+    elif change == "notebook":
+        source = root / "notebooks" / "good.ipynb"
+        source.write_text(source.read_text("utf-8").replace("all is well", "all is better"))
+    elif change == "page gone":
+        page.unlink()
+    else:
+        page.write_text("something else")
+    assert not reports.is_current(good, asked)
 
 
 def test_a_page_that_cannot_be_written_is_told_on_the_front_page(root: Path, monkeypatch) -> None:
