@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from lib.data.records import Stream
+from lib.data.training import TrainingFacts
 from lib.runs import plan
-from lib.runs.resources import Resources, lessons_of
+from lib.runs.resources import Lessons, Resources, chosen_of, learned_of, lessons_of, stream_of
 from tests.runs.test_study import published_data
 
 needs_files = pytest.mark.skipif(
@@ -16,7 +18,7 @@ needs_files = pytest.mark.skipif(
 
 
 def spec(name: str, stream: dict[str, Any], training: dict[str, Any], **more: Any) -> dict:
-    """What `Resources` reads of a run on published files."""
+    """What the road reads of a run on published files."""
     common = {"kind": "records", "batch_size": 64, "seed": 0, "n_near": 0}
     return {
         "dataset": {"name": name, "source": "files"},
@@ -26,14 +28,21 @@ def spec(name: str, stream: dict[str, Any], training: dict[str, Any], **more: An
     } | more
 
 
+def road(wanted: dict[str, Any]) -> tuple[Lessons, Stream, TrainingFacts]:
+    """The steps that need no backbone: nothing here asks what one knows."""
+    read = Resources(data_dir=published_data()).read
+    taught = lessons_of(read, wanted)
+    chosen = chosen_of(read, wanted, taught, None)
+    test = stream_of(wanted, chosen, None)
+    return taught, test, learned_of(read, wanted, taught, chosen, None)
+
+
 @needs_files
 def test_zsre_trains_on_one_file_and_edits_the_other_towards_the_truth() -> None:
-    shared = Resources(data_dir=published_data())
     style = {"true_targets": True, "question_mark": True, "keep_mark": True}
     training = {"variant": "train", "n_train": None, "n_valid": 512}
     wanted = spec("zsre", {"n_edits": 1037} | style, training, variant="eval")
-    made = shared.materials(wanted)
-    test, facts = made.stream, made.learned
+    _, test, facts = road(wanted)
     assert len(test.edits) == len(test.holdout) == len(test.upstream) == 1037
     assert all(edit.target == edit.target_true for edit in test.edits)
     assert len(facts.valid) == 512 and 9_300 < len(facts.train) < 9_488
@@ -48,7 +57,6 @@ def test_zsre_trains_on_one_file_and_edits_the_other_towards_the_truth() -> None
 
 @needs_files
 def test_fever_has_claims_for_the_stream_for_training_and_upstream() -> None:
-    shared = Resources(data_dir=published_data())
     wanted = spec(
         "fever",
         {"n_edits": 512, "need_subject": False},
@@ -56,8 +64,7 @@ def test_fever_has_claims_for_the_stream_for_training_and_upstream() -> None:
         variant="dev",
         tune={"claims": 3000, "held_out": 300},
     )
-    made, taught = shared.materials(wanted), lessons_of(shared.read, wanted)
-    test, facts = made.stream, made.learned
+    taught, test, facts = road(wanted)
     assert len(test.edits) == len(test.holdout) == len(test.upstream) == 512
     assert [len(taught.learned), len(taught.held_out["claims"])] == [3000, 300]
     groups = [
