@@ -33,6 +33,7 @@ MEASURED = re.compile(
     r"second|time|overhead|slow|fast|memory|GiB|MiB|peak|cached|longer|percent more|[0-9] m?s\b",
     re.I,
 )
+BOUNDS = ("low", "high")
 
 
 class Calls:
@@ -156,7 +157,12 @@ def differences(whole: Path, broken: Path, paper: str = "") -> list[str]:
 
 
 def _unmeasured(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[[name for name in frame if not MEASURED.search(name)]]
+    """Without measured columns, and without the interval's bounds that follow one."""
+    kept, measured = [], False
+    for name in frame:
+        measured = bool(MEASURED.search(name)) or (measured and name in BOUNDS)
+        kept += [] if measured else [name]
+    return frame[kept]
 
 
 def _cells(path: Path) -> pd.DataFrame:
@@ -197,7 +203,7 @@ def _compare(root: Path, flags: list[str], kills: int, rng: random.Random) -> in
 
     def moment() -> float:
         """More often early, when runs go on, than late, when pages are made."""
-        return rng.random() ** 2 * seconds / 2
+        return rng.random() ** 2 * seconds / 4
 
     def tell(since: float, after: float) -> None:
         runs, pages = broken.under_way(since)
