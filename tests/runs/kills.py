@@ -30,7 +30,8 @@ from lib.runs.store import TABLES
 ROOT = Path(__file__).resolve().parents[2]
 # Columns, and rows of tables, that say how long or how much memory something took.
 MEASURED = re.compile(
-    r"second|time|overhead|slow|fast|memory|GiB|MiB|peak|cached|longer|percent more|[0-9] m?s\b",
+    r"second|time|overhead|slow|fast|memory|GiB|MiB|joint_bytes|decoupled_bytes|peak|cached|longer"
+    r"|percent more|[0-9] m?s\b",
     re.I,
 )
 BOUNDS = ("low", "high")
