@@ -63,7 +63,6 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
         "GRACE": {"radius": [3.0, 10.0]},
         "LoRA": {"lr": [1e-3, 5e-3]},
         "FT": {"lr": [3e-4, 1e-3]},
-        "Defer": {"lr": [1e-3, 1e-2, 1e-1]},
     },
     "scotus": {
         "MELO": {"radius": [0.1, 2.0], "lr": [3e-3, 1e-2]},

@@ -25,7 +25,8 @@ class Encoded:
     models, [B, T_target] for seq2seq, [B] for classifiers, None for prompts alone.
 
     `last_prompt` [B] is the column of each row's last prompt token, `last_token` [B] that of its
-    last real token (they differ where a causal row carries its target).
+    last real token (they differ where a causal row carries its target). `pads_count`: whether pads
+    take positions, as in a call that passes no position ids.
     """
 
     input_ids: Tensor
@@ -33,6 +34,7 @@ class Encoded:
     last_prompt: Tensor
     last_token: Tensor
     labels: Tensor | None = None
+    pads_count: bool = False
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -42,7 +44,10 @@ class Encoded:
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
 
     def positions(self) -> Tensor:
-        """Position ids [B, T] that ignore padding on either side."""
+        """Position ids [B, T] that ignore padding on either side, unless `pads_count`."""
+        if self.pads_count:
+            columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+            return columns.expand_as(self.input_ids)
         return (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
 
     def to(self, device: torch.device | str) -> "Encoded":

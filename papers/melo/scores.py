@@ -16,6 +16,11 @@ PERPLEXITIES = {
     "rows": "answer_nll_released",
     "prompt": "answer_nll",
 }
+# By group: a row's score, the same as the official code has it, and its mean over a batch (melo 5).
+OFFICIAL_MEANS = {
+    "zsre": ("f1_released", "f1_ids_released", scores.released_batch_mean),
+    "scotus": ("exact_match", "exact_match", scores.mean),
+}
 # What an edit is for, by group, and how an axis calls it.
 SUCCESS = {
     "zsre": ("exact_match", "exact match"),
@@ -69,24 +74,26 @@ def perplexities(records: pd.DataFrame, reading: str, subset: str) -> pd.DataFra
 
 
 def official_averages(study: Study, setting: str) -> pd.DataFrame:
-    """Edit success, held-out generality and locality averaged as the official code does.
+    """Edit success, held-out generality and locality averaged as the official code does, beside
+    the mean of rows: F1 of questions, accuracy of documents.
 
-    One row without overlap zeroes its batch, and batches are averaged instead of rows.
+    Batches are averaged instead of rows, so that a short one counts as much as a full one, and one
+    row whose F1 has no overlap zeroes its batch.
     """
+    column, released, mean_of = OFFICIAL_MEANS[group_of(study, setting)]
     records = scored(study, setting)
-    records = records[records["f1_released"].notna()]
-    if records.empty:
+    if column not in records or records[column].isna().all():
         return pd.DataFrame()
     rows = []
-    end = records[records["moment"] == "end"]
+    end = records[(records["moment"] == "end") & records[column].notna()]
     for (editor, subset), part in end.groupby(["editor", "subset"], sort=False):
-        batches = [b["f1_ids_released"].tolist() for _, b in part.groupby(["run", "batch"])]
-        official = [[scores.released_batch_mean(batch)] for batch in batches]
+        batches = [b[released].tolist() for _, b in part.groupby(["run", "batch"])]
+        official = [[mean_of(batch)] for batch in batches]
         rows.append(
             {
                 "editor": editor,
                 "subset": subset,
-                "mean of rows": part["f1_released"].mean(),
+                "mean of rows": part[column].mean(),
                 "official mean": scores.mean_of_batches(official),
                 "batches": len(batches),
                 "rows": len(part),

@@ -17,7 +17,14 @@ from tests.conftest import EDITORS, edits, make, prompt_logits
 
 EDITED = [edit.prompt for edit in edits(3)]
 PROMPTS = [*EDITED, "who wrote the first letter?", EDITED[0]]  # of several lengths, one twice
-DECIDING = ("melo", "elder", "grace", "comeba_hk", "serac")  # at a row's prompt, and then no more
+DECIDING = (
+    "melo",
+    "elder",
+    "grace",
+    "comeba_hk",
+    "serac",
+    "defer",
+)  # at a row's prompt, and then no more
 
 
 def texts(backbone: Backbone, prompts: list[str] = PROMPTS, **options: Any) -> list[str]:

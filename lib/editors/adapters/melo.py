@@ -14,7 +14,7 @@ while most blocks are empty.
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,11 @@ class Melo(Editor):
         """q_i: the router layer's output at the key position, [B, d] (melo 2.4)."""
         columns = key_columns(batch, self.config.key_position)
         return rows_at(state.watched[self.router_path], columns)
+
+    def keys_of(self, batch: Encoded) -> Tensor:
+        """See `Editor.keys_of`. The official code passes no position ids, so that its causal key,
+        in the last column, lies at a position that counts the pads."""
+        return super().keys_of(replace(batch, pads_count=self.config.key_position == "last_column"))
 
     @property
     def keys_see_target(self) -> bool:

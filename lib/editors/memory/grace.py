@@ -139,13 +139,20 @@ class Grace(Editor):
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
         encoded = self.encoded(batch)
         keys = self.keys_of(encoded).cpu()
-        means = [row[row != IGNORED].double().mean().item() for row in _label_rows(encoded)]
         chosen = []
-        for key, mean in zip(keys, means, strict=True):
+        for key, mean in zip(keys, self._label_means(encoded), strict=True):
             self._file(key, mean)
             chosen.append(int(self._entries(key[None])[0]))
         losses, seconds = self._train(encoded, chosen)
         return EditReport(seconds, losses[0], losses[-1], self.counts())
+
+    def _label_means(self, encoded: Encoded) -> list[float]:
+        """What tells labels apart: the mean of a row's label ids, and of the -100 at the prompt of
+        a causal row, as in the official code."""
+        labels = encoded.labels.reshape(len(encoded), -1)
+        causal = self.backbone.family.kind == "causal"
+        counted = encoded.attention_mask if causal else labels != IGNORED
+        return ((labels * counted).sum(dim=1).double() / counted.sum(dim=1)).tolist()
 
     def _file(self, key: Tensor, label: float) -> None:
         """Iteration 0 of one edit: widen a same-label entry, or make one and split the radius."""
@@ -246,10 +253,6 @@ class Grace(Editor):
             "parameters": self.values.numel(),
             "stored_floats": self.keys.numel(),
         }
-
-
-def _label_rows(batch: Encoded) -> list[Tensor]:
-    return list(batch.labels if batch.labels.ndim > 1 else batch.labels[:, None])
 
 
 def _rows(batch: Encoded, rows: list[int]) -> Encoded:

@@ -55,7 +55,7 @@ def check_router_below(backbone: Backbone, router: Site, chosen: Iterable[Site])
         )
 
 
-KeyPosition = Literal["last_column", "last_token", "last_prompt_token"]
+KeyPosition = Literal["last_column", "last_token", "last_prompt_token", "first_target_token"]
 
 
 def key_columns(batch: Encoded, position: KeyPosition) -> Tensor:
@@ -63,10 +63,13 @@ def key_columns(batch: Encoded, position: KeyPosition) -> Tensor:
 
     `last_column` is the official code's (a padding position for every row but the longest, and
     for causal rows with a target the end of the *target*); `last_token` is the last real token;
-    `last_prompt_token` never sees the target.
+    `last_prompt_token` never sees the target; `first_target_token` is GRACE's on causal rows, and
+    the last real token of rows that carry no target.
     """
     if position == "last_column":
         return torch.full_like(batch.last_prompt, batch.input_ids.shape[1] - 1)
+    if position == "first_target_token":
+        return torch.minimum(batch.last_prompt + 1, batch.last_token)
     return batch.last_token if position == "last_token" else batch.last_prompt
 
 

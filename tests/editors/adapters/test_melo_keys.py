@@ -3,9 +3,11 @@
 import warnings
 
 import pytest
+import torch
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import IGNORED, encode, encode_prompts
+from lib.backbones.passes.hooks import capture
 from lib.backbones.sources import loading
 from lib.data.records import Edit
 from lib.editors.parts.sites import key_columns
@@ -54,6 +56,34 @@ def test_10_the_causal_released_key_sees_the_target() -> None:
         editor.close()
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gpt2"])
+def test_pads_are_positions_for_the_causal_released_key_alone(name: str, side: str) -> None:
+    """As in the official code, whose calls pass no position ids."""
+    backbone = loading.load(name, dtype=torch.float64)
+    prompts = ["Where is Ash?", "Where is Ash, and why does nobody there speak of the ferry?"]
+    batch = encode(backbone, prompts, ["Selby", "Wick"], side=side)
+    mask, rows = batch.attention_mask, torch.arange(2)
+    own_positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    found = {}
+    for position in ("last_column", "last_prompt_token"):
+        editor = make("melo", backbone, key_position=position)
+        found[position] = editor.keys_of(batch)
+        path = editor.router_path
+        editor.close()
+    plain = []
+    for more in ({}, {"position_ids": own_positions}):
+        with capture(backbone.model.get_submodule(path)) as seen, torch.no_grad():
+            backbone.model(input_ids=batch.input_ids, attention_mask=mask, **more)
+        plain.append(seen.output)
+    prompt = (batch.labels != IGNORED).float().argmax(dim=1) - 1
+    by_column, by_token = plain[0][:, -1], plain[1][rows, prompt]
+    assert torch.allclose(found["last_column"], by_column, rtol=0, atol=1e-12)
+    assert torch.allclose(found["last_prompt_token"], by_token, rtol=0, atol=1e-12)
+    if side == "right" or name == "tiny-gpt2":  # left of a rotary row, pads only shift it
+        assert (by_column - plain[1][:, -1])[0].abs().max() > 1e-3
+
+
 def test_an_edit_can_be_overwritten_only_when_the_conflict_policy_is_fixed(
     generator: Backbone,
 ) -> None:
@@ -85,6 +115,9 @@ def test_key_columns() -> None:
     prompt = batch.labels.ne(IGNORED).float().argmax(dim=1) - 1
     assert key_columns(batch, "last_prompt_token").tolist() == prompt.tolist()
     assert key_columns(batch, "last_token").tolist() == (batch.attention_mask.sum(1) - 1).tolist()
+    assert key_columns(batch, "first_target_token").tolist() == (prompt + 1).tolist()
+    alone = encode_prompts(backbone, ["Ash", "The ferry of Ash"])
+    assert torch.equal(key_columns(alone, "first_target_token"), alone.last_prompt)
 
 
 def test_per_step_routing_asks_again_at_every_token() -> None:

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
@@ -43,6 +42,23 @@ def test_each_group_of_table_2_stands_beside_its_reported_numbers(study: Invente
         assert {name: own[name].reported for name in numbers} == numbers
         assert all(cell.n for cell in own.values())
     assert cells(tables.table2(study, "zsre-t5"), "MELO")["ES (F1)"].reproduced == 0.5
+
+
+@pytest.mark.parametrize("setting", ["scotus", "zsre-t5"])
+def test_the_official_average_weighs_a_short_batch_as_a_full_one(
+    study: InventedStudy, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    """All rows but the last make one batch. Of F1, a row without overlap zeroes its batch, and a
+    row that stands alone has none."""
+    rows = scores.scored(study, setting)
+    alone = rows["record"].str.endswith(f"#{N - 1}").astype(int)
+    monkeypatch.setattr(scores, "scored", lambda *_: rows.assign(batch=alone))
+    found = scores.official_averages(study, setting).loc["FT"]
+    assert found["mean of rows", "edits"] == pytest.approx(15 / N)
+    first = 15 / (N - 1) if setting == "scotus" else 0.0
+    assert found["official mean", "edits"] == pytest.approx(first / 2)  # the last row is wrong
+    perfect = scores.official_averages(study, setting).loc["GRACE"]
+    assert perfect["official mean", "edits"] == (1.0 if setting == "scotus" else 0.5)
 
 
 def test_a_method_that_was_not_run_keeps_its_reported_numbers_and_a_reason(
@@ -208,7 +224,7 @@ def test_without_runs_everything_says_so(tmp_path: Path) -> None:
         assert all(cell.n == 0 for cell in tables.decoded_table(empty, setting).cells)
     assert generality.generality(empty, "zsre-t5").empty
     assert "No run" in generality.conclusion(empty)
-    assert scores.official_averages(empty, "zsre-t5").empty
+    assert all(scores.official_averages(empty, name).empty for name in ("zsre-t5", "scotus"))
     curves.sweep_curves(empty, "zsre-t5", "radius")
     curves.sweep_ends(empty, "zsre-t5", "radius")
     curves.index_curves(empty, "zsre-t5")
@@ -248,4 +264,3 @@ def test_rows_of_the_records_are_whole(study: InventedStudy) -> None:
     assert set(again["prompt"]) == set(rows[rows["subset"] == "edits"]["prompt"])
     assert not again["f1_released"].isna().any()
     assert scores.scored(study, "scotus")["f1_released"].isna().all()
-    assert isinstance(scores.official_averages(study, "zsre-t5"), pd.DataFrame)
