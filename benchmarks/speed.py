@@ -9,24 +9,12 @@ only the ratios mean something on another machine. benchmarks/README.md explains
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from speed_elder import elder_lines
 from speed_hyper import hyper_lines
-from speed_index import index_lines
 from speed_locate import locate_lines
-from speed_model import (
-    Trained,
-    batched_evaluation,
-    checkpoints,
-    edit_all,
-    frozen_prefix,
-    melo_on,
-    mixed_batch,
-)
-from speed_setting import FULL, TINY, Size, invented_stream
+from speed_setting import FULL, TINY, Size
 from speed_timing import Line
 
 from lib.backbones.sources import loading
@@ -37,17 +25,7 @@ HEADER = ("what", "plain seconds", "fast seconds", "ratio", "results equal")
 
 def lines(size: Size) -> Iterator[Line]:
     """All comparisons, one after the other."""
-    backbone, stream = loading.load(size.backbone), invented_stream()
-    yield from index_lines(size.index_queries, size.repeats)
-    yield frozen_prefix(backbone, stream, size)
-    with tempfile.TemporaryDirectory() as blocks:
-        melo = melo_on(backbone, size, Path(blocks))
-        edit_all(melo, stream)
-        trained = Trained(melo, stream, size)
-        yield mixed_batch(trained)
-        yield batched_evaluation(trained)
-        yield checkpoints(trained)
-        melo.close()
+    backbone = loading.load(size.backbone)
     yield from locate_lines(backbone, size)
     yield from hyper_lines(backbone, size)
     yield from elder_lines(backbone, size)

@@ -1,8 +1,7 @@
-"""What the speed comparison runs on: invented facts, a MELO configuration, and sizes."""
+"""What the speed comparisons run on: invented facts, and sizes."""
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 from lib.data.records import Edit, Probe, Stream
 
@@ -24,19 +23,12 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Size:
-    """A backbone with MELO's settings for it, and how much of everything is done.
-
-    `training_steps` belong to the frozen-prefix line; the blocks of the other lines are trained
-    with `config["steps"]`. `solves` are (key width, batch) of the closed-form lines, `ridges`
-    (rows, key width) of MALMEN's.
-    """
+    """A backbone, and how much of everything is done. `solves` are (key width, batch) of the
+    closed-form lines, `ridges` (rows, key width) of MALMEN's."""
 
     backbone: str
-    config: dict[str, Any]
     repeats: int
     training_rows: int
-    training_steps: int
-    new_tokens: int
     index_queries: int
     documents: int
     requests: int
@@ -44,28 +36,10 @@ class Size:
     ridges: tuple[tuple[int, int], ...]
 
 
-def _melo(first: int, router: int, radius: float, lr: float, steps: int) -> dict[str, Any]:
-    """MELO with its intended key and conflict policy, two adapted layers."""
-    return {
-        "sites": [{"part": "mlp_out", "block": first}, {"part": "mlp_out", "block": first + 1}],
-        "router": {"part": "mlp_out", "block": router},
-        "n_blocks": 20,
-        "rank_per_block": 2,
-        "radius": radius,
-        "lr": lr,
-        "steps": steps,
-        "key_position": "last_prompt_token",
-        "conflict_policy": "fixed",
-    }
-
-
 FULL = Size(
     backbone="smollm2-135m",
-    config=_melo(first=26, router=23, radius=40.0, lr=5e-3, steps=12),
     repeats=3,
     training_rows=8,
-    training_steps=10,
-    new_tokens=4,
     index_queries=50,
     documents=64,
     requests=8,
@@ -74,11 +48,8 @@ FULL = Size(
 )
 TINY = Size(
     backbone="tiny-llama",
-    config=_melo(first=3, router=1, radius=0.5, lr=2e-2, steps=12),
     repeats=1,
     training_rows=8,
-    training_steps=10,
-    new_tokens=6,
     index_queries=8,
     documents=8,
     requests=3,

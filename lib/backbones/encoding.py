@@ -21,7 +21,8 @@ SPARE = 8  # marks that a tokenizer may add to a prompt and an answer
 
 @dataclass(frozen=True)
 class Encoded:
-    """A padded batch. Shapes: `input_ids`, `attention_mask` [B, T]; `labels` [B, T] for causal
+    """A padded batch. Shapes: `input_ids`, `attention_mask` [B, T] (the mask of tokens that go on
+    from a cache covers what came before them as well); `labels` [B, T] for causal
     models, [B, T_target] for seq2seq, [B] for classifiers, None for prompts alone.
 
     `last_prompt` [B] is the column of each row's last prompt token, `last_token` [B] that of its
@@ -45,10 +46,13 @@ class Encoded:
 
     def positions(self) -> Tensor:
         """Position ids [B, T] that ignore padding on either side, unless `pads_count`."""
-        if self.pads_count:
-            columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
-            return columns.expand_as(self.input_ids)
-        return (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        counted = torch.ones_like(self.attention_mask) if self.pads_count else self.attention_mask
+        return (counted.cumsum(dim=1) - 1).clamp(min=0)[:, -self.input_ids.shape[1] :]
+
+    def onward(self, tokens: Tensor, real: Tensor) -> "Encoded":
+        """More tokens [B, T'] behind these rows, which a cache then holds; `real`: which count."""
+        mask = torch.cat([self.attention_mask, real.long()], dim=1)
+        return replace(self, input_ids=tokens, attention_mask=mask, labels=None)
 
     def to(self, device: torch.device | str) -> "Encoded":
         """The same batch on another device."""

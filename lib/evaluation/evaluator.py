@@ -136,6 +136,10 @@ class Evaluator:
     goes, which runs on one backbone may share; so are scores of the same weights on the same rows
     (`Editor.weights_of`). Rows without an edit get the backbone's own scores (`before`), which are
     what a forward pass would give, bit for bit.
+
+    A batch is computed whole: a row's numbers depend on how many rows are multiplied with it. Among
+    fewer rows of the same width, SmolLM2's NLL moves by 1e-5 in float32 and by 0.16 in bfloat16,
+    where some argmaxes change.
     """
 
     def __init__(

@@ -111,7 +111,7 @@ def _continued(
     scores = onward.score()
     if batch.others is None or batch.whole_others is not None:
         return ids, scores, [math.nan] * len(ids)
-    return ids, scores, onward.score(batch.others).nll
+    return ids, scores, onward.score(others=True).nll
 
 
 def _rows(

@@ -128,3 +128,18 @@ def test_the_arithmetic_names_all_that_moves_a_number():
     finally:
         torch.set_num_threads(threads)
     assert replace(backbone, name="another name").arithmetic == plain
+
+
+@pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-llama", "tiny-t5"])
+def test_the_output_matrix_never_multiplies_a_slice(name: str) -> None:
+    """A bfloat16 matrix takes 500 times as long for a slice, transformers' own prefill included."""
+    model = loading.load(name, dtype=torch.bfloat16).model
+    seen: list[bool] = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda _head, inputs, _out: seen.append(inputs[0].is_contiguous()))
+    ids = torch.arange(10, 22).view(3, 4)
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, min_new_tokens=2)
+    hidden = torch.randn(3, 4, head.in_features, dtype=torch.bfloat16)
+    assert torch.equal(head(hidden[:, -2:]), head(hidden[:, -2:].contiguous()))
+    assert len(seen) == 4
+    assert all(seen)

@@ -1,5 +1,7 @@
 """Rows prepared on a lower frozen prefix: equal to the last bit, and the lower blocks rest."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from lib.backbones.passes.kept import Kept
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.backbones.sources import loading
 from lib.evaluation import evaluator
-from tests.conftest import edits
+from tests.conftest import CAUSAL, edits
 
 PROMPTS = tuple(edit.prompt for edit in edits(3))
 TARGETS = tuple(edit.target for edit in edits(3))
@@ -53,6 +55,9 @@ def test_a_prefix_may_stand_on_a_lower_one(name: str) -> None:
             layers = [made.cache.layers[index] for made in (whole, stacked)]
             assert torch.equal(layers[0].keys, layers[1].keys)
             assert torch.equal(layers[0].values, layers[1].values)
+        fed = [tensors(made.fed.output) for made in (whole, stacked)]
+        assert fed[0]
+        assert all(map(torch.equal, *fed))
 
 
 def counted(module: nn.Module) -> list[nn.Module]:
@@ -66,7 +71,24 @@ def test_the_lower_blocks_are_not_run_again() -> None:
     backbone = loading.load("tiny-llama")
     passes = counted(backbone.module("mlp", 0))
     rows_at(backbone, 4, below=2)
-    assert len(passes) == 1
+    assert len(passes) == 2  # of the lower prefix: prompts, then targets
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_frozen_blocks_read_a_target_once(name: str) -> None:
+    """Scores equal those of passes through all blocks, bit for bit."""
+    backbone, others = loading.load(name), (TARGETS[1], "", TARGETS[0])
+    prefix = FrozenPrefix(backbone, 2)
+    batch = decoding.prepare(backbone, prefix, PROMPTS, TARGETS, others=others)
+    whole = replace(batch, fed=None, fed_others=None)
+    kept, plain = (decoding.Continuation(backbone, prefix, rows) for rows in (batch, whole))
+    frozen, edited = (counted(backbone.module("attention", index)) for index in (1, 2))
+    found = [kept.score(), kept.score(others=True), kept.score()]
+    assert (len(frozen), len(edited)) == (0, 3)
+    assert found == [plain.score(), plain.score(others=True), plain.score()]
+    assert (len(frozen), len(edited)) == (3, 6)
+    assert kept.greedy(5) == plain.greedy(5)
+    assert batch.bytes > whole.bytes
 
 
 class Stub:
@@ -84,10 +106,10 @@ def test_editors_that_share_a_backbone_share_its_lower_blocks() -> None:
     seen = counted(backbone.module("mlp", 0))
     evaluator.ReadyRows(Stub(backbone, 2), kept, whole=False).of(rows)
     made = evaluator.ReadyRows(Stub(backbone, 4), kept, whole=False).of(rows)
-    assert len(seen) == 1
+    assert len(seen) == 2  # prompts, then targets
     # A module of the lower blocks that was not watched then has to be run again.
     low = (backbone.path("mlp_out", 1),)
     watched = evaluator.ReadyRows(Stub(backbone, 4, low), kept, whole=False).of(rows)
-    assert len(seen) == 2
+    assert len(seen) == 4
     assert torch.equal(made.state.output, rows_at(backbone, 4).state.output)
     assert set(watched.state.watched) == set(low)

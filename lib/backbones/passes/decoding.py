@@ -25,7 +25,13 @@ from lib.backbones.encoding import (
     target_ids,
 )
 from lib.backbones.passes.hooks import map_tensors
-from lib.backbones.passes.logits import TargetScores, WholeRows, prepare_whole, scores_at
+from lib.backbones.passes.logits import (
+    TargetScores,
+    WholeRows,
+    answer_logits,
+    prepare_whole,
+    scores_at,
+)
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState, Start
 
 
@@ -35,7 +41,8 @@ class PromptBatch:
 
     `prompts` is the encoded prompts (left-padded for causal models), `targets` the target ids
     with their end mark [B, T] filled with -100 (class numbers [B, 1] for a classifier), `state` and
-    `cache` the frozen prefix.
+    `cache` the frozen prefix, `fed` and `fed_others` that of the targets (the competing answers)
+    behind the prompts, as teacher forcing feeds them (causal).
     `others` are the ids of the competing answers without end mark [B, T'], rows without one all
     -100 (None: no row has one). `whole` and `whole_others` hold the rows for whole passes over
     prompt and answer, where the editor needs these.
@@ -48,6 +55,8 @@ class PromptBatch:
     others: Tensor | None = None
     whole: WholeRows | None = None
     whole_others: WholeRows | None = None
+    fed: PrefixState | None = None
+    fed_others: PrefixState | None = None
 
     @cached_property
     def bytes(self) -> int:
@@ -58,7 +67,9 @@ class PromptBatch:
             sizes.append(tensor.numel() * tensor.element_size())
             return tensor
 
-        for state in (self.state, *(w.state for w in (self.whole, self.whole_others) if w)):
+        further = (self.fed, self.fed_others, self.whole and self.whole.state)
+        states = (self.state, *further, self.whole_others and self.whole_others.state)
+        for state in filter(None, states):
             kept: list[Any] = [*state.watched.values(), *state.watched_inputs.values()]
             map_tensors([state.output, *kept], count)
         for layer in self.cache.layers if self.cache else ():
@@ -101,14 +112,14 @@ def prepare(
         prepare_whole(backbone, prefix, prompts, answers, max_length) if whole and answers else None
         for answers in (targets, others)
     ]
-    return PromptBatch(
-        encoded,
-        pad(rows, IGNORED).to(backbone.device),
-        state,
-        cache,
-        pad(rivals, IGNORED).to(backbone.device) if any(rivals) else None,
-        *both,
-    )
+    wanted = pad(rows, IGNORED).to(backbone.device)
+    rival = pad(rivals, IGNORED).to(backbone.device) if any(rivals) else None
+    lower = (below[0], below[1].fed, below[1].fed_others) if below else (None, None, None)
+    fed = [
+        _recorded_behind(prefix, encoded, cache, ids, lower[0], known)
+        for ids, known in ((wanted, lower[1]), (None if both[1] else rival, lower[2]))
+    ]
+    return PromptBatch(encoded, wanted, state, cache, rival, *both, *fed)
 
 
 def _recorded(
@@ -133,6 +144,33 @@ def _recorded(
     )
 
 
+def _recorded_behind(
+    prefix: FrozenPrefix,
+    encoded: Encoded,
+    cache: DynamicCache | None,
+    ids: Tensor | None,
+    lower: FrozenPrefix | None,
+    known: PrefixState | None,
+) -> PrefixState | None:
+    """The frozen prefix of ids [B, T], filled with -100, behind the prompts that `cache` holds,
+    from `known` on where a lower prefix recorded the same; None where nothing is fed."""
+    if cache is None or ids is None or ids.shape[1] == 1:
+        return None
+    start = None if known is None else Start(lower, known)
+    behind = DynamicCache()
+    for index in range(prefix.first):
+        layer = cache.layers[index]
+        behind.update(layer.keys, layer.values, index)
+    return prefix.record(_forced(encoded, ids), cache=behind, below=start)
+
+
+def _forced(prompts: Encoded, ids: Tensor) -> Encoded:
+    """The ids [B, T], filled with -100, that teacher forcing feeds behind the prompts: all but the
+    last column."""
+    fed = ids[:, :-1]
+    return prompts.onward(fed.clamp(min=0), fed != IGNORED)
+
+
 class Continuation:
     """One pass over the prompts of a batch under the weights in force, ready to go on.
 
@@ -140,7 +178,7 @@ class Continuation:
     """
 
     def __init__(self, backbone: Backbone, prefix: FrozenPrefix, batch: PromptBatch) -> None:
-        self.backbone, self.batch = backbone, batch
+        self.backbone, self.prefix, self.batch = backbone, prefix, batch
         self.model = backbone.model
         with torch.no_grad(), prefix.replay(batch.state):
             if backbone.family.kind == "seq2seq":
@@ -148,13 +186,7 @@ class Continuation:
                 self.encoded = BaseModelOutput(last_hidden_state=encoder.last_hidden_state)
             else:
                 self.cache = DynamicCache()
-                hidden = self.model.base_model(
-                    **batch.prompts.inputs(),
-                    position_ids=batch.prompts.positions(),
-                    past_key_values=self.cache,
-                    use_cache=True,
-                ).last_hidden_state
-                self.first_logits = self._head(hidden[:, -1])
+                self.first_logits = self._head(self._hidden(batch.prompts)[:, -1])
                 for index in range(prefix.first):
                     below = batch.cache.layers[index]
                     self.cache.layers[index].update(below.keys, below.values)
@@ -162,39 +194,43 @@ class Continuation:
     def _head(self, hidden: Tensor) -> Tensor:
         return self.model.get_output_embeddings()(hidden)
 
-    def _step(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Logits [B, T, V] of more tokens [B, T]; `mask` [B, T so far + T] marks real columns."""
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        hidden = self.model.base_model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
+    def _hidden(self, tokens: Encoded) -> Tensor:
+        """Last hidden states [B, T, d] of the prompts, or of tokens that go on from them."""
+        return self.model.base_model(
+            **tokens.inputs(),
+            position_ids=tokens.positions(),
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        return self._head(hidden)
 
     @torch.no_grad()
-    def score(self, targets: Tensor | None = None) -> TargetScores:
-        """Teacher-forced scores of the batch's targets, or of other ids [B, T] filled with -100."""
-        targets = self.batch.targets if targets is None else targets
+    def score(self, *, others: bool = False) -> TargetScores:
+        """Teacher-forced scores of the batch's targets, or of its competing answers."""
+        batch = self.batch
+        ids, fed = (batch.others, batch.fed_others) if others else (batch.targets, batch.fed)
+        real = ids != IGNORED
         if self.backbone.family.kind == "seq2seq":
-            logits = self.model(
-                encoder_outputs=self.encoded,
-                attention_mask=self.batch.prompts.attention_mask,
-                labels=targets,
-            ).logits
+            mask = batch.prompts.attention_mask
+            logits = answer_logits(
+                self.model, ids, encoder_outputs=self.encoded, attention_mask=mask
+            )
         else:
-            logits = self.first_logits[:, None]
-            if targets.shape[1] > 1:
-                fed = targets[:, :-1]
-                prompt_mask = self.batch.prompts.attention_mask
-                mask = torch.cat([prompt_mask, (fed != IGNORED).long()], dim=1)
-                more = self._step(fed.clamp(min=0), mask)
-                self.cache.crop(-fed.shape[1])
-                logits = torch.cat([logits, more], dim=1)
-        real = targets != IGNORED
-        return scores_at(logits[real], targets[real], real.sum(dim=1).tolist())
+            logits = self._forced_logits(ids, real, fed)
+        return scores_at(logits, ids[real], real.sum(dim=1).tolist())
+
+    def _forced_logits(self, ids: Tensor, real: Tensor, fed: PrefixState | None) -> Tensor:
+        """Logits [N, V] that predict the N real ids, row by row."""
+        rows, columns = real.nonzero(as_tuple=True)
+        first = columns == 0
+        logits = self.first_logits.new_empty(len(rows), self.first_logits.shape[1])
+        logits[first] = self.first_logits[rows[first]]
+        if ids.shape[1] > 1:
+            with self.prefix.replay(fed):
+                hidden = self._hidden(_forced(self.batch.prompts, ids))
+            for layer in self.cache.layers[self.prefix.first if fed else 0 :]:
+                layer.crop(1 - ids.shape[1])  # what the replayed blocks hold has not grown
+            logits[~first] = self._head(hidden[rows[~first], columns[~first] - 1])
+        return logits
 
     @torch.no_grad()
     def greedy(self, max_new_tokens: int) -> list[list[int]]:
@@ -210,11 +246,11 @@ class Continuation:
             )[:, 1:]
             return [until_end(row, backbone.eos_id) for row in ids.tolist()]
         tokens = self.first_logits.argmax(dim=-1, keepdim=True)
-        written, mask = [tokens], self.batch.prompts.attention_mask
+        written, read = [tokens], self.batch.prompts
         ended = tokens[:, 0] == backbone.eos_id
         while len(written) < max_new_tokens and not bool(ended.all()):
-            mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
-            tokens = self._step(tokens, mask)[:, -1].argmax(dim=-1, keepdim=True)
+            read = read.onward(tokens, torch.ones_like(tokens))
+            tokens = self._head(self._hidden(read)[:, -1]).argmax(dim=-1, keepdim=True)
             written.append(tokens)
             ended |= tokens[:, 0] == backbone.eos_id
         if len(written) > 1:

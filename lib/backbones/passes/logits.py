@@ -4,18 +4,40 @@ Whole passes over prompt and answer stand here; `decoding` scores answers as con
 pass over the prompts. The two agree for every editor that treats all tokens alike.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import IGNORED, Encoded, answer_ids, batch_rows, encode, pad, prompt_ids
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.errors import RecordError
 from lib.metrics import scores
+
+
+@contextlib.contextmanager
+def head_at(model: PreTrainedModel, at: Tensor) -> Iterator[None]:
+    """Passes inside the context apply the output matrix at the N places of `at` [B, T] alone: their
+    logits are [N, V], of flat rows (a slice takes a processor a hundred times as long)."""
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _module, inputs: (inputs[0][at],))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def answer_logits(model: PreTrainedModel, labels: Tensor, **inputs: Any) -> Tensor:
+    """Logits [N, V] of an encoder-decoder at the N labels [B, T], row by row."""
+    decoder_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    with head_at(model, labels != IGNORED):
+        return model(**inputs, decoder_input_ids=decoder_ids, use_cache=False).logits
 
 
 def target_logits(backbone: Backbone, batch: Encoded) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,9 +52,9 @@ def target_logits(backbone: Backbone, batch: Encoded) -> tuple[Tensor, Tensor, T
         logits = model(**batch.inputs()).logits
         return logits, batch.labels, torch.arange(len(batch), device=logits.device)
     if kind == "seq2seq":
-        logits = model(**batch.inputs(), labels=batch.labels).logits
         rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
-        return logits[rows, columns], batch.labels[rows, columns], rows
+        logits = answer_logits(model, batch.labels, **batch.inputs())
+        return logits, batch.labels[rows, columns], rows
     hidden = model.base_model(
         **batch.inputs(), position_ids=batch.positions(), use_cache=False
     ).last_hidden_state
@@ -175,8 +197,7 @@ def label_logits(backbone: Backbone, rows: FactRows) -> tuple[Tensor, Tensor]:
         return model(**inputs).logits, rows.labels
     at = rows.labels != IGNORED
     if backbone.family.kind == "seq2seq":
-        decoder_ids = model.prepare_decoder_input_ids_from_labels(rows.labels)
-        return model(**inputs, decoder_input_ids=decoder_ids).logits[at], rows.labels[at]
+        return answer_logits(model, rows.labels, **inputs), rows.labels[at]
     positions = rows.encoded.positions()
     hidden = model.base_model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
     return model.get_output_embeddings()(hidden[at]), rows.labels[at]

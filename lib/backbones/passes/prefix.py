@@ -71,7 +71,7 @@ class FrozenPrefix:
         only the blocks from there on run (and only these are watched and cached).
         """
         backbone = self.backbone
-        beyond = self.first if not watch else min(self.first + 1, backbone.n_blocks(self.stack))
+        beyond = self.first + (not all(map(self.holds, watch)))
         with contextlib.ExitStack() as context:
             seen = {
                 name: context.enter_context(capture(backbone.model.get_submodule(name)))

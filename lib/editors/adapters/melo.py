@@ -168,9 +168,13 @@ class Melo(Editor):
         # Training uses the new block whatever routing says, so the keys, which the official code
         # files at iteration 0, can be filed when it is done: a failure leaves the index as it was.
         identity = self._block_identity(block, encoded)
-        losses, seconds = self._train(block, encoded, identity)
+        state = self.prefix.record(encoded, watch=self.watch)
+        causal = self.backbone.family.kind == "causal"
+        apart = causal and self.config.key_position == "last_column"  # a key of another pass
+        keys = self.keys_of(encoded) if apart else self.keys_from(state, encoded)
+        losses, seconds = self._train(block, encoded, state, identity)
         self.block_keys.append(content_hash(identity)[:24])
-        self.index.insert(self.keys_of(encoded), self._codes(encoded), block)
+        self.index.insert(keys, self._codes(encoded), block)
         return EditReport(seconds, losses[0], losses[-1], self.counts(block + 1))
 
     def _codes(self, encoded: Encoded) -> list[int]:
@@ -181,9 +185,11 @@ class Melo(Editor):
         exact = [repr([i for i in row if i != IGNORED]).encode() for row in rows]
         return [int.from_bytes(hashlib.sha256(row).digest()[:7], "big") for row in exact]
 
-    def _train(self, block: int, encoded: Encoded, identity: object) -> tuple[list[float], float]:
+    def _train(
+        self, block: int, encoded: Encoded, state: PrefixState, identity: object
+    ) -> tuple[list[float], float]:
         def train() -> bytes:
-            losses, seconds = self._minimise(block, encoded)
+            losses, seconds = self._minimise(block, encoded, state)
             numbers = torch.tensor([*losses, seconds], dtype=torch.float64)
             tensors = {name: w.contiguous().cpu() for name, w in self.lora.read(block).items()}
             return save({NUMBERS: numbers, **tensors})
@@ -198,9 +204,10 @@ class Melo(Editor):
         self.lora.write(block, tensors)
         return losses, seconds
 
-    def _minimise(self, block: int, encoded: Encoded) -> tuple[list[float], float]:
+    def _minimise(
+        self, block: int, encoded: Encoded, state: PrefixState
+    ) -> tuple[list[float], float]:
         gate = self.lora.one_block_gate([block] * len(encoded), self.scale)
-        state = self.prefix.record(encoded)
         parameters = self.lora.train_parameters()
         config = self.config
         try:

@@ -55,7 +55,7 @@ def test_other_answers_are_scored_from_the_same_pass(generator: Backbone, first:
     batch = decoding.prepare(generator, prefix, PROMPTS, TARGETS, others=others)
     onward = decoding.Continuation(generator, prefix, batch)
     before = onward.score()
-    scores = onward.score(batch.others)
+    scores = onward.score(others=True)
     assert onward.score() == before
     swapped = [other or target for other, target in zip(others, TARGETS, strict=True)]
     again = decoding.prepare(generator, prefix, PROMPTS, swapped)

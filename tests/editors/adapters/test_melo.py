@@ -217,6 +217,19 @@ def test_19_the_frozen_prefix_gives_the_same_losses(generator: Backbone, monkeyp
         assert torch.allclose(fast_block[name], tensor, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["tiny-t5", "tiny-llama", "tiny-bert"])
+def test_keys_and_the_frozen_prefix_come_from_one_pass(name: str) -> None:
+    backbone = loading.load(name)
+    editor = make("melo", backbone, key_position="last_prompt_token", steps=2)
+    first = backbone.module("attention", 0, stack="encoder")
+    passes: list[int] = []
+    first.register_forward_hook(lambda *_: passes.append(1))
+    batch = edits(3) if name != "tiny-bert" else [replace(e, target="1") for e in edits(3)]
+    editor.edit(batch)
+    assert len(passes) == 1
+    assert torch.equal(editor.index.keys, editor.keys_of(editor.encoded(batch)))
+
+
 def test_20_the_same_seed_gives_the_same_run(generator: Backbone) -> None:
     seen = []
     for _ in range(2):
