@@ -49,8 +49,9 @@ TOGETHER = 32  # requests whose values are searched together; bounds memory, not
 class LocateConfig(EditorConfig):
     """Defaults: EasyEdit's for GPT2-XL. `n_layers` keeps the last so many of `blocks` (0: all).
 
-    The value search is `value_*` (see `values.Search`); `moment_weight` is lambda; statistics are
-    taken over `statistics_tokens` tokens of documents cut at `statistics_length` (0: the model's
+    The value search is `value_*` (see `values.Search`); `contexts` are groups of context texts
+    beside the bare prompt, each (tokens, how many); `moment_weight` is lambda; statistics are taken
+    over `statistics_tokens` tokens of documents cut at `statistics_length` (0: the model's
     maximum), of at most `statistics_documents` documents (0: all of the corpus). `solver`: see
     `solve.KeyMemory`.
     """
@@ -62,8 +63,7 @@ class LocateConfig(EditorConfig):
     value_weight_decay: float = 0.5
     value_clamp: float = 0.75
     kl_factor: float = 0.0625
-    n_contexts: int = 5
-    context_length: int = 10
+    contexts: tuple[tuple[int, int], ...] = ((10, 5),)
     moment_weight: float = 15000.0
     statistics_tokens: int = 100_000
     statistics_length: int = 0
@@ -123,10 +123,7 @@ class LocateEditor(Editor):
         if self.contexts is None:
             if self.n_batches:
                 raise EditorError(f"{self.name}: contexts were lost while edits are in force")
-            config = self.config
-            self.contexts = sample_contexts(
-                self.backbone, config.n_contexts, config.context_length, config.seed
-            )
+            self.contexts = sample_contexts(self.backbone, self.config.contexts, self.config.seed)
         if memory and not self.memory:
             weight, solver = self.config.moment_weight, self.config.solver
             self.memory = {

@@ -208,13 +208,18 @@ def test_short_prompts_and_braces_are_edited(causal: Backbone, kind: str) -> Non
 
 def test_contexts_come_from_the_backbone_and_the_seed_alone(causal: Backbone) -> None:
     state = torch.get_rng_state()
-    drawn = context_texts.sample_contexts(causal, 7, 10, seed=3)
+    drawn = context_texts.sample_contexts(causal, [(10, 7)], seed=3)
     assert torch.equal(torch.get_rng_state(), state)
-    assert drawn == context_texts.sample_contexts(causal, 7, 10, seed=3)
-    assert drawn != context_texts.sample_contexts(causal, 7, 10, seed=4)
+    assert drawn == context_texts.sample_contexts(causal, [(10, 7)], seed=3)
+    assert drawn != context_texts.sample_contexts(causal, [(10, 7)], seed=4)
     words = ("The", "Therefore", "Because", "I", "You", "The", "Therefore")
     for text, seed in zip(drawn, words, strict=True):
         assert text.startswith(seed)
         assert text.endswith(". ")
         assert not set("{}") & set(text)
+    groups = [(5, 10), (10, 7)]
+    both = context_texts.sample_contexts(causal, groups, seed=3)
+    assert len(both) == 17
+    assert both[:10] == context_texts.sample_contexts(causal, groups[:1], seed=3)
+    assert context_texts.sample_contexts(causal, [], seed=3) == ()
     assert context_texts.clean("a{b}\n\nﬁ") == "a b  fi"

@@ -95,7 +95,7 @@ def test_11_values_equal_the_reference(causal: Backbone, changes: dict, monkeypa
 def test_11_subjects_at_the_first_position_and_prompts_of_one_token(causal: Backbone) -> None:
     """Alone, where no row has a token before its subject, and beside longer prompts."""
     odd = (Request("A", "A", "Selby"), Request("Ash", "Ash", "a"), Request("Q is", "Q", "x y"))
-    editor = editor_of("comeba_hk", causal, n_contexts=0)
+    editor = editor_of("comeba_hk", causal, contexts=[])
     reference = oracle_of(editor)
     bare = oracle_of(editor)
     bare.groups, bare.contexts = [["{}"]], ["{}"]
