@@ -15,6 +15,7 @@ from torch import Tensor
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import prompt_ids
 from lib.backbones.passes.hooks import capture, first_tensor
+from lib.backbones.passes.logits import precise
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.backbones.text_states import KeyText, second_moments
 from lib.data.corpus import Corpus
@@ -200,7 +201,7 @@ class LocateEditor(Editor):
             state = FrozenPrefix(self.backbone, block + 1).record(rows.batch)
         each = len(rows) // len(requests)
         alone = slice(0, None, each)  # a request's first row is its prompt without context
-        initial = at_subject(first_tensor(seen.output), rows)[alone].float()
+        initial = precise(at_subject(first_tensor(seen.output), rows)[alone])
         return search_values(self.backbone, block, wanted, state, initial, self.config.search)
 
     def _cache(self, initial_part: str, block: int) -> ValueCache:

@@ -30,7 +30,7 @@ from lib.errors import EditorError
 
 @dataclass(frozen=True)
 class RomeConfig(LocateConfig):
-    """Defaults: EasyEdit's for GPT2-XL (block 17, clamp 4, ten contexts of 5 tokens and ten of 10)."""
+    """Defaults: EasyEdit's for GPT2-XL (block 17, clamp 4, ten contexts of 5 and ten of 10)."""
 
     blocks: tuple[int, ...] = (17,)
     value_clamp: float = 4.0

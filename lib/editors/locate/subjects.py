@@ -70,6 +70,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.batch)
 
+    def select(self, rows: Tensor) -> "Rows":
+        """Some of the rows, as wide as all."""
+        of_each = (tensor[rows] for tensor in (self.subject, self.lengths, self.owner))
+        return Rows(self.batch.select(rows), *of_each)
+
 
 def head_length(backbone: Backbone) -> int:
     """Tokens of the document prefix in front of every prompt."""
