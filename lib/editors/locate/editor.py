@@ -21,6 +21,7 @@ from lib.backbones.text_states import KeyText, second_moments
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
 from lib.editors.base import Editor, EditorConfig, EditReport
+from lib.editors.locate import values
 from lib.editors.locate.solve import KeyMemory, Solver
 from lib.editors.locate.subjects import (
     Request,
@@ -42,8 +43,6 @@ from lib.editors.locate.values import (
 )
 from lib.errors import EditorError
 from lib.storage.cache import Cache
-
-TOGETHER = 32  # requests whose values are searched together; bounds memory, not the result
 
 
 @dataclass(frozen=True)
@@ -181,14 +180,19 @@ class LocateEditor(Editor):
         cache = self._cache(initial_part, block) if unedited and self.values_cache else None
         stored = [cache.get(request) if cache else None for request in requests]
         todo = [number for number, found in enumerate(stored) if found is None]
-        for start in range(0, len(todo), TOGETHER):
-            some = todo[start : start + TOGETHER]
+        count = self._at_once([requests[number] for number in todo], block) if todo else 1
+        for start in range(0, len(todo), count):
+            some = todo[start : start + count]
             found = self._search([requests[number] for number in some], initial_part, block)
             for row, number in enumerate(some):
                 stored[number] = part_of(found, row)
                 if cache:
                     cache.put(requests[number], stored[number])
         return together(stored, self.backbone.device)
+
+    def _at_once(self, requests: Sequence[Request], block: int) -> int:
+        wanted = value_rows(self.backbone, requests, ("", *self.contexts))
+        return values.requests_at_once(self.backbone, block, wanted)
 
     def _search(self, requests: Sequence[Request], initial_part: str, block: int) -> Found:
         wanted = value_rows(self.backbone, requests, ("", *self.contexts))

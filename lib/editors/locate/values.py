@@ -23,9 +23,14 @@ from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import answer_ids
 from lib.backbones.passes.logits import precise
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
+from lib.backbones.text_states import key_width
 from lib.editors.locate.subjects import Request, Rows, contextual, encode_rows
 from lib.storage import fingerprints
 from lib.storage.cache import Cache
+
+BUDGET = {"cpu": 2**29, "cuda": 2**32}
+"""Bytes that a search may hold for its backward passes, by kind of device. They bound memory and
+decide no result but for rounding, so they are not what happens to be free."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,23 @@ def value_rows(
     return ValueRows(
         rows, torch.tensor(kl, device=device), torch.tensor(labels, device=device), row, column
     )
+
+
+def requests_at_once(backbone: Backbone, block: int, wanted: ValueRows) -> int:
+    """Of how many of these requests the search above `block` fits into the budget, at least one.
+
+    A token keeps about eight vectors of the residual width and four of the MLP's in each block, a
+    label three vectors of log-probabilities.
+    """
+    rows, prompts = wanted.rows, ~wanted.kl
+    requests = int(wanted.kl.sum())
+    head = backbone.model.get_output_embeddings().weight
+    width = 8 * head.shape[1] + 4 * key_width(backbone, block)
+    tokens = int(prompts.sum()) * int((rows.lengths - rows.subject)[prompts].max()) + requests
+    above = backbone.n_blocks() - block - 1
+    numbers = tokens * above * width + 3 * (len(wanted.labels) + requests) * head.shape[0]
+    fits = BUDGET[backbone.device.type] * requests // (numbers * head.element_size())
+    return max(1, min(requests, fits))
 
 
 @torch.enable_grad()
