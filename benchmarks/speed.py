@@ -16,7 +16,6 @@ from pathlib import Path
 from speed_elder import elder_lines
 from speed_hyper import hyper_lines
 from speed_index import index_lines
-from speed_locate import locate_lines
 from speed_model import (
     Trained,
     batched_evaluation,
@@ -48,7 +47,6 @@ def lines(size: Size) -> Iterator[Line]:
         yield batched_evaluation(trained)
         yield checkpoints(trained)
         melo.close()
-    yield from locate_lines(backbone, size)
     yield from hyper_lines(backbone, size)
     yield from elder_lines(backbone, size)
 

@@ -27,8 +27,7 @@ class Size:
     """A backbone with MELO's settings for it, and how much of everything is done.
 
     `training_steps` belong to the frozen-prefix line; the blocks of the other lines are trained
-    with `config["steps"]`. `solves` are (key width, batch) of the closed-form lines, `ridges`
-    (rows, key width) of MALMEN's.
+    with `config["steps"]`. `ridges` are (rows, key width) of MALMEN's lines.
     """
 
     backbone: str
@@ -38,9 +37,6 @@ class Size:
     training_steps: int
     new_tokens: int
     index_queries: int
-    documents: int
-    requests: int
-    solves: tuple[tuple[int, int], ...]
     ridges: tuple[tuple[int, int], ...]
 
 
@@ -67,9 +63,6 @@ FULL = Size(
     training_steps=10,
     new_tokens=4,
     index_queries=50,
-    documents=64,
-    requests=8,
-    solves=((1536, 8), (6400, 30)),
     ridges=((100, 1536), (400, 3072), (6000, 3072)),
 )
 TINY = Size(
@@ -80,9 +73,6 @@ TINY = Size(
     training_steps=10,
     new_tokens=6,
     index_queries=8,
-    documents=8,
-    requests=3,
-    solves=((64, 4),),
     ridges=((12, 48),),
 )
 
