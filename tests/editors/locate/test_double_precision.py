@@ -67,7 +67,8 @@ def follow(editor: Editor, reference, batches, bound: float) -> None:
 def test_three_batches_on_tiny_models(kind: str, name: str, monkeypatch) -> None:
     backbone = loading.load(name, dtype=torch.float64)
     editor, reference = pair(kind, backbone, monkeypatch)
-    follow(editor, reference, (FIRST, SECOND, FIRST), 1e-9)
+    # transformers computes GPT-J's attention scores in float32, whatever the model's precision.
+    follow(editor, reference, (FIRST, SECOND, FIRST), 1e-4 if name == "tiny-gptj" else 1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
