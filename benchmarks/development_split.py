@@ -82,7 +82,7 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
         "COMEBA-HK": {"moment_weight": [500.0, 1000.0, 4000.0], "value_steps": [15]},
         "MEMIT": {"moment_weight": [500.0, 1000.0, 4000.0], "value_steps": [15]},
         "FT": {
-            "site": [{"part": "mlp_out", "block": block} for block in (21, 26)],
+            "site": [{"part": "mlp_out", "block": 26}],
             "lr": [1e-3, 3e-3],
         },
         "GRACE": {"radius": [3.0, 10.0]},

@@ -96,7 +96,7 @@ LOCATE = {
     "value_clamp": 40.0,
     "value_lr": 0.1,
     "value_weight_decay": 0.0,
-    "n_contexts": 2,
+    "contexts": [[10, 2]],
     "moment_weight": 5.0,
     "statistics_tokens": 2000,
 }

@@ -26,6 +26,7 @@ from lib.storage import atomic, fingerprints
 from lib.storage.atomic import CHECKPOINT_SECONDS
 from lib.storage.cache import Cache, keep, once, whole
 
+COLUMNS = 256  # of a block of the second moment
 GROUP = 16  # documents between two decisions: enough yet?
 SUM = "sum.safetensors"
 
@@ -172,7 +173,7 @@ def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample
             kind = "end" if documents >= total else "part" if done else "progress"
             for block, place in places.items():
                 old = list(place.glob("*-progress"))
-                tensors = {"sum": sums[block].cpu()}
+                tensors = {"sum": symmetric(sums[block]).cpu()}
                 keep(
                     place / f"{documents:08}-{count}-{before}-{kind}",
                     lambda scratch, tensors=tensors: save_file(tensors, scratch / SUM),
@@ -202,8 +203,8 @@ def _start(
 def add_documents(
     backbone: Backbone, texts: Sequence[str], length: int, sums: dict[int, Tensor]
 ) -> int:
-    """Add k k^T of the tokens of some documents to each block's sum [f, f]; returns how many tokens
-    counted."""
+    """Add k k^T of the tokens of some documents to the upper triangle of each block's sum [f, f];
+    returns how many tokens counted."""
     counted, beyond = 0, max(sums) + 1
     for batch, real in document_batches(backbone, texts, length):
         with contextlib.ExitStack() as context:
@@ -215,10 +216,22 @@ def add_documents(
                 context.enter_context(stop_before(backbone.module("block", beyond)))
             backbone.model.base_model(**batch.inputs(), use_cache=False)
         for block, taken in seen.items():
-            keys = taken.input[real].float()
-            sums[block].addmm_(keys.T, keys)
+            add_outer(sums[block], taken.input[real].float())
         counted += int(real.sum())
     return counted
+
+
+def add_outer(total: Tensor, keys: Tensor) -> None:
+    """Add k k^T of some keys [n, f] to the upper triangle of a sum [f, f], a block of columns after
+    the other; what is below the triangle means nothing from then on."""
+    for at in range(0, len(total), COLUMNS):
+        columns = slice(at, at + COLUMNS)
+        total[columns, at:].addmm_(keys[:, columns].T, keys[:, at:])
+
+
+def symmetric(total: Tensor) -> Tensor:
+    """The sum [f, f] of which `add_outer` keeps the upper triangle."""
+    return total.triu() + total.triu(1).T
 
 
 def document_batches(

@@ -3,11 +3,14 @@
 `FineTune` is GRACE's code, the baseline that MELO's table calls CMR's base (melo 7): Adam, new for
 each call, up to `steps` steps on the whole batch, stopping when every target token is the argmax.
 `FineTuneEpochs` is what is known of MALMEN's baseline (malmen 7): AdamW, a few epochs over the
-batch in mini-batches, no stopping rule. `FtL` is ELDER's baseline (elder 7): one MLP
-matrix, an edit at a time, inside a small box around the weights.
+batch in mini-batches, no stopping rule. `FtL` is the rule of ROME's repository and EasyEdit: one
+MLP layer inside a small box around its weights, all answer tokens asked of the prompt's last
+position; an edit at a time it is ELDER's baseline FT-L (elder 7), in chunks of a batch EasyEdit's
+FT (comeba_hk 8).
 """
 
 import itertools
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +23,14 @@ from torch.nn import functional
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import IGNORED
 from lib.backbones.passes.fact_passes import FactPasses
-from lib.backbones.passes.logits import FactRows, edit_loss, fact_rows, label_logits, target_logits
+from lib.backbones.passes.logits import (
+    FactRows,
+    edit_loss,
+    fact_rows,
+    label_logits,
+    precise,
+    target_logits,
+)
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import Edit
 from lib.editors.base import Editor, EditorConfig, EditReport
@@ -55,13 +65,22 @@ class TrainsWeights(Editor):
 
     in_weights = True
 
-    def __init__(self, backbone: Backbone, config: EditorConfig, sites: Sequence[Site]) -> None:
+    def __init__(
+        self, backbone: Backbone, config: EditorConfig, sites: Sequence[Site], *, bias: bool = False
+    ) -> None:
         super().__init__(backbone, config)
         if not sites:
             raise EditorError(f"{self.name} needs the layers to train: give sites")
         self.prefix = FrozenPrefix(backbone, first_block(backbone, sites))
-        self.paths = tuple(site.path(backbone) for site in sites)
-        self.weights = [backbone.model.get_submodule(path).weight for path in self.paths]
+        modules = {
+            path: backbone.model.get_submodule(path)
+            for path in (site.path(backbone) for site in sites)
+        }
+        trained = {path: module.weight for path, module in modules.items()}
+        if bias:
+            biases = {f"{path}.bias": module.bias for path, module in modules.items()}
+            trained |= {name: found for name, found in biases.items() if found is not None}
+        self.paths, self.weights = tuple(trained), list(trained.values())
         self._originals = [weight.detach().clone() for weight in self.weights]
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
@@ -170,71 +189,90 @@ class FineTuneEpochs(TrainsWeights):
         )
 
 
-STOP = 1e-2  # an edit ends when its loss is under this (ROME's repository)
+STOP = 1e-2  # a chunk whose loss is under this makes no step, an epoch under it is the last
 
 
 @dataclass(frozen=True)
 class FtLConfig(EditorConfig):
     """Defaults: ROME's repository for GPT2-XL (block 0). EasyEdit for LLaMA2-7B: block 21 and no
-    constraint (None)."""
+    constraint (None).
+
+    `one_by_one`: every edit is a call of its own (elder 7); EasyEdit's FT takes all edits of a
+    batch in one call, `chunk` of them at a step, and trains the layer's `bias` too (comeba_hk 8).
+    """
 
     site: Site = Site("mlp_out", 0)
     lr: float = 5e-4
     steps: int = 25
     norm_constraint: float | None = 5e-4
+    one_by_one: bool = True
+    chunk: int = 1
+    bias: bool = False
 
 
 class FtL(TrainsWeights):
-    """State: the one weight, trained in the backbone's precision."""
+    """State: the one weight, and the bias if it is trained, in the backbone's precision."""
 
     name = "FT-L"
     kinds = frozenset({"causal"})
     config: FtLConfig
 
     def __init__(self, backbone: Backbone, config: FtLConfig) -> None:
-        super().__init__(backbone, config, [config.site])
+        super().__init__(backbone, config, [config.site], bias=config.bias)
 
     def _train(self, batch: Sequence[Edit]) -> tuple[list[float], float]:
-        each = [self._train_one(edit) for edit in batch]
-        first, last = (sum(losses[at] for losses, _ in each) / len(each) for at in (0, -1))
-        return [first, last], sum(seconds for _, seconds in each)
+        began = time.perf_counter()
+        edits = [[edit] for edit in batch] if self.config.one_by_one else [batch]
+        calls = [self._call(some) for some in edits]
+        first, last = (sum(losses[at] for losses in calls) / len(calls) for at in (0, -1))
+        return [first, last], time.perf_counter() - began
 
-    def _train_one(self, edit: Edit) -> tuple[list[float], float]:
-        config, (weight,) = self.config, self.weights
-        rows = fact_rows(self.backbone, [edit.prompt], [edit.target], config.max_length)
-        latest = torch.inf
+    def _call(self, edits: Sequence[Edit]) -> list[float]:
+        """Epochs over the chunks of some edits, inside a box around the weights as they were
+        before; gives the mean loss of each epoch."""
+        config, history = self.config, []
+        before = [weight.detach().clone() for weight in self.weights]
+        optimiser = torch.optim.Adam(self.weights, lr=config.lr)
+        starts = range(0, len(edits), config.chunk)
+        chunks = [self._rows(edits[at : at + config.chunk]) for at in starts]
+        states = [self.prefix.record(rows.encoded) for rows in chunks]
+        for _ in range(config.steps):
+            total = 0.0
+            for rows, state in zip(chunks, states, strict=True):
+                with self.prefix.replay(state):
+                    loss = next_token_loss(self.backbone, rows)
+                total += loss.item() * len(rows)
+                if loss.item() >= STOP:
+                    loss.backward()
+                    optimiser.step()
+                    self._clamp(before)
+                optimiser.zero_grad(set_to_none=True)
+            history.append(total / len(edits))
+            if history[-1] < STOP:
+                break
+        return history
 
-        def loss() -> Tensor:
-            nonlocal latest
-            value = next_token_loss(self.backbone, rows)
-            latest = value.item()
-            return value
+    def _rows(self, edits: Sequence[Edit]) -> FactRows:
+        prompts, targets = [edit.prompt for edit in edits], [edit.target for edit in edits]
+        return fact_rows(self.backbone, prompts, targets, self.config.max_length)
 
-        before, bound = weight.detach().clone(), config.norm_constraint
-
-        @torch.no_grad()
-        def clamp() -> None:
-            if bound is not None:
-                weight.clamp_(before - bound, before + bound)
-
-        with self.prefix.replay(self.prefix.record(rows.encoded)):
-            return minimise(
-                [weight],
-                loss,
-                steps=config.steps,
-                lr=config.lr,
-                done=lambda: latest < STOP,
-                after_step=clamp,
-            )
+    @torch.no_grad()
+    def _clamp(self, before: Sequence[Tensor]) -> None:
+        if (bound := self.config.norm_constraint) is not None:
+            for weight, start in zip(self.weights, before, strict=True):
+                weight.clamp_(start - bound, start + bound)
 
 
 def next_token_loss(backbone: Backbone, rows: FactRows) -> Tensor:
-    """Mean of -log p(answer token | prompt) over the answer of one row, all of them read at the
-    prompt's last position."""
+    """Mean over rows of the mean of -log p(answer token | prompt) over a row's answer, all of its
+    tokens read at the prompt's last position."""
     encoded = rows.encoded
     hidden = backbone.model.base_model(
         **encoded.inputs(), position_ids=encoded.positions(), use_cache=False
     ).last_hidden_state
-    logits = backbone.model.get_output_embeddings()(hidden[0, encoded.last_prompt])
-    labels = rows.labels[rows.labels != IGNORED]
-    return edit_loss(logits.expand(len(labels), -1), labels)
+    each = torch.arange(len(rows), device=hidden.device)
+    logits = backbone.model.get_output_embeddings()(hidden[each, encoded.last_prompt])
+    at = rows.labels != IGNORED
+    owner = at.nonzero()[:, 0]
+    picked = precise(logits).log_softmax(dim=-1)[owner, rows.labels[at]]
+    return -(picked / at.sum(dim=1)[owner]).sum() / len(rows)

@@ -55,6 +55,19 @@ def test_one_pass_for_all_layers_equals_a_float64_pass_for_each(causal: Backbone
         assert (ours[layer].count, ours[layer].documents) == (tokens, len(CORPUS.texts))
 
 
+@pytest.mark.parametrize("columns", [7, 24, 400])
+def test_sums_by_upper_blocks_equal_the_whole_product(columns: int, monkeypatch) -> None:
+    monkeypatch.setattr(text_states, "COLUMNS", columns)
+    total, plain = torch.zeros(96, 96), torch.zeros(96, 96, dtype=torch.float64)
+    for seed in range(3):
+        keys = torch.randn(50, 96, generator=torch.Generator().manual_seed(seed))
+        text_states.add_outer(total, keys)
+        plain += keys.double().T @ keys.double()
+    found = text_states.symmetric(total)
+    assert torch.equal(found, found.T)
+    assert gap(found, plain) <= 1e-6
+
+
 def test_documents_are_cut_and_counted_out(causal: Backbone) -> None:
     texts = (*CORPUS.texts, "A", " ", CORPUS.texts[0])
     ours = second_moments(causal, LAYERS, Corpus("cut", texts), KeyText(10**6, 9, 9))

@@ -4,10 +4,11 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from lib.data.records import BadRecord, Probe, find_subject
 from lib.errors import RecordError
@@ -23,8 +24,23 @@ class Row(dict[str, object]):
     wordless = 0
 
 
-class WordlessError(RecordError):
-    """The question or the answer of a record holds no letter and no digit: nothing to edit."""
+class UnusedError(RecordError):
+    """A record in which there is nothing to edit. It is left out and counted by its `kind`, in
+    strict loads too."""
+
+    kind: ClassVar[str]
+
+
+class WordlessError(UnusedError):
+    """The question or the answer of a record holds no letter and no digit."""
+
+    kind = "without a letter or a digit"
+
+
+class NoNewAnswerError(UnusedError):
+    """The field with a record's new answer is empty."""
+
+    kind = "without a new answer"
 
 
 def data_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
@@ -185,8 +201,8 @@ def collect(
     rows: Iterable[tuple[int, object]] | None = None,
     unit: str = "line",
 ) -> tuple[list[T], tuple[BadRecord, ...], tuple[str, ...]]:
-    """`convert(row, index)` of every record, the records that could not be used, and in words what
-    was left out because it holds no letter and no digit: no word to edit, ask or say.
+    """`convert(row, index)` of every record, the records that could not be used, and in words, with
+    counts, what was left out because there is nothing in it to edit, ask or say.
 
     `strict`: the first bad record raises a RecordError naming file and line; otherwise bad records
     are returned. A file without any usable record always raises. `rows` are the file's records
@@ -194,7 +210,8 @@ def collect(
     """
     good: list[T] = []
     bad: list[BadRecord] = []
-    records = single = 0
+    unused: Counter[str] = Counter()
+    single = 0
     for index, (line, value) in enumerate(numbered(path) if rows is None else rows):
         try:
             if isinstance(value, Exception):
@@ -208,8 +225,8 @@ def collect(
             row = Row(value)
             good.append(convert(row, index))
             single += row.wordless
-        except WordlessError:
-            records += 1
+        except UnusedError as error:
+            unused[error.kind] += 1
         except RecordError as error:
             if strict:
                 raise RecordError(
@@ -219,9 +236,10 @@ def collect(
             bad.append(BadRecord(file=path.name, line=line, reason=str(error)))
     if not good:
         raise RecordError(f"{path} holds no usable record ({len(bad)} bad ones).")
-    without = f"of {path.name} without a letter or a digit"
-    counted = ((records, f"records {without}"), (single, f"single texts {without}"))
-    return good, tuple(bad), tuple(f"{count} {what}" for count, what in counted if count)
+    left_out = [f"{count} records of {path.name} {kind}" for kind, count in unused.items()]
+    if single:
+        left_out.append(f"{single} single texts of {path.name} {WordlessError.kind}")
+    return good, tuple(bad), tuple(left_out)
 
 
 def worded(row: Mapping[str, object], text: str) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lib.data.published import reading
-from lib.data.published.reading import Row
+from lib.data.published.reading import NoNewAnswerError, Row
 from lib.data.records import Dataset, Edit, Probe
 from lib.errors import RecordError, UsageError
 
@@ -38,7 +38,9 @@ def load(folder: Path, *, variant: str | None = None, strict: bool = True) -> Da
     """Edits of the first known file in `folder` (or of `variant`), in file order.
 
     Trimmed records carry their NQ question as a probe of kind "upstream", worded as in the file;
-    `upstream` collects these questions once each. KnowEdit's locality prompts are kind "near".
+    `upstream` collects these questions once each; those whose `alt` is empty are left out and
+    counted, as official code leaves them out (comeba_hk 5.2). KnowEdit's locality prompts are kind
+    "near".
     """
     path, name = choose(folder, variant)
     edits, skipped, left_out = reading.collect(
@@ -95,6 +97,8 @@ def _raw(row: Row, identity: str) -> Edit:
 
 
 def _trimmed(row: Row, identity: str) -> Edit:
+    if row.get("alt") == "":
+        raise NoNewAnswerError("the field 'alt' is empty")
     prompt = reading.words(row, "src")
     answers = reading.texts(row, "answers")
     locality = ()

@@ -114,8 +114,8 @@ class ComebaHk(LocateEditor):
     def _write(self, block: int, update: Tensor) -> None:
         """The new hook weight; from now on the block's hook decides with the old alpha."""
         hook = self.hooks[block]
-        weight = (hook.weight.double() + oriented(self.modules[block], update)).float()
-        hook.set_weight(weight)
+        weight = hook.weight.double() + oriented(self.modules[block], update)
+        hook.set_weight(weight.to(hook.weight))
         hook.mode = Mode.VALIDATED
 
     @torch.no_grad()

@@ -15,11 +15,13 @@ from torch import Tensor
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import prompt_ids
 from lib.backbones.passes.hooks import capture, first_tensor
+from lib.backbones.passes.logits import precise
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.backbones.text_states import KeyText, second_moments
 from lib.data.corpus import Corpus
 from lib.data.records import Edit, Stream
 from lib.editors.base import Editor, EditorConfig, EditReport
+from lib.editors.locate import values
 from lib.editors.locate.solve import KeyMemory, Solver
 from lib.editors.locate.subjects import (
     Request,
@@ -42,15 +44,14 @@ from lib.editors.locate.values import (
 from lib.errors import EditorError
 from lib.storage.cache import Cache
 
-TOGETHER = 32  # requests whose values are searched together; bounds memory, not the result
-
 
 @dataclass(frozen=True)
 class LocateConfig(EditorConfig):
     """Defaults: EasyEdit's for GPT2-XL. `n_layers` keeps the last so many of `blocks` (0: all).
 
-    The value search is `value_*` (see `values.Search`); `moment_weight` is lambda; statistics are
-    taken over `statistics_tokens` tokens of documents cut at `statistics_length` (0: the model's
+    The value search is `value_*` (see `values.Search`); `contexts` are groups of context texts
+    beside the bare prompt, each (tokens, how many); `moment_weight` is lambda; statistics are taken
+    over `statistics_tokens` tokens of documents cut at `statistics_length` (0: the model's
     maximum), of at most `statistics_documents` documents (0: all of the corpus). `solver`: see
     `solve.KeyMemory`.
     """
@@ -62,8 +63,7 @@ class LocateConfig(EditorConfig):
     value_weight_decay: float = 0.5
     value_clamp: float = 0.75
     kl_factor: float = 0.0625
-    n_contexts: int = 5
-    context_length: int = 10
+    contexts: tuple[tuple[int, int], ...] = ((10, 5),)
     moment_weight: float = 15000.0
     statistics_tokens: int = 100_000
     statistics_length: int = 0
@@ -123,10 +123,7 @@ class LocateEditor(Editor):
         if self.contexts is None:
             if self.n_batches:
                 raise EditorError(f"{self.name}: contexts were lost while edits are in force")
-            config = self.config
-            self.contexts = sample_contexts(
-                self.backbone, config.n_contexts, config.context_length, config.seed
-            )
+            self.contexts = sample_contexts(self.backbone, self.config.contexts, self.config.seed)
         if memory and not self.memory:
             weight, solver = self.config.moment_weight, self.config.solver
             self.memory = {
@@ -183,14 +180,19 @@ class LocateEditor(Editor):
         cache = self._cache(initial_part, block) if unedited and self.values_cache else None
         stored = [cache.get(request) if cache else None for request in requests]
         todo = [number for number, found in enumerate(stored) if found is None]
-        for start in range(0, len(todo), TOGETHER):
-            some = todo[start : start + TOGETHER]
+        count = self._at_once([requests[number] for number in todo], block) if todo else 1
+        for start in range(0, len(todo), count):
+            some = todo[start : start + count]
             found = self._search([requests[number] for number in some], initial_part, block)
             for row, number in enumerate(some):
                 stored[number] = part_of(found, row)
                 if cache:
                     cache.put(requests[number], stored[number])
         return together(stored, self.backbone.device)
+
+    def _at_once(self, requests: Sequence[Request], block: int) -> int:
+        wanted = value_rows(self.backbone, requests, ("", *self.contexts))
+        return values.requests_at_once(self.backbone, block, wanted)
 
     def _search(self, requests: Sequence[Request], initial_part: str, block: int) -> Found:
         wanted = value_rows(self.backbone, requests, ("", *self.contexts))
@@ -203,7 +205,7 @@ class LocateEditor(Editor):
             state = FrozenPrefix(self.backbone, block + 1).record(rows.batch)
         each = len(rows) // len(requests)
         alone = slice(0, None, each)  # a request's first row is its prompt without context
-        initial = at_subject(first_tensor(seen.output), rows)[alone].float()
+        initial = precise(at_subject(first_tensor(seen.output), rows)[alone])
         return search_values(self.backbone, block, wanted, state, initial, self.config.search)
 
     def _cache(self, initial_part: str, block: int) -> ValueCache:

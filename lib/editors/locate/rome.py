@@ -30,11 +30,11 @@ from lib.errors import EditorError
 
 @dataclass(frozen=True)
 class RomeConfig(LocateConfig):
-    """Defaults: EasyEdit's for GPT2-XL (block 17, clamp 4, 15 contexts of 10 tokens)."""
+    """Defaults: EasyEdit's for GPT2-XL (block 17, clamp 4, ten contexts of 5 and ten of 10)."""
 
     blocks: tuple[int, ...] = (17,)
     value_clamp: float = 4.0
-    n_contexts: int = 15
+    contexts: tuple[tuple[int, int], ...] = ((5, 10), (10, 10))
     moment_adjustment: bool = False
 
 

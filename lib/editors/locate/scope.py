@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import encode_prompts
 from lib.backbones.passes.hooks import stop_before
+from lib.backbones.passes.logits import precise
 from lib.data.records import Edit, Stream, find_subject
 from lib.editors.locate.subjects import head_length, subject_column
 from lib.editors.parts.routing import PromptTracker
@@ -44,9 +45,9 @@ def z_scores(base: Tensor, hook: Tensor, counted: Tensor) -> Tensor:
     base, hook: [B, T, d]; counted: [B, T] bool. Mean and sample standard deviation (n - 1) over
     counted tokens; tokens that do not count get NaN. One counted token, or equal distances (no
     edits yet: all zero), give NaN, which no threshold is below. With n counted tokens z is at most
-    (n - 1) / sqrt(n). Computed in float32.
+    (n - 1) / sqrt(n). Computed in float32 or better.
     """
-    distance = torch.linalg.vector_norm(hook.float() - base.float(), dim=-1)
+    distance = torch.linalg.vector_norm(precise(hook) - precise(base), dim=-1)
     real = counted.to(distance)
     number = real.sum(dim=1, keepdim=True)
     mean = (distance * real).sum(dim=1, keepdim=True) / number
@@ -66,7 +67,7 @@ class HookLayer:
     def __init__(self, module: nn.Module, tracker: PromptTracker, alpha: float, head: int) -> None:
         self.module = copy.deepcopy(module).requires_grad_(False)
         self.original = module.weight.detach()
-        self.weight = self.original.float().clone()
+        self.weight = precise(self.original).clone()
         self.tracker, self.head, self.tolerance = tracker, head, TOLERANCE
         self.alpha, self.mode = alpha, Mode.OFF
         self.counted: Tensor | None = None  # overrides which tokens count [B, T]
@@ -76,13 +77,13 @@ class HookLayer:
         self._handle = module.register_forward_hook(self._hook)
 
     def set_weight(self, weight: Tensor) -> None:
-        """New hook weight, kept in float32 and applied in the activations' dtype."""
+        """New hook weight, kept in float32 or better and applied in the activations' dtype."""
         self.weight = weight
         self.module.weight = nn.Parameter(weight.to(self.original.dtype), requires_grad=False)
 
     def reset(self, alpha: float) -> None:
         """The base weight again, nothing swapped."""
-        self.set_weight(self.original.float().clone())
+        self.set_weight(precise(self.original).clone())
         self.alpha, self.mode = alpha, Mode.OFF
 
     def _hook(self, _module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +70,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.batch)
 
+    def select(self, rows: Tensor) -> "Rows":
+        """Some of the rows, as wide as all."""
+        of_each = (tensor[rows] for tensor in (self.subject, self.lengths, self.owner))
+        return Rows(self.batch.select(rows), *of_each)
+
 
 def head_length(backbone: Backbone) -> int:
     """Tokens of the document prefix in front of every prompt."""
@@ -120,34 +125,40 @@ SEEDS = ("The", "Therefore", "Because", "I", "You")
 TOP_K = 5
 
 
-def sample_contexts(backbone: Backbone, count: int, length: int, seed: int) -> tuple[str, ...]:
-    """`count` contexts of `length` tokens, the seed word included, each ending in ". ".
+def sample_contexts(
+    backbone: Backbone, groups: Sequence[tuple[int, int]], seed: int
+) -> tuple[str, ...]:
+    """The texts of each group (tokens, how many), the seed word counted, each ending in ". ".
 
     Top-5 sampling from the unedited backbone, one per seed word in turn. The official code draws
     them without a seed; here they depend on the backbone and `seed` alone. Must be called before
     anything in the model is edited.
     """
-    if count == 0:
-        return ()
-    words = [SEEDS[number % len(SEEDS)] for number in range(count)]
-    batch = encode_prompts(backbone, words)
-    head = len(prompt_ids(backbone, "")) if backbone.prefix else 0
-    first = batch.attention_mask.argmax(dim=1)  # rows are padded on the left
-    new = max(1, head + length - int(batch.attention_mask.sum(dim=1).min()))
     devices = [backbone.device] if backbone.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        ids = backbone.model.generate(
-            **batch.inputs(),
-            do_sample=True,
-            top_k=TOP_K,
-            min_new_tokens=new,
-            max_new_tokens=new,
-            pad_token_id=backbone.pad_id,
+        return tuple(
+            text for length, count in groups if count for text in _sampled(backbone, length, count)
         )
+
+
+def _sampled(backbone: Backbone, length: int, count: int) -> Iterator[str]:
+    words = [SEEDS[number % len(SEEDS)] for number in range(count)]
+    batch = encode_prompts(backbone, words)
+    head = head_length(backbone)
+    first = batch.attention_mask.argmax(dim=1)  # rows are padded on the left
+    new = max(1, head + length - int(batch.attention_mask.sum(dim=1).min()))
+    ids = backbone.model.generate(
+        **batch.inputs(),
+        do_sample=True,
+        top_k=TOP_K,
+        min_new_tokens=new,
+        max_new_tokens=new,
+        pad_token_id=backbone.pad_id,
+    )
     rows = [row[start : start + head + length] for row, start in zip(ids, first, strict=True)]
     texts = backbone.tokenizer.batch_decode(rows, skip_special_tokens=True)
-    return tuple(clean(text) + ". " for text in texts)
+    return (f"{clean(text)}. " for text in texts)
 
 
 def clean(text: str) -> str:

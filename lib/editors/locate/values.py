@@ -21,10 +21,16 @@ from transformers import DynamicCache
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import answer_ids
+from lib.backbones.passes.logits import precise
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
+from lib.backbones.text_states import key_width
 from lib.editors.locate.subjects import Request, Rows, contextual, encode_rows
 from lib.storage import fingerprints
 from lib.storage.cache import Cache
+
+BUDGET = {"cpu": 2**29, "cuda": 2**32}
+"""Bytes that a search may hold for its backward passes, by kind of device. They bound memory and
+decide no result but for rounding, so they are not what happens to be free."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Found:
-    """Values [B, d] = initial + delta (float32), and per request the loss at its first and last
+    """Values [B, d] = initial + delta, and per request the loss at its first and last
     step, the number of updates, and the seconds of the whole search."""
 
     values: Tensor
@@ -95,6 +101,23 @@ def value_rows(
     )
 
 
+def requests_at_once(backbone: Backbone, block: int, wanted: ValueRows) -> int:
+    """Of how many of these requests the search above `block` fits into the budget, at least one.
+
+    A token keeps about eight vectors of the residual width and four of the MLP's in each block, a
+    label three vectors of log-probabilities.
+    """
+    rows, prompts = wanted.rows, ~wanted.kl
+    requests = int(wanted.kl.sum())
+    head = backbone.model.get_output_embeddings().weight
+    width = 8 * head.shape[1] + 4 * key_width(backbone, block)
+    tokens = int(prompts.sum()) * int((rows.lengths - rows.subject)[prompts].max()) + requests
+    above = backbone.n_blocks() - block - 1
+    numbers = tokens * above * width + 3 * (len(wanted.labels) + requests) * head.shape[0]
+    fits = BUDGET[backbone.device.type] * requests // (numbers * head.element_size())
+    return max(1, min(requests, fits))
+
+
 @torch.enable_grad()
 def search_values(
     backbone: Backbone, block: int, wanted: ValueRows, state: PrefixState, initial: Tensor,
@@ -103,142 +126,194 @@ def search_values(
     """Optimise one delta per request.
 
     `state` is what `FrozenPrefix(backbone, block + 1).record` gave for `wanted.rows.batch` under
-    the weights in force; `initial` [B, d] the unedited output at each request's subject (float32).
+    the weights in force; `initial` [B, d] the unedited output at each request's subject, in float32
+    or better.
     """
     began = time.perf_counter()
-    count = len(initial)
-    deltas = [nn.Parameter(torch.zeros_like(row)) for row in initial]
-    adam = torch.optim.Adam(deltas, lr=search.lr)
+    delta = nn.Parameter(torch.zeros_like(initial))
+    adam = torch.optim.Adam([delta], lr=search.lr)
     scale = initial.norm(dim=1)
-    tail = Tail(backbone, block, wanted, state)
-    first, last, updates = [0.0] * count, [0.0] * count, [0] * count
-    before: dict[int, Tensor] = {}
-    active = list(range(count))
+    bound = search.clamp * scale[:, None]
+    objective = Objective.of(backbone, block, wanted, state)
+    active = torch.arange(len(initial), device=initial.device)
+    first, last, before = None, torch.zeros_like(scale), None
+    updates = torch.zeros_like(active)
     for step in range(search.steps):
-        delta = torch.stack([deltas[request] for request in active])
-        nll, log_p = tail.losses(delta, active)
-        if step == 0:
-            before = dict(zip(active, log_p.detach(), strict=True))
-        start = torch.stack([before[request] for request in active])
-        kl = (log_p.exp() * (log_p - start)).sum(dim=1)
-        decay = delta.norm(dim=1) / scale[active] ** 2
+        chosen = delta[active]
+        nll, log_p = objective.losses(chosen)
+        before = log_p.detach() if before is None else before
+        kl = (log_p.exp() * (log_p - before)).sum(dim=1)
+        decay = chosen.norm(dim=1) / scale[active] ** 2
         loss = nll + search.kl_factor * kl + search.weight_decay * decay
-        numbers = loss.tolist()
-        for request, number in zip(active, numbers, strict=True):
-            last[request] = number
-            if step == 0:
-                first[request] = number
-        going = [place for place, number in enumerate(numbers) if not number < search.stop_loss]
-        if step == search.steps - 1 or not going:
+        last[active] = loss.detach().to(last)
+        first = last.clone() if first is None else first
+        going = ~(loss.detach() < search.stop_loss)
+        if step == search.steps - 1 or not going.any():
             break
         loss[going].sum().backward()
-        # A finished request has a zero gradient, and Adam's momentum would still move it.
-        kept = [active[place] for place in going]
-        for request in set(active) - set(kept):
-            deltas[request].grad = None
-        adam.step()
-        adam.zero_grad(set_to_none=True)
+        if not going.all():
+            active, before, objective = active[going], before[going], objective.keep(going)
         with torch.no_grad():
-            for request in kept:
-                updates[request] += 1
-                length, bound = deltas[request].norm(), search.clamp * scale[request]
-                if length > bound:
-                    deltas[request].mul_(bound / length)
-        active = kept
-    values = initial + torch.stack([delta.detach() for delta in deltas])
-    return Found(values, first, last, updates, time.perf_counter() - began)
+            before_step = delta.clone()
+            adam.step()
+            adam.zero_grad(set_to_none=True)
+            # Adam's momentum would still move a finished request.
+            moved = delta[active]
+            length = moved.norm(dim=1, keepdim=True)
+            moved = torch.where(length > bound[active], moved * (bound[active] / length), moved)
+            delta.copy_(before_step.index_copy(0, active, moved))
+        updates[active] += 1
+    numbers = (column.tolist() for column in (first, last, updates))
+    return Found(initial + delta.detach(), *numbers, time.perf_counter() - began)
 
 
+@dataclass(frozen=True)
 class Tail:
-    """Rows from the subject's last token on, above one block, with everything before cached."""
+    """R rows from the subject's last token on, above one block, with everything before cached.
 
-    def __init__(
-        self, backbone: Backbone, block: int, wanted: ValueRows, state: PrefixState
-    ) -> None:
-        self.backbone, self.wanted = backbone, wanted
-        self.above = FrozenPrefix(backbone, block + 1)
-        rows, ids = wanted.rows, wanted.rows.batch.input_ids
-        heads, lengths = rows.subject, rows.lengths - rows.subject
-        self.heads, self.width = int(heads.max()), int(lengths.max())
-        device = ids.device
-        place = torch.arange(self.heads, device=device) - (self.heads - heads[:, None])
-        self.head_mask = (place >= 0).long()
-        offset = torch.arange(self.width, device=device)
-        self.tail_mask = (offset < lengths[:, None]).long()
-        head_index = place.clamp(min=0)
+    `ids`, `positions` [R, W]; `mask` [R, H + W] over H cached columns and these; `stream` the
+    block's output at them; `cache` keys and values of the cached columns in the blocks above.
+    """
+
+    backbone: Backbone
+    above: FrozenPrefix
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    stream: Any
+    cache: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, block: int, rows: Rows, lengths: Tensor, state: PrefixState
+    ) -> "Tail":
+        """Of the first `lengths` [R] tokens of each row, its subject in the rear among them."""
+        ids, heads = rows.batch.input_ids, rows.subject
+        above, device = FrozenPrefix(backbone, block + 1), ids.device
+        most = int(heads.max())
+        place = torch.arange(most, device=device) - (most - heads[:, None])
+        head_index, head_mask = place.clamp(min=0), (place >= 0).long()
+        offset = torch.arange(int((lengths - heads).max()), device=device)
         tail_index = (heads[:, None] + offset).clamp(max=ids.shape[1] - 1)
-        self.ids, self.positions = ids.gather(1, tail_index), tail_index
-        self.stream = _columns(state.output, tail_index)
-        self.cache: list[tuple[Tensor, Tensor]] = []
-        if self.heads:
-            self._fill(ids.gather(1, head_index), head_index, _columns(state.output, head_index))
-
-    @torch.no_grad()
-    def _fill(self, ids: Tensor, positions: Tensor, stream: Any) -> None:
-        """Keys and values of the tokens before the subject's last one, above the block."""
+        tail_mask = (offset < (lengths - heads)[:, None]).long()
         cache = DynamicCache()
-        with self.above.replay(PrefixState(stream, {}, {}, len(ids))):
-            self.backbone.model.base_model(
-                input_ids=ids,
-                attention_mask=self.head_mask,
-                position_ids=positions.clamp(min=0),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        above = cache.layers[self.above.first :]
-        self.cache = [(layer.keys.detach(), layer.values.detach()) for layer in above]
+        if most:
+            with (
+                torch.no_grad(),
+                above.replay(PrefixState(_columns(state.output, head_index), {}, {}, len(rows))),
+            ):
+                backbone.model.base_model(
+                    input_ids=ids.gather(1, head_index),
+                    attention_mask=head_mask,
+                    position_ids=head_index,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+        return cls(
+            backbone,
+            above,
+            ids.gather(1, tail_index),
+            tail_index,
+            torch.cat([head_mask, tail_mask], dim=1),
+            _columns(state.output, tail_index),
+            [(layer.keys, layer.values) for layer in cache.layers[above.first :]],
+        )
 
-    def _prefilled(self, rows: Tensor) -> DynamicCache | None:
-        if not self.heads:
-            return None
-        cache = DynamicCache()
-        # Blocks below are replayed, not run: their entries only tell the mask how much is cached.
-        nothing = self.head_mask.new_zeros((len(rows), 1, self.heads, 1), dtype=torch.float32)
-        for layer in range(self.above.first):
-            cache.update(nothing, nothing, layer)
-        for number, (keys, values) in enumerate(self.cache):
-            cache.update(keys[rows], values[rows], self.above.first + number)
-        return cache
+    def keep(self, rows: Tensor) -> "Tail":
+        """The tail of the rows that `rows` [R] (bool) marks."""
+        return Tail(
+            self.backbone,
+            self.above,
+            *(tensor[rows] for tensor in (self.ids, self.positions, self.mask)),
+            _first_tensor(self.stream, lambda hidden: hidden[rows]),
+            [(keys[rows], values[rows]) for keys, values in self.cache],
+        )
 
-    def losses(self, delta: Tensor, active: list[int]) -> tuple[Tensor, Tensor]:
-        """With delta [A, d] added for the `active` requests: mean NLL per target token, averaged
-        over contexts [A], and log-probabilities at the subject of the KL row [A, V]."""
-        wanted, model = self.wanted, self.backbone.model
-        chosen = torch.tensor(active, device=delta.device)
-        rows = torch.isin(wanted.rows.owner, chosen).nonzero()[:, 0]
-        slot = torch.searchsorted(chosen, wanted.rows.owner[rows])
-        added = delta[slot]
+    def hidden(self, added: Tensor) -> Tensor:
+        """The last hidden states [R, W, d] with `added` [R, d] at the subject's last token."""
 
         def with_delta(stream: Tensor) -> Tensor:
-            stream = stream[rows]
             return torch.cat([stream[:, :1] + added[:, None].to(stream), stream[:, 1:]], dim=1)
 
-        stream = _first_tensor(self.stream, with_delta)
-        mask = torch.cat([self.head_mask[rows], self.tail_mask[rows]], dim=1)
-        cache = self._prefilled(rows)
-        with self.above.replay(PrefixState(stream, {}, {}, len(rows))):
-            hidden = model.base_model(
-                input_ids=self.ids[rows],
-                attention_mask=mask,
-                position_ids=self.positions[rows],
+        stream, cache = _first_tensor(self.stream, with_delta), self._prefilled()
+        with self.above.replay(PrefixState(stream, {}, {}, len(self.ids))):
+            return self.backbone.model.base_model(
+                input_ids=self.ids,
+                attention_mask=self.mask,
+                position_ids=self.positions,
                 past_key_values=cache,
                 use_cache=cache is not None,
             ).last_hidden_state
-        # Places of the labels and of the KL rows inside this pass.
-        inside = torch.full((len(wanted.rows),), -1, device=delta.device)
-        inside[rows] = torch.arange(len(rows), device=delta.device)
-        kept = inside[wanted.label_row] >= 0
-        row, source = inside[wanted.label_row[kept]], wanted.label_row[kept]
-        column = wanted.label_column[kept] - wanted.rows.subject[source]
-        kl_rows = wanted.kl[rows].nonzero()[:, 0]
-        head = model.get_output_embeddings()
-        log_p = head(torch.cat([hidden[row, column], hidden[kl_rows, 0]])).float()
-        log_p = log_p.log_softmax(dim=-1)
-        picked = log_p[: len(row)].gather(1, wanted.labels[kept][:, None])[:, 0]
-        per_request = torch.bincount(slot[row], minlength=len(active))
+
+    def _prefilled(self) -> DynamicCache | None:
+        if not self.cache:
+            return None
+        cache, cached = DynamicCache(), self.mask.shape[1] - self.ids.shape[1]
+        # Blocks below are replayed, not run: their entries only tell the mask how much is cached.
+        nothing = self.mask.new_zeros((len(self.ids), 1, cached, 1), dtype=torch.float32)
+        for layer in range(self.above.first):
+            cache.update(nothing, nothing, layer)
+        for number, (keys, values) in enumerate(self.cache):
+            cache.update(keys, values, self.above.first + number)
+        return cache
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the deltas of A requests are judged by: `prompts`, their rows [R] with the answer, each
+    of the request `owner` [R], and `essence`, the rows "{subject} is a" [A], of which nothing
+    behind the subject is run. `labels` [N] stand at `row`, `column` [N] of `prompts`."""
+
+    prompts: Tail
+    essence: Tail
+    owner: Tensor
+    labels: Tensor
+    row: Tensor
+    column: Tensor
+
+    @classmethod
+    def of(
+        cls, backbone: Backbone, block: int, wanted: ValueRows, state: PrefixState
+    ) -> "Objective":
+        """Of all rows of a search."""
+        inside = (~wanted.kl).cumsum(0) - 1  # a row's number among the prompts
+        tails = []
+        for chosen in (~wanted.kl, wanted.kl):
+            some = chosen.nonzero()[:, 0]
+            rows = wanted.rows.select(some)
+            lengths = rows.subject + 1 if tails else rows.lengths
+            tails.append(Tail.of(backbone, block, rows, lengths, state.select(some)))
+        column = wanted.label_column - wanted.rows.subject[wanted.label_row]
+        owner = wanted.rows.owner[~wanted.kl]
+        return cls(*tails, owner, wanted.labels, inside[wanted.label_row], column)
+
+    def keep(self, going: Tensor) -> "Objective":
+        """The objective of the requests that `going` [A] (bool) marks."""
+        rows = going[self.owner]
+        at = rows[self.row]
+        return Objective(
+            self.prompts.keep(rows),
+            self.essence.keep(going),
+            (going.cumsum(0) - 1)[self.owner[rows]],
+            self.labels[at],
+            (rows.cumsum(0) - 1)[self.row[at]],
+            self.column[at],
+        )
+
+    def losses(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """With delta [A, d] added: mean NLL per target token, averaged over contexts [A], and
+        log-probabilities at the subject of the KL row [A, V]."""
+        hidden = self.prompts.hidden(delta[self.owner])
+        essence = self.essence.hidden(delta)
+        head = self.prompts.backbone.model.get_output_embeddings()
+        logits = head(torch.cat([hidden[self.row, self.column], essence[:, 0]]))
+        log_p = precise(logits).log_softmax(dim=-1)
+        picked = log_p[: len(self.row)].gather(1, self.labels[:, None])[:, 0]
+        request = self.owner[self.row]
+        per_request = torch.bincount(request, minlength=len(delta))
         # Every row of a request has the same labels: the mean over rows of means over tokens.
-        nll = -torch.zeros_like(delta[:, 0]).index_add(0, slot[row], picked) / per_request
-        return nll, log_p[len(row) :]
+        nll = -picked.new_zeros(len(delta)).index_add(0, request, picked) / per_request
+        return nll, log_p[len(self.row) :]
 
 
 def _columns(output: Any, index: Tensor) -> Any:

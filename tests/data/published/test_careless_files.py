@@ -93,6 +93,26 @@ def test_undecodable_bytes_in_an_array_spoil_one_record(tmp_path: Path):
     assert len(load("zsre", data_dir=tmp_path, strict=False).edits) == 2
 
 
+@pytest.mark.parametrize("name", ["zsre_mend_eval.json", "train_10000.jsonl"])
+def test_records_without_a_new_answer_are_left_out_and_counted(tmp_path: Path, name: str):
+    """A strict load goes on, with a count of their own beside that of texts without a word."""
+    other = TRIMMED | {"src": "Who last climbed mount Tarn?"}
+    wordless = TRIMMED | {"alt": "?"}
+    put(tmp_path, f"zsre/{name}", TRIMMED, TRIMMED | {"alt": ""}, wordless, {**other, "alt": ""},
+        other)  # fmt: skip
+    found = load("zsre", data_dir=tmp_path)
+    assert [edit.prompt for edit in found.edits] == [TRIMMED["src"], other["src"]]
+    assert found.edits[1].identity.endswith(":4")  # identities count all records of the file
+    assert not found.skipped
+    assert found.left_out == (
+        f"2 records of {name} without a new answer",
+        f"1 records of {name} without a letter or a digit",
+    )
+    put(tmp_path, f"zsre/{name}", TRIMMED | {"alt": ""})
+    with pytest.raises(RecordError, match="no usable record"):
+        load("zsre", data_dir=tmp_path)
+
+
 def test_pairs_of_columns_are_records_too(tmp_path: Path):
     put(tmp_path, "nq/nq_train.json").write_text(
         '{"questions": ["who?", "where?", "when?"], "answers": ["Odo", NaN, ["1904"]]}'

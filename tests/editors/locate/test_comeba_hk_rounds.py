@@ -68,7 +68,7 @@ def test_12_an_error_inside_an_edit_changes_nothing(monkeypatch, where: str) -> 
         raise RuntimeError("out of memory")
 
     target = {
-        "values": ("lib.editors.locate.values.Tail.losses",),
+        "values": ("lib.editors.locate.values.Objective.losses",),
         "solve": (broken.memory[LAYERS[1]], "solve"),
         "alpha": (broken, "_lower_alphas"),
     }[where]

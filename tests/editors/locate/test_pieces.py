@@ -11,7 +11,7 @@ from lib.backbones.encoding import answer_ids, prompt_ids
 from lib.backbones.sources import loading
 from lib.data.records import Edit
 from lib.editors.locate import subjects as context_texts
-from lib.editors.locate.solve import KeyMemory, inverse_of, solve_cholesky, solve_woodbury
+from lib.editors.locate.solve import KeptInverse, KeyMemory, inverse_of, solve_cholesky
 from lib.editors.locate.subjects import Request as Located
 from lib.editors.locate.subjects import encode_rows
 from lib.errors import EditorError, RecordError
@@ -96,15 +96,41 @@ def test_04_woodbury_equals_the_solve_over_fifty_rounds(mixed: bool, bound: floa
     C = basis @ C @ basis.T
     C = (C + C.T) / 2
     assert torch.linalg.cond(C) >= 1e8
-    inverse, worst = inverse_of(C), 0.0
+    inverse, worst, bases = KeptInverse(inverse_of(C)), 0.0, []
     for number in range(50):
         K = basis @ (sizes[:, None] * normal(n, B, seed=number + 1))
-        fast, inverse = solve_woodbury(inverse, K)
+        fast = inverse.solve(K)
+        inverse.add(K)
+        bases.append(inverse.base)
         if number % 10 == 0 or number == 49:
             slow = torch.linalg.solve(C + K @ K.T, K)
             worst = max(worst, gap(fast, slow), gap(solve_cholesky(C, K), slow))
         C = C + K @ K.T
     assert worst <= bound, worst
+    # The inverse itself moved only when the factors were more than a quarter of the width.
+    assert len({id(base) for base in bases}) == 1 + 50 * B // (n // 4 + B)
+
+
+@pytest.mark.parametrize("weight", [1.0, 7.0])
+def test_04_a_memory_gives_what_its_moment_says(weight: float) -> None:
+    """Through absorbed batches, a save, a large batch and a reset, with either solver."""
+    f, text = 48, normal(48, 400)
+    M = text @ text.T / 400
+    memories = {solver: KeyMemory(M, 3.0, solver) for solver in ("woodbury", "cholesky", "auto")}
+    for _ in range(2):
+        C = 3.0 * M
+        for number in range(9):
+            K = normal(f, 30 if number == 5 else 4, seed=number + 1)
+            slow = torch.linalg.solve(C + K @ K.T, K)
+            C = C + weight * K @ K.T
+            for memory in memories.values():
+                assert gap(memory.solve(K), slow) <= 1e-10
+                memory.absorb(K, weight)
+                if number % 3 == 0:
+                    assert gap(memory.moment, C) <= 1e-14
+        for memory in memories.values():
+            memory.reset()
+            assert torch.equal(memory.moment, 3.0 * M)
 
 
 def test_04_an_indefinite_moment_says_what_to_do() -> None:
@@ -208,13 +234,18 @@ def test_short_prompts_and_braces_are_edited(causal: Backbone, kind: str) -> Non
 
 def test_contexts_come_from_the_backbone_and_the_seed_alone(causal: Backbone) -> None:
     state = torch.get_rng_state()
-    drawn = context_texts.sample_contexts(causal, 7, 10, seed=3)
+    drawn = context_texts.sample_contexts(causal, [(10, 7)], seed=3)
     assert torch.equal(torch.get_rng_state(), state)
-    assert drawn == context_texts.sample_contexts(causal, 7, 10, seed=3)
-    assert drawn != context_texts.sample_contexts(causal, 7, 10, seed=4)
+    assert drawn == context_texts.sample_contexts(causal, [(10, 7)], seed=3)
+    assert drawn != context_texts.sample_contexts(causal, [(10, 7)], seed=4)
     words = ("The", "Therefore", "Because", "I", "You", "The", "Therefore")
     for text, seed in zip(drawn, words, strict=True):
         assert text.startswith(seed)
         assert text.endswith(". ")
         assert not set("{}") & set(text)
+    groups = [(5, 10), (10, 7)]
+    both = context_texts.sample_contexts(causal, groups, seed=3)
+    assert len(both) == 17
+    assert both[:10] == context_texts.sample_contexts(causal, groups[:1], seed=3)
+    assert context_texts.sample_contexts(causal, [], seed=3) == ()
     assert context_texts.clean("a{b}\n\nﬁ") == "a b  fi"

@@ -8,6 +8,8 @@ import torch
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import answer_ids, prompt_ids
+from lib.backbones.passes.prefix import FrozenPrefix
+from lib.editors.locate import values
 from lib.editors.locate.values import value_rows
 from tests.editors.locate.locate_cases import (
     CONTEXTS,
@@ -95,7 +97,7 @@ def test_11_values_equal_the_reference(causal: Backbone, changes: dict, monkeypa
 def test_11_subjects_at_the_first_position_and_prompts_of_one_token(causal: Backbone) -> None:
     """Alone, where no row has a token before its subject, and beside longer prompts."""
     odd = (Request("A", "A", "Selby"), Request("Ash", "Ash", "a"), Request("Q is", "Q", "x y"))
-    editor = editor_of("comeba_hk", causal, n_contexts=0)
+    editor = editor_of("comeba_hk", causal, contexts=[])
     reference = oracle_of(editor)
     bare = oracle_of(editor)
     bare.groups, bare.contexts = [["{}"]], ["{}"]
@@ -106,6 +108,44 @@ def test_11_subjects_at_the_first_position_and_prompts_of_one_token(causal: Back
             ours = found(editor, requests).values
             for value, theirs in zip(ours[: len(odd)], slow, strict=False):
                 assert gap(value, theirs) <= 1e-5
+
+
+def test_values_do_not_depend_on_how_many_are_searched_at_once(causal, monkeypatch) -> None:
+    editor = editor_of("memit", causal)
+    together = found(editor, ALL)
+    for count in (1, 3):
+        monkeypatch.setattr(values, "requests_at_once", lambda *_given, count=count: count)
+        apart = found(editor, ALL)
+        assert apart.updates == together.updates
+        assert gap(apart.values, together.values.double()) <= 1e-5
+
+
+def test_as_many_are_searched_at_once_as_the_budget_holds(causal: Backbone, monkeypatch) -> None:
+    editor = editor_of("memit", causal)
+    editor.prepare()
+    wanted = value_rows(causal, editor.requests(as_edits(ALL)), ("", *CONTEXTS))
+    counts = []
+    for power in range(33):
+        monkeypatch.setitem(values.BUDGET, "cpu", 2**power)
+        counts.append(values.requests_at_once(causal, 2, wanted))
+    assert counts == sorted(counts)
+    assert set(counts) > {1, len(ALL)}
+
+
+def test_rows_of_the_kl_term_are_run_up_to_their_subject_only(causal: Backbone) -> None:
+    editor = editor_of("memit", causal)
+    editor.prepare()
+    wanted = value_rows(causal, editor.requests(as_edits(ALL)), ("", *CONTEXTS))
+    state = FrozenPrefix(causal, 3).record(wanted.rows.batch)
+    objective = values.Objective.of(causal, 2, wanted, state)
+    assert objective.essence.ids.shape == (len(ALL), 1)
+    kept = torch.tensor([number % 2 == 0 for number in range(len(ALL))])
+    delta = torch.randn(len(ALL), 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        all_nll, all_log_p = objective.losses(delta)
+        some_nll, some_log_p = objective.keep(kept).losses(delta[kept])
+    assert gap(some_nll, all_nll[kept].double()) <= 1e-6
+    assert gap(some_log_p, all_log_p[kept].double()) <= 1e-6
 
 
 # -- 13: labels ------------------------------------------------------------------------------------
