@@ -167,14 +167,13 @@ class HyperEditor(Editor):
         """Leave the meta-gradients of a meta-batch of m facts in the network's `.grad`."""
 
     @abstractmethod
-    def shift(self, path: str, keys: Tensor, gradients: Tensor) -> tuple[Tensor, Solve | None]:
-        """The shift S [d, d'] of one layer from all its rows (keys [n, d], gradients [n, d']), and
-        the solve that gave it, if there was one."""
+    def shift(self, path: str, store: RowStore) -> tuple[Tensor, Solve | None]:
+        """The shift S [d, d'] of one layer from all its rows, and the solve that gave it, if there
+        was one."""
 
-    def chunks(self, keys: Tensor, gradients: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows, `editor_rows` at a time."""
-        size = self.config.editor_rows
-        return zip(keys.split(size), gradients.split(size), strict=True)
+    def chunks(self, store: RowStore, path: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows of one layer, `editor_rows` at a time."""
+        return store.chunks(path, self.config.editor_rows)
 
     def cache(self, batches: Sequence[MiniBatch], *, learn: bool = False) -> tuple[RowStore, float]:
         """Rows of all layers over some mini-batches, and the mean loss. `learn` takes them into
@@ -193,19 +192,15 @@ class HyperEditor(Editor):
         return store, sum(losses) / len(losses)
 
     @torch.no_grad()
-    def predict(self, store: RowStore) -> tuple[dict[str, Tensor], dict[str, Solve | None]]:
-        """Shift and solve of every layer."""
-        found = {path: self.shift(path, *store.of(path)) for path in self.paths}
-        return (
-            {path: shift for path, (shift, _) in found.items()},
-            {path: solve for path, (_, solve) in found.items()},
-        )
+    def predict(self, store: RowStore) -> dict[str, Tensor]:
+        """The shift of every layer; each solve is let go before the next."""
+        return {path: self.shift(path, store)[0] for path in self.paths}
 
     def shifts_of(self, batch: Sequence[Edit]) -> dict[str, Tensor]:
         """The shifts [d, d'] that a batch of edits asks for, on the weights in force."""
         store, _ = self.cache(self._batches(edit_pairs(batch)))
         try:
-            return self.predict(store)[0]
+            return self.predict(store)
         finally:
             store.close()
 
@@ -222,7 +217,7 @@ class HyperEditor(Editor):
         passes.fill(pairs)
         batches = passes.mini_batches(pairs, self.config.batch_rows)
         store, first = self.cache(batches)
-        shifts, _ = self.predict(store)
+        shifts = self.predict(store)
         counted = {"rows": float(sum(store.rows(path) for path in self.paths))}
         store.close()
         for path, shift in shifts.items():

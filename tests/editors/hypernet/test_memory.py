@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from lib.backbones.sources import loading
 from lib.editors.hypernet.capture import GraphMemory
 from lib.editors.hypernet.malmen import Malmen
-from tests.editors.hypernet.malmen_cases import editor_of, facts_for, oracle_of, paths
+from tests.editors.hypernet.malmen_cases import editor_of, everything, facts_for, oracle_of, paths
 
 NAMES = ("tiny-gpt2", "tiny-t5", "tiny-bert")
 
@@ -87,7 +87,7 @@ def most_allocated(call, *arguments: object) -> int:
 
 def row_bytes(editor: Malmen, facts) -> int:
     store, _ = editor.cache(editor._batches([(fact.prompt, fact.target) for fact in facts]))
-    rows = [store.of(path) for path in paths(editor)]
+    rows = [everything(store, path) for path in paths(editor)]
     store.close()
     return sum(4 * (keys.numel() + gradients.numel()) for keys, gradients in rows)
 
