@@ -30,10 +30,10 @@ class Solve(Protocol):
 class Ridge:
     """One factorisation, used for the shift S [d, d'] (`shift`) and for both gradients.
 
-    "primal" factors K^T K + lambda I [d, d], summed up chunk by chunk in float64: in float32 its
-    smallest eigenvalue, lambda, is lost beside the largest of real keys. "dual" factors
-    K K^T + lambda I [n, n] and holds all keys, which are then fewer than columns; float32 is
-    enough for it, with float64 where it fails. "auto" takes the smaller matrix. Between the shift
+    "primal" factors K^T K + lambda I [d, d], summed up chunk by chunk; "dual" factors
+    K K^T + lambda I [n, n] and holds all keys, which are then fewer than columns; "auto" takes the
+    smaller. All in float64: real keys share a large part, and in float32 lambda, the smallest
+    eigenvalue, is lost beside the largest. Results are in the rows' precision. Between the shift
     and its gradients the factor waits on the host, as the rows do.
     """
 
@@ -44,30 +44,31 @@ class Ridge:
         self.ridge, (n, d) = ridge, size
         self.dual = n < d if form == "auto" else form == "dual"
         if self.dual:
-            keys, wanted = whole(rows)
-            factor = _dual_factor(keys, ridge)
-            self._weights = _solved(factor, wanted)  # Z = A^-1 D
-            self.shift = keys.T @ self._weights
+            keys, wanted = whole((k.double(), w) for k, w in rows)
+            factor = _factor(keys @ keys.T, ridge)
+            self._weights = torch.cholesky_solve(wanted.double(), factor)  # Z = A^-1 D
+            self._shift = keys.T @ self._weights
         else:
-            gram, right, dtype = _summed(rows)
+            gram, right, wanted = _summed(rows)
             factor = _factor(gram, ridge)
-            self.shift = _solved(factor, right).to(dtype)
+            self._shift = torch.cholesky_solve(right, factor)
+        self.shift = self._shift.to(wanted.dtype)
         self._factor = factor.cpu()
 
     def wanted_gradient(self, keys: Iterable[Tensor], gamma: Tensor) -> Iterator[Tensor]:
         """dL/dD [b, d'] of every chunk of the same keys, from Gamma = dL/dS [d, d']."""
-        factor = self._factor.to(gamma.device)
+        factor, exact = self._factor.to(gamma.device), gamma.double()
         if self.dual:
-            through = [chunk @ gamma for chunk in keys]
-            self._wanted = _solved(factor, torch.cat(through))  # A^-1 K Gamma
-            return iter(self._wanted.split([len(chunk) for chunk in through]))
-        self._through = _solved(factor, gamma)  # X = A^-1 Gamma
-        return (chunk @ self._through for chunk in keys)
+            through = [chunk.double() @ exact for chunk in keys]
+            self._wanted = torch.cholesky_solve(torch.cat(through), factor)  # A^-1 K Gamma
+            return iter(self._wanted.to(gamma.dtype).split([len(chunk) for chunk in through]))
+        self._through = torch.cholesky_solve(exact, factor)  # X = A^-1 Gamma
+        return ((chunk.double() @ self._through).to(gamma.dtype) for chunk in keys)
 
     def log_ridge_gradient(self) -> Tensor:
         """dL/d(log lambda), a scalar; after `wanted_gradient`."""
-        left, right = (self._wanted, self._weights) if self.dual else (self._through, self.shift)
-        return -self.ridge * (left * right).sum()
+        left, right = (self._wanted, self._weights) if self.dual else (self._through, self._shift)
+        return -self.ridge * (left * right).sum().to(self.shift.dtype)
 
 
 class MinimumNorm:
@@ -95,25 +96,14 @@ def whole(rows: Chunks) -> tuple[Tensor, Tensor]:
     return torch.cat(keys), torch.cat(wanted)
 
 
-def _summed(rows: Chunks) -> tuple[Tensor, Tensor, torch.dtype]:
-    """K^T K [d, d] and K^T D [d, d'] in float64, and the precision that the rows came in."""
-    gram = right = None
+def _summed(rows: Chunks) -> tuple[Tensor, Tensor, Tensor]:
+    """K^T K [d, d] and K^T D [d, d'] in float64, and the last chunk of D."""
+    gram = right = 0.0
     for keys, wanted in rows:
         exact = keys.double()
-        if gram is None:
-            gram, right = exact.T @ exact, exact.T @ wanted.double()
-        else:
-            gram.addmm_(exact.T, exact)
-            right.addmm_(exact.T, wanted.double())
-    return gram, right, keys.dtype
-
-
-def _dual_factor(keys: Tensor, ridge: float) -> Tensor:
-    try:
-        return _factor(keys @ keys.T, ridge)
-    except EditorError:
-        exact = keys.double()
-        return _factor(exact @ exact.T, ridge)
+        gram = gram + exact.T @ exact
+        right = right + exact.T @ wanted.double()
+    return gram, right, wanted
 
 
 def _factor(gram: Tensor, ridge: float) -> Tensor:
@@ -126,11 +116,6 @@ def _factor(gram: Tensor, ridge: float) -> Tensor:
             "apart; raise lambda (alpha of the hyper-network) or leave repeated prompts out"
         )
     return factor
-
-
-def _solved(factor: Tensor, right: Tensor) -> Tensor:
-    """A^-1 R in R's precision."""
-    return torch.cholesky_solve(right.to(factor.dtype), factor).to(right.dtype)
 
 
 def rank_one_shifts(eta: Tensor, pseudo_keys: Tensor, pseudo_gradients: Tensor) -> Tensor:
