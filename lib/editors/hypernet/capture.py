@@ -62,11 +62,14 @@ def trace(
     tokens: Tokens = "answer",
     prefix: FrozenPrefix | None = None,
     state: PrefixState | None = None,
+    *,
+    summed: bool = False,
 ) -> Traced:
     """Keys and output gradients of the edit loss at the edited layers, in the order of `sites`.
 
     Weights stay frozen and no weight gradient is computed: the graph begins at the output of the
-    first edited layer. `state` replays the blocks below it.
+    first edited layer. `state` replays the blocks below it. `summed`: gradients of the sum over
+    label positions, not of their mean.
     """
     keys: dict[str, Tensor] = {}
     gradients: dict[str, Tensor] = {}
@@ -77,8 +80,9 @@ def trace(
         if prefix is not None:
             context.enter_context(prefix.replay(state))
         context.enter_context(torch.enable_grad())
-        loss = edit_loss(*label_logits(backbone, rows))
-        loss.backward()
+        logits, labels = label_logits(backbone, rows)
+        loss = edit_loss(logits, labels)
+        (loss * len(labels) if summed else loss).backward()
     paths = [site.path(backbone) for site in sites]
     return Traced(loss.item(), {path: (keys[path], gradients[path]) for path in paths})
 

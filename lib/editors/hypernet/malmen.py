@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from lib.backbones.passes.fact_passes import MiniBatch, edit_pairs, rephrase_pairs, unrelated_pairs
-from lib.backbones.passes.logits import divergence, edit_loss, label_logits
+from lib.backbones.passes.logits import (
+    divergence,
+    edit_loss,
+    label_logits,
+    label_states,
+    logits_of,
+)
 from lib.data.records import Edit, Stream
 from lib.editors.base import KeysOf
 from lib.editors.hypernet.capture import GraphMemory, RowStore, Tokens
@@ -88,7 +94,7 @@ class Malmen(HyperEditor):
         memory = memory or GraphMemory.off()
         network, weights = self.network, self.weights
         network.zero_grad(set_to_none=True)
-        store, _ = self.cache(self._batches(edit_pairs(facts)), learn=True)
+        store, _ = self.cache(self._batches(edit_pairs(facts)), learn=True, unedited=True)
         memory.rows = store.bytes
         with torch.no_grad():
             solved = {path: self.shift(path, store) for path in self.paths}
@@ -124,9 +130,12 @@ class Malmen(HyperEditor):
 
     def _locality(self, batch: MiniBatch, gammas: dict[str, Tensor], memory: GraphMemory) -> float:
         """loc_coef KL(original || edited) of the unrelated prompts, into Gamma."""
+        before = self.known.states(batch.pairs)
         with self.prefix.replay(batch.state):
             with torch.no_grad(), self.weights.originals():
-                reference, _ = label_logits(self.backbone, batch.rows)
+                if before is None:
+                    before, _ = label_states(self.backbone, batch.rows)
+                reference = logits_of(self.backbone, before)
             with memory.of("model"):
                 logits, _ = label_logits(self.backbone, batch.rows)
                 loss = divergence(reference, logits)
