@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speed_elder import elder_lines
-from speed_hyper import hyper_lines
 from speed_index import index_lines
 from speed_locate import locate_lines
 from speed_model import (
@@ -49,7 +48,6 @@ def lines(size: Size) -> Iterator[Line]:
         yield checkpoints(trained)
         melo.close()
     yield from locate_lines(backbone, size)
-    yield from hyper_lines(backbone, size)
     yield from elder_lines(backbone, size)
 
 

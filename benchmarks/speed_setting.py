@@ -27,8 +27,7 @@ class Size:
     """A backbone with MELO's settings for it, and how much of everything is done.
 
     `training_steps` belong to the frozen-prefix line; the blocks of the other lines are trained
-    with `config["steps"]`. `solves` are (key width, batch) of the closed-form lines, `ridges`
-    (rows, key width) of MALMEN's.
+    with `config["steps"]`. `solves` are (key width, batch) of the closed-form lines.
     """
 
     backbone: str
@@ -41,7 +40,6 @@ class Size:
     documents: int
     requests: int
     solves: tuple[tuple[int, int], ...]
-    ridges: tuple[tuple[int, int], ...]
 
 
 def _melo(first: int, router: int, radius: float, lr: float, steps: int) -> dict[str, Any]:
@@ -70,7 +68,6 @@ FULL = Size(
     documents=64,
     requests=8,
     solves=((1536, 8), (6400, 30)),
-    ridges=((100, 1536), (400, 3072), (6000, 3072)),
 )
 TINY = Size(
     backbone="tiny-llama",
@@ -83,7 +80,6 @@ TINY = Size(
     documents=8,
     requests=3,
     solves=((64, 4),),
-    ridges=((12, 48),),
 )
 
 

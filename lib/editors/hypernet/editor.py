@@ -223,6 +223,12 @@ class HyperEditor(Editor):
         finally:
             store.close()
 
+    def edit_batches(self, batch: Sequence[Edit]) -> Sequence[MiniBatch]:
+        """The mini-batches of a batch's edit prompts, their frozen blocks run once."""
+        pairs = edit_pairs(batch)
+        passes = passes_of_batch(self.prefix, pairs, self.config.max_length, self.memory)
+        return passes.mini_batches(pairs, self.config.batch_rows)
+
     def _batches(self, pairs: Sequence[Pair]) -> Sequence[MiniBatch]:
         return self.passes.mini_batches(pairs, self.config.batch_rows)
 
@@ -231,9 +237,7 @@ class HyperEditor(Editor):
             self._m = self._m or len(batch)
         _ = self.network
         began = time.perf_counter()
-        pairs = edit_pairs(batch)
-        passes = passes_of_batch(self.prefix, pairs, self.config.max_length, self.memory)
-        batches = passes.mini_batches(pairs, self.config.batch_rows)
+        batches = self.edit_batches(batch)
         store, losses = self.cache(batches)
         shifts = self.predict(store)
         counted = {"rows": float(sum(store.rows(path) for path in self.paths))}

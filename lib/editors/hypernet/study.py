@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.backbones.passes.fact_passes import edit_pairs
 from lib.data.records import Edit
 from lib.editors.hypernet.capture import GraphMemory, RowStore
 from lib.editors.hypernet.editor import HyperEditor
@@ -62,9 +61,7 @@ def module_rows(editor: HyperEditor, batch: Sequence[Edit]) -> Iterator[dict[str
     norms beside them. All on the unedited backbone.
     """
     with editor.unedited():
-        store, _ = editor.cache(
-            editor.passes.mini_batches(edit_pairs(batch), editor.config.batch_rows)
-        )
+        store, _ = editor.cache(editor.edit_batches(batch))
     for path in editor.paths:
         yield {"kind": "module", "path": path, "m": len(batch)} | _fit(editor, path, store)
     store.close()
