@@ -113,7 +113,8 @@ class Malmen(HyperEditor):
         finally:
             weights.restore()
         for path in self.paths:
-            for proxy in self.proxies(path, store, gammas[path], solved[path][1]):
+            _, solve = solved.pop(path)
+            for proxy in self.proxies(path, store, gammas[path], solve):
                 with memory.of("network"):
                     value = proxy()
                 value.backward()

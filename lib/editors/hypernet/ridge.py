@@ -34,7 +34,7 @@ class Ridge:
     K K^T + lambda I [n, n] and holds all keys, which are then fewer than columns; "auto" takes the
     smaller. All in float64: real keys share a large part, and in float32 lambda, the smallest
     eigenvalue, is lost beside the largest. Results are in the rows' precision. Between the shift
-    and its gradients the factor waits on the host, as the rows do.
+    and its gradients factor and Z wait on the host, as the rows do.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Ridge:
         if self.dual:
             keys, wanted = whole((k.double(), w) for k, w in rows)
             factor = _factor(keys @ keys.T, ridge)
-            self._weights = torch.cholesky_solve(wanted.double(), factor)  # Z = A^-1 D
-            self._shift = keys.T @ self._weights
+            weights = torch.cholesky_solve(wanted.double(), factor)  # Z = A^-1 D
+            shift, self._weights = keys.T @ weights, weights.cpu()
         else:
             gram, right, wanted = _summed(rows)
             factor = _factor(gram, ridge)
-            self._shift = torch.cholesky_solve(right, factor)
-        self.shift = self._shift.to(wanted.dtype)
+            shift = torch.cholesky_solve(right, factor)
+        self.shift = shift.to(wanted.dtype)
         self._factor = factor.cpu()
 
     def wanted_gradient(self, keys: Iterable[Tensor], gamma: Tensor) -> Iterator[Tensor]:
@@ -67,8 +67,8 @@ class Ridge:
 
     def log_ridge_gradient(self) -> Tensor:
         """dL/d(log lambda), a scalar; after `wanted_gradient`."""
-        left, right = (self._wanted, self._weights) if self.dual else (self._through, self._shift)
-        return -self.ridge * (left * right).sum().to(self.shift.dtype)
+        left, right = (self._wanted, self._weights) if self.dual else (self._through, self.shift)
+        return -self.ridge * (left * right.to(left.device)).sum().to(self.shift.dtype)
 
 
 class MinimumNorm:
@@ -98,11 +98,14 @@ def whole(rows: Chunks) -> tuple[Tensor, Tensor]:
 
 def _summed(rows: Chunks) -> tuple[Tensor, Tensor, Tensor]:
     """K^T K [d, d] and K^T D [d, d'] in float64, and the last chunk of D."""
-    gram = right = 0.0
+    gram = right = None
     for keys, wanted in rows:
         exact = keys.double()
-        gram = gram + exact.T @ exact
-        right = right + exact.T @ wanted.double()
+        if gram is None:
+            gram, right = exact.T @ exact, exact.T @ wanted.double()
+        else:
+            gram.addmm_(exact.T, exact)
+            right.addmm_(exact.T, wanted.double())
     return gram, right, wanted
 
 
