@@ -422,6 +422,7 @@ def main() -> None:
     """Prints the tables and says by the exit status whether all results were equal."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="a tiny random model, one repeat")
+    parser.add_argument("--only", choices=list(KINDS), nargs=1, help="one of the two methods")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     size = TINY if asked.tiny else FULL
@@ -434,14 +435,14 @@ def main() -> None:
         backbone, equal = loading.load(size.backbone, dtype=torch.float32), True
         show(HEADS[0])
         print("|---" * len(HEADS[0]) + "|")
-        for kind in KINDS:
+        for kind in asked.only or KINDS:
             for same, cells in seconds_of(kind, backbone, size, Path(folder)):
                 show(cells)
                 equal &= same
     print()
     show(HEADS[1])
     print("|---" * len(HEADS[1]) + "|")
-    for kind in KINDS:
+    for kind in asked.only or KINDS:
         show(memory_of(kind, asked.tiny))
     sys.exit(0 if equal else 1)
 
