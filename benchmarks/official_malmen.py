@@ -9,7 +9,6 @@ tables; exit status 1 if any two results differ. benchmarks/README.md explains t
 
 import argparse
 import copy
-import resource
 import subprocess
 import sys
 import tempfile
@@ -44,8 +43,9 @@ HEADS = (
      "results equal"),
     ("peak beyond the loaded model", "official MiB", "project MiB", "project / official"),
 )  # fmt: skip
-TOLERANCE = 1e-2
-"""Relative, of all shifts or all gradients as one vector: the official solve is float32."""
+TOLERANCE = 1e-3
+"""Relative, of all shifts or all gradients as one vector, against the official steps with their
+solve in float64: in float32, as it is timed, LU itself misses by more."""
 KINDS = {"MALMEN": (Malmen, MalmenConfig), "MEND": (Mend, MendConfig)}
 
 
@@ -101,6 +101,7 @@ class Official:
         self.modules = {path: self.model.get_submodule(path) for path in self.paths}
         self.network: HyperNetworks = copy.deepcopy(editor.network)
         self.sums = editor.name == "MEND"
+        self.precision = torch.float32  # of the solve
 
     def batches(self, pairs: Sequence[Pair]) -> list[FactRows]:
         """Sorted by length, longest first, `batch_rows` at a time."""
@@ -164,12 +165,15 @@ class Official:
         for part in zip(*(side.split(self.config.editor_rows) for side in (keys, gradients)),
                         strict=True):  # fmt: skip
             wanted = torch.cat([wanted, self.wanted(path, *part)])
-        return torch.linalg.solve(self.gram(path, keys), keys.T @ wanted)
+        exact = keys.to(self.precision)
+        right = exact.T @ wanted.to(self.precision)
+        return torch.linalg.solve(self.gram(path, exact), right).float()
 
     def gram(self, path: str, keys: Tensor) -> Tensor:
         """K^T K + lambda I."""
         net, module = self.network.of(path)
-        return keys.T @ keys + net.alpha[module].exp().detach() * torch.eye(keys.shape[1])
+        identity = torch.eye(keys.shape[1], dtype=keys.dtype)
+        return keys.T @ keys + net.alpha[module].exp().detach() * identity
 
     def wanted(self, path: str, keys: Tensor, gradients: Tensor) -> Tensor:
         """D of some rows."""
@@ -219,12 +223,15 @@ class Official:
                 (gamma * self.summed(path, keys, gradients)).sum().backward()
             return
         keys, gradients = (torch.cat(side) for side in zip(*rows, strict=True))
-        inverse = torch.linalg.solve(self.gram(path, keys), torch.eye(keys.shape[1]))
-        through = inverse @ gamma
+        exact = keys.to(self.precision)
+        identity = torch.eye(keys.shape[1], dtype=self.precision)
+        inverse = torch.linalg.solve(self.gram(path, exact), identity)
+        through = inverse @ gamma.to(self.precision)
         net, module = self.network.of(path)
         (-(through * shift).sum() * net.alpha[module].exp()).backward()
         size = self.config.editor_rows
-        parts = (side.split(size) for side in (keys, gradients, keys @ through))
+        led = (exact @ through).float()
+        parts = (side.split(size) for side in (keys, gradients, led))
         for k, g, constant in zip(*parts, strict=True):
             (constant * self.wanted(path, k, g)).sum().backward()
 
@@ -305,14 +312,20 @@ class Project:
 # -- seconds -----------------------------------------------------------------------------------
 
 
-def close(one: Any, other: Any) -> Agreement:
-    """Tensors as one vector within TOLERANCE; hits exactly."""
-    if isinstance(one, list) and not isinstance(one[0], Tensor):
-        return Agreement(one == other, "every hit exactly")
+def close(exact: Any, official: Any, project: Any) -> Agreement:
+    """Tensors as one vector within TOLERANCE of the exact ones; hits as the official ones."""
+    if isinstance(official, list) and not isinstance(official[0], Tensor):
+        return Agreement(official == project, "every hit exactly")
+    ours, theirs = away(exact, project), away(exact, official)
+    sense = f"within {TOLERANCE:.0e} (found {ours:.1e}; official in float32 {theirs:.1e})"
+    return Agreement(ours <= TOLERANCE, sense)
+
+
+def away(one: Any, other: Any) -> float:
+    """Relative distance of tensors as one vector."""
     sides = (x.values() if isinstance(x, dict) else x for x in (one, other))
     left, right = (torch.cat([part.flatten() for part in side]) for side in sides)
-    error = float((left - right).norm() / left.norm())
-    return Agreement(error <= TOLERANCE, f"within {TOLERANCE:.0e} (found {error:.1e})")
+    return float((left - right).norm() / left.norm())
 
 
 def seconds_of(kind: str, backbone: Backbone, size: Size, folder: Path) -> Iterator[tuple]:
@@ -337,13 +350,16 @@ def seconds_of(kind: str, backbone: Backbone, size: Size, folder: Path) -> Itera
         return run
 
     def line(what: str, theirs: Callable, prepare: Callable[[], Any], ours: Callable) -> tuple:
+        official.precision = torch.float64
+        _, exact = measured("official", lambda: weights(official, True), lambda _: theirs())()
+        exact, official.precision = copy.deepcopy(exact), torch.float32
         for seen in walls.values():
             seen.clear()
         done = compare(
             f"{kind}: {what}",
             measured("official", lambda: weights(official, True), lambda _: theirs()),
             measured("project", lambda: weights(official, False) or prepare(), ours),
-            close,
+            lambda slow, quick: close(exact, slow, quick),
             size.repeats,
         )
         cells = done.cells()
@@ -394,12 +410,19 @@ def peak(kind: str, side: str, size: Size, folder: Path) -> float:
         weights(subject, True)
     else:
         subject = Project(editor)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (Linux)
+    before = resident("VmRSS")
     if isinstance(subject, Project):
         subject.ready(facts)
     subject.step(facts)
     subject.edit(facts)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> float:
+    """MiB of this process's memory by the name that Linux gives it."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def memory_of(kind: str, tiny: bool) -> tuple[str, ...]:
@@ -409,8 +432,8 @@ def memory_of(kind: str, tiny: bool) -> tuple[str, ...]:
         command = [sys.executable, __file__, "--peak", f"{kind}:{side}", *["--tiny"] * tiny]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found.append(float(done.stdout))
-    share = f"{found[1] / found[0]:.2f}" if found[0] else "-"
-    return f"{kind}: train step and edit", *(f"{each:,.0f}" for each in found), share
+    share = found[1] / found[0]
+    return f"{kind}: train step and edit", *(f"{each:,.0f}" for each in found), f"{share:.2f}"
 
 
 def show(cells: Sequence[str]) -> None:

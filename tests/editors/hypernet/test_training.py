@@ -47,8 +47,8 @@ def test_defaults_are_the_official_ones() -> None:
 def test_a_whole_training_equals_the_reference(name: str, limit: float, kind: str) -> None:
     """Statistics, meta-gradients, joint clip and Adam, four times, from the official start.
 
-    T5's softmax is in float32 whatever the weights are: its last digits depend on which rows share
-    a pass, and Adam amplifies them.
+    T5's norms take variances in float32 whatever the weights are, so the gradient of a sum (kept)
+    has other last digits than that of a mean, and Adam amplifies them.
     """
     backbone = loading.load(name, dtype=torch.float64)
     editor = learner(kind, backbone, epochs=2, loc_coef=0.5)
