@@ -57,7 +57,7 @@ def orderings(study: Study, setting: str) -> pd.DataFrame:
     rows = []
     for one, other in itertools.combinations(methods, 2):
         both = [m for m, names in planned(study, setting).items() if {one, other} <= {*names}]
-        if not both:
+        if not both or records.empty:
             continue
         here = records[(records["m"] == both[-1]) & (records["moment"] == "own")]
         for score, (name, subset, metric) in READ_AS.items():
@@ -66,7 +66,10 @@ def orderings(study: Study, setting: str) -> pd.DataFrame:
                 int((theirs[a] > theirs[b]).sum()) for a, b in ((one, other), (other, one))
             )
             part = here[here["subset"] == subset]
-            found = paired(*(part[part["editor"] == e] for e in (one, other)), metric)
+            sides = [part[part["editor"] == editor] for editor in (one, other)]
+            if any(side.empty for side in sides):
+                continue  # a run failed; the main table says why
+            found = paired(*sides, metric)
             rows.append(
                 {
                     "methods": f"{one} − {other}", "score": score,

@@ -62,6 +62,12 @@ def test_a_dataset_that_others_lack_has_no_orderings(study) -> None:
     assert others.agreement(pd.DataFrame()) == ""
 
 
+def test_runs_that_failed_have_no_orderings(tmp_path: Path) -> None:
+    lost = others.orderings(InventedStudy(tmp_path, lost=("MEMIT",)), "zsre")
+    assert set(lost["methods"]) == {"MALMEN − FT"}
+    assert others.orderings(InventedStudy(tmp_path, empty=True), "zsre").empty
+
+
 @pytest.mark.parametrize(
     ("lead", "low", "high", "same"),
     [
