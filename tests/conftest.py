@@ -107,7 +107,7 @@ LAMPS = (
     ("Skerry", "Edda"), ("Fair Head", "Finn"), ("Low Light", "Gro Vik"), ("East Pier", "Hal"),
 )  # fmt: skip
 
-HYPER = {"rank": 4, "eta": 0.01, "meta_lr": 1e-3, "train_m": 4, "batch_rows": 4}
+HYPER = {"rank": 4, "eta": 0.01, "meta_lr": 1e-3, "train_m": 4, "batch_rows": 4, "loss_after": True}
 
 
 def training(backbone: Backbone) -> TrainingFacts:

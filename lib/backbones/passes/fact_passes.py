@@ -4,7 +4,7 @@ Blocks below the first edited one never change, and meta-training meets the same
 number of edits: their outputs are computed once, in an order that the training set alone decides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ TOGETHER = 32  # rows per pass while filling; bounds memory
 class MiniBatch:
     """Rows of a few facts and the state of their frozen prefix."""
 
+    pairs: Sequence[Pair]
     rows: FactRows
     state: PrefixState
 
@@ -65,11 +66,9 @@ class FactPasses:
         """
         if not self.prefix.first:
             return
-        missing = [pair for pair in dict.fromkeys(pairs) if pair not in self.kept]
-        missing.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        missing = [pair for pair in pairs if pair not in self.kept]
         held = sum(tensor.nbytes for tensor in self.kept.values())
-        for at in range(0, len(missing), TOGETHER):
-            some = missing[at : at + TOGETHER]
+        for some in self.groups(missing):
             rows = self._encode(some)
             output = self.prefix.record(rows.encoded).output
             if not isinstance(output, Tensor):
@@ -82,16 +81,23 @@ class FactPasses:
                 self.memory.take(real.nbytes, must=True)
                 self.kept[pair] = real
 
+    @staticmethod
+    def groups(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+        """Each pair once, those of like length together, as many as share a pass."""
+        once = sorted(dict.fromkeys(pairs), key=lambda pair: len(pair[0]) + len(pair[1]))
+        return (once[at : at + TOGETHER] for at in range(0, len(once), TOGETHER))
+
     def _encode(self, pairs: Sequence[Pair]) -> FactRows:
         prompts, answers = zip(*pairs, strict=True)
         return fact_rows(self.backbone, prompts, answers, self.max_length)
 
     def batch(self, pairs: Sequence[Pair]) -> MiniBatch:
+        """One mini-batch of these pairs, in order."""
         rows = self._encode(pairs)
         if not all(pair in self.kept for pair in pairs):
-            return MiniBatch(rows, self.prefix.record(rows.encoded))
+            return MiniBatch(pairs, rows, self.prefix.record(rows.encoded))
         states = torch.nn.utils.rnn.pad_sequence([self.kept[p] for p in pairs], batch_first=True)
-        return MiniBatch(rows, PrefixState(states, {}, {}, len(pairs)))
+        return MiniBatch(pairs, rows, PrefixState(states, {}, {}, len(pairs)))
 
 
 class MiniBatches(Sequence[MiniBatch]):
@@ -108,6 +114,23 @@ class MiniBatches(Sequence[MiniBatch]):
             raise IndexError(index)
         start = index * self._size
         return self._passes.batch(self._pairs[start : start + self._size])
+
+
+def passes_of_batch(
+    prefix: FrozenPrefix, pairs: Sequence[Pair], max_length: int | None, memory: Kept
+) -> FactPasses:
+    """Passes over one batch of edits, its frozen outputs computed, or taken over from an editor of
+    the same first edited block that had the same batch. The batch alone decides their bits; where
+    `memory` has no room they go with the passes."""
+    key = (prefix.first, max_length, tuple(pairs))
+    passes = FactPasses(prefix, max_length)
+    if key in memory.facts:
+        passes.kept = memory.facts[key]
+        return passes
+    passes.fill(pairs)
+    if memory.take(sum(tensor.nbytes for tensor in passes.kept.values())):
+        memory.facts[key] = passes.kept
+    return passes
 
 
 def edit_pairs(facts: Sequence[Edit]) -> list[Pair]:

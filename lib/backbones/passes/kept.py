@@ -7,7 +7,8 @@ import torch
 
 class Kept:
     """`prompts`: batches with their frozen prefix; `facts`: the frozen blocks' outputs of single
-    rows, by first edited block; `scores`: what rows got under weights that can come again.
+    rows, by first edited block; `unedited`: what training reads of the unedited model, by facts;
+    `scores`: what rows got under weights that can come again.
 
     `limit` bytes are shared by the tensors of all of them and by whoever else asks with `take`.
     What is refused is computed again when it is needed, or waits on disk.
@@ -17,6 +18,7 @@ class Kept:
         self.limit, self.held = limit, 0
         self.prompts: dict[Any, Any] = {}
         self.facts: dict[Any, dict[Any, torch.Tensor]] = {}
+        self.unedited: dict[Any, dict[Any, Any]] = {}
         self.scores: dict[Any, list[Any]] = {}
 
     def take(self, size: int, *, must: bool = False) -> bool:

@@ -192,6 +192,19 @@ def fact_rows(
 def label_logits(backbone: Backbone, rows: FactRows) -> tuple[Tensor, Tensor]:
     """Logits [N, V] at the N label positions and the labels [N]. The output matrix of a causal
     model is applied to these positions only."""
+    states, labels = label_states(backbone, rows)
+    return logits_of(backbone, states), labels
+
+
+def logits_of(backbone: Backbone, states: Tensor) -> Tensor:
+    """The logits [N, V] that `label_states` lead to."""
+    causal = backbone.family.kind == "causal"
+    return backbone.model.get_output_embeddings()(states) if causal else states
+
+
+def label_states(backbone: Backbone, rows: FactRows) -> tuple[Tensor, Tensor]:
+    """What is behind the logits at the N label positions, and the labels [N]: the last hidden
+    states [N, h] of a causal model, the logits themselves of any other."""
     model, inputs = backbone.model, rows.encoded.inputs()
     if backbone.family.kind == "classifier":
         return model(**inputs).logits, rows.labels
@@ -200,7 +213,7 @@ def label_logits(backbone: Backbone, rows: FactRows) -> tuple[Tensor, Tensor]:
         return answer_logits(model, rows.labels, **inputs), rows.labels[at]
     positions = rows.encoded.positions()
     hidden = model.base_model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
-    return model.get_output_embeddings()(hidden[at]), rows.labels[at]
+    return hidden[at], rows.labels[at]
 
 
 def edit_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -62,11 +62,14 @@ def trace(
     tokens: Tokens = "answer",
     prefix: FrozenPrefix | None = None,
     state: PrefixState | None = None,
+    *,
+    summed: bool = False,
 ) -> Traced:
     """Keys and output gradients of the edit loss at the edited layers, in the order of `sites`.
 
     Weights stay frozen and no weight gradient is computed: the graph begins at the output of the
-    first edited layer. `state` replays the blocks below it.
+    first edited layer. `state` replays the blocks below it. `summed`: gradients of the sum over
+    label positions, not of their mean.
     """
     keys: dict[str, Tensor] = {}
     gradients: dict[str, Tensor] = {}
@@ -77,8 +80,9 @@ def trace(
         if prefix is not None:
             context.enter_context(prefix.replay(state))
         context.enter_context(torch.enable_grad())
-        loss = edit_loss(*label_logits(backbone, rows))
-        loss.backward()
+        logits, labels = label_logits(backbone, rows)
+        loss = edit_loss(logits, labels)
+        (loss * len(labels) if summed else loss).backward()
     paths = [site.path(backbone) for site in sites]
     return Traced(loss.item(), {path: (keys[path], gradients[path]) for path in paths})
 
@@ -144,12 +148,25 @@ class RowStore:
         save_file({"keys": keys.contiguous(), "gradients": gradients.contiguous()}, file)
         self._parts[path].append(file)
 
-    def of(self, path: str) -> tuple[Tensor, Tensor]:
-        """All keys [n, d] and gradients [n, d'] of one module, in order, on the device they came
-        from, as float32 or better."""
-        parts = [self._read(part) for part in self._parts[path]]
-        pairs = zip(*parts, strict=True)
-        keys, gradients = (torch.cat(tensors).to(self._device) for tensors in pairs)
+    def chunks(self, path: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys [b, d] and gradients [b, d'] of one module in order, `size` rows at a time, on the
+        device they came from, as float32 or better. What lies in files is read as it is needed."""
+        held: list[tuple[Tensor, Tensor]] = []
+        free = size
+        for part in self._parts[path]:
+            keys, gradients = self._read(part)
+            while len(keys):
+                held.append((keys[:free], gradients[:free]))
+                free -= len(held[-1][0])
+                keys, gradients = keys[len(held[-1][0]) :], gradients[len(held[-1][0]) :]
+                if not free:
+                    yield self._joined(held)
+                    held, free = [], size
+        if held:
+            yield self._joined(held)
+
+    def _joined(self, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        keys, gradients = (torch.cat(side).to(self._device) for side in zip(*parts, strict=True))
         return precise(keys), precise(gradients)
 
     def _read(self, part: tuple[Tensor, Tensor] | Path) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """What editors with a hyper-network share: facts as rows, shifts in force, saving, the network."""
 
 import contextlib
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,13 @@ import torch
 from torch import Tensor
 
 from lib.backbones.backbone import Backbone
-from lib.backbones.passes.fact_passes import FactPasses, MiniBatch, Pair, edit_pairs
+from lib.backbones.passes.fact_passes import (
+    FactPasses,
+    MiniBatch,
+    Pair,
+    edit_pairs,
+    passes_of_batch,
+)
 from lib.backbones.passes.kept import Kept
 from lib.backbones.passes.logits import edit_loss, label_logits, precise
 from lib.backbones.passes.prefix import FrozenPrefix
@@ -21,6 +28,7 @@ from lib.editors.base import Editor, EditorConfig, EditReport
 from lib.editors.hypernet.capture import GraphMemory, RowStore, Tokens, trace
 from lib.editors.hypernet.network import HyperNetworks, Standardise, TrainedNetwork
 from lib.editors.hypernet.ridge import Solve
+from lib.editors.hypernet.unedited import UneditedFacts
 from lib.editors.parts.sites import Site, first_block
 from lib.editors.parts.weights import EditedWeights
 from lib.errors import EditorError
@@ -35,6 +43,7 @@ class HyperConfig(EditorConfig):
     network reads, so it is part of the method), `editor_rows` rows one of the network (memory
     only). `train_m`: edits at once in meta-training, None: the stream's batch size; a training set
     smaller than that is used whole. `validate_every` counts meta-steps (0: first and last only).
+    `loss_after`: one more pass after each edit says the loss then (else it is NaN in the report).
     """
 
     sites: tuple[Site, ...] = ()
@@ -52,6 +61,7 @@ class HyperConfig(EditorConfig):
     zero_init: bool = True
     train_m: int | None = None
     validate_every: int = 0
+    loss_after: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ class HyperEditor(Editor):
         self.memory = Kept() if kept is None else kept
         facts = training.content if training else ""
         self.passes = FactPasses(self.prefix, config.max_length, self.memory, facts)
+        self.known = UneditedFacts(backbone, self.sites, config.tokens, self.passes, facts)
         self._shifts: dict[str, Tensor] = {}
         self._network: HyperNetworks | None = None
         self._m: int | None = None
@@ -167,47 +178,56 @@ class HyperEditor(Editor):
         """Leave the meta-gradients of a meta-batch of m facts in the network's `.grad`."""
 
     @abstractmethod
-    def shift(self, path: str, keys: Tensor, gradients: Tensor) -> tuple[Tensor, Solve | None]:
-        """The shift S [d, d'] of one layer from all its rows (keys [n, d], gradients [n, d']), and
-        the solve that gave it, if there was one."""
+    def shift(self, path: str, store: RowStore) -> tuple[Tensor, Solve | None]:
+        """The shift S [d, d'] of one layer from all its rows, and the solve that gave it, if there
+        was one."""
 
-    def chunks(self, keys: Tensor, gradients: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows, `editor_rows` at a time."""
-        size = self.config.editor_rows
-        return zip(keys.split(size), gradients.split(size), strict=True)
+    def chunks(self, store: RowStore, path: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows of one layer, `editor_rows` at a time."""
+        return store.chunks(path, self.config.editor_rows)
 
-    def cache(self, batches: Sequence[MiniBatch], *, learn: bool = False) -> tuple[RowStore, float]:
-        """Rows of all layers over some mini-batches, and the mean loss. `learn` takes them into
-        the network's running statistics, mini-batch by mini-batch (malmen 2.3)."""
+    def cache(
+        self, batches: Sequence[MiniBatch], *, learn: bool = False, unedited: bool = False
+    ) -> tuple[RowStore, list[float]]:
+        """Rows of all layers over some mini-batches, and the losses of the passes that this took.
+        `learn` takes them into the network's running statistics, mini-batch by mini-batch (malmen
+        2.3). `unedited`: the backbone's own weights are in force, and what is kept of them serves.
+        """
         store, losses = RowStore(self.memory), []
         for batch in batches:
-            traced = trace(
-                self.backbone, batch.rows, self.sites, self.config.tokens, self.prefix, batch.state
-            )
-            losses.append(traced.loss)
-            for path, rows in traced.rows.items():
+            found = self.known.rows(batch.pairs) if unedited else None
+            if found is None:
+                traced = trace(
+                    self.backbone, batch.rows, self.sites, self.config.tokens, self.prefix,
+                    batch.state,
+                )  # fmt: skip
+                losses.append(traced.loss)
+                found = traced.rows
+            for path, rows in found.items():
                 if learn:
                     net, _ = self.network.of(path)
                     net.standardiser.update(torch.cat([precise(part) for part in rows], dim=1))
                 store.append(path, *rows)
-        return store, sum(losses) / len(losses)
+        return store, losses
 
     @torch.no_grad()
-    def predict(self, store: RowStore) -> tuple[dict[str, Tensor], dict[str, Solve | None]]:
-        """Shift and solve of every layer."""
-        found = {path: self.shift(path, *store.of(path)) for path in self.paths}
-        return (
-            {path: shift for path, (shift, _) in found.items()},
-            {path: solve for path, (_, solve) in found.items()},
-        )
+    def predict(self, store: RowStore) -> dict[str, Tensor]:
+        """The shift of every layer; each solve is let go before the next."""
+        return {path: self.shift(path, store)[0] for path in self.paths}
 
     def shifts_of(self, batch: Sequence[Edit]) -> dict[str, Tensor]:
-        """The shifts [d, d'] that a batch of edits asks for, on the weights in force."""
-        store, _ = self.cache(self._batches(edit_pairs(batch)))
+        """The shifts [d, d'] that a batch of edits asks for, on the backbone's own weights."""
+        store, _ = self.cache(self._batches(edit_pairs(batch)), unedited=True)
         try:
-            return self.predict(store)[0]
+            return self.predict(store)
         finally:
             store.close()
+
+    def edit_batches(self, batch: Sequence[Edit]) -> Sequence[MiniBatch]:
+        """The mini-batches of a batch's edit prompts, their frozen blocks run once."""
+        pairs = edit_pairs(batch)
+        passes = passes_of_batch(self.prefix, pairs, self.config.max_length, self.memory)
+        return passes.mini_batches(pairs, self.config.batch_rows)
 
     def _batches(self, pairs: Sequence[Pair]) -> Sequence[MiniBatch]:
         return self.passes.mini_batches(pairs, self.config.batch_rows)
@@ -217,19 +237,18 @@ class HyperEditor(Editor):
             self._m = self._m or len(batch)
         _ = self.network
         began = time.perf_counter()
-        pairs = edit_pairs(batch)
-        passes = FactPasses(self.prefix, self.config.max_length)
-        passes.fill(pairs)
-        batches = passes.mini_batches(pairs, self.config.batch_rows)
-        store, first = self.cache(batches)
-        shifts, _ = self.predict(store)
+        batches = self.edit_batches(batch)
+        store, losses = self.cache(batches)
+        shifts = self.predict(store)
         counted = {"rows": float(sum(store.rows(path) for path in self.paths))}
         store.close()
         for path, shift in shifts.items():
             self._shifts[path] = self._shifts[path] + shift if path in self._shifts else shift
         self.weights.write(self._shifts)
         seconds = time.perf_counter() - began
-        return EditReport(seconds, first, self._loss(batches), self.counts() | counted)
+        first = sum(losses) / len(losses)
+        last = self._loss(batches) if self.config.loss_after else math.nan
+        return EditReport(seconds, first, last, self.counts() | counted)
 
     @torch.no_grad()
     def _loss(self, batches: Sequence[MiniBatch]) -> float:

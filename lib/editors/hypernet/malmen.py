@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 from lib.backbones.passes.fact_passes import MiniBatch, edit_pairs, rephrase_pairs, unrelated_pairs
-from lib.backbones.passes.logits import divergence, edit_loss, label_logits
+from lib.backbones.passes.logits import (
+    divergence,
+    edit_loss,
+    label_logits,
+    label_states,
+    logits_of,
+)
 from lib.data.records import Edit, Stream
 from lib.editors.base import KeysOf
-from lib.editors.hypernet.capture import GraphMemory, Tokens
+from lib.editors.hypernet.capture import GraphMemory, RowStore, Tokens
 from lib.editors.hypernet.editor import HyperConfig, HyperEditor, MetaLosses
 from lib.editors.hypernet.network import TrainedNetwork
 from lib.editors.hypernet.ridge import MinimumNorm, Ridge, Solve, rank_one_shifts, wanted_outputs
@@ -44,22 +50,19 @@ class Malmen(HyperEditor):
         net, module = self.network.of(path)
         return wanted_outputs(net.eta[module], keys, *net(keys, gradients, module))
 
-    def shift(self, path: str, keys: Tensor, gradients: Tensor) -> tuple[Tensor, Solve | None]:
-        """S = (K^T K + lambda I)^-1 K^T D, and the solve for `backward`."""
-        wanted = torch.cat([self.wanted(path, k, g) for k, g in self.chunks(keys, gradients)])
-        solve = self._solve(path, keys)
-        shift = solve.shift(wanted)
-        solve.release_keys()
-        return shift, solve
-
-    def _solve(self, path: str, keys: Tensor) -> Solve:
+    def shift(self, path: str, store: RowStore) -> tuple[Tensor, Solve | None]:
+        """S = (K^T K + lambda I)^-1 K^T D, and the solve for `proxies`."""
+        rows = ((k, self.wanted(path, k, g)) for k, g in self.chunks(store, path))
         net, module = self.network.of(path)
         if self.config.ridge == "none":
-            return MinimumNorm(keys)
-        return Ridge(keys, net.alpha[module].exp().item())
+            solve: Solve = MinimumNorm(rows)
+        else:
+            size = store.rows(path), self.weights.shape(path)[0]
+            solve = Ridge(rows, size, net.alpha[module].exp().item())
+        return solve.shift, solve
 
     def proxies(
-        self, path: str, keys: Tensor, gradients: Tensor, gamma: Tensor, solve: Solve | None
+        self, path: str, store: RowStore, gamma: Tensor, solve: Solve | None
     ) -> Iterator[Callable[[], Tensor]]:
         """Scalars whose gradients with respect to the network are those of the meta loss.
 
@@ -67,13 +70,10 @@ class Malmen(HyperEditor):
         lambda gets its own gradient in closed form (malmen 2.2).
         """
         net, module = self.network.of(path)
-        solve.take_keys(keys)
-        through = solve.wanted_gradient(gamma)
-        solve.release_keys()
+        through = solve.wanted_gradient((k for k, _ in self.chunks(store, path)), gamma)
         if self.config.ridge == "learned":
             yield lambda: solve.log_ridge_gradient() * net.alpha[module]
-        chunks = self.chunks(keys, gradients)
-        for (k, g), constant in zip(chunks, through.split(self.config.editor_rows), strict=True):
+        for (k, g), constant in zip(self.chunks(store, path), through, strict=True):
             yield lambda k=k, g=g, constant=constant: (constant * self.wanted(path, k, g)).sum()
 
     # -- one meta-step (malmen 2.4) --------------------------------------------------------------
@@ -94,10 +94,11 @@ class Malmen(HyperEditor):
         memory = memory or GraphMemory.off()
         network, weights = self.network, self.weights
         network.zero_grad(set_to_none=True)
-        store, _ = self.cache(self._batches(edit_pairs(facts)), learn=True)
+        store, _ = self.cache(self._batches(edit_pairs(facts)), learn=True, unedited=True)
         memory.rows = store.bytes
-        shifts, solves = self.predict(store)
-        weights.write(shifts)
+        with torch.no_grad():
+            solved = {path: self.shift(path, store) for path in self.paths}
+        weights.write({path: shift for path, (shift, _) in solved.items()})
         memory.exclude(module.weight for module in weights.modules.values())
         try:
             with weights.collecting() as gammas:
@@ -112,7 +113,8 @@ class Malmen(HyperEditor):
         finally:
             weights.restore()
         for path in self.paths:
-            for proxy in self.proxies(path, *store.of(path), gammas[path], solves[path]):
+            _, solve = solved.pop(path)
+            for proxy in self.proxies(path, store, gammas[path], solve):
                 with memory.of("network"):
                     value = proxy()
                 value.backward()
@@ -129,9 +131,12 @@ class Malmen(HyperEditor):
 
     def _locality(self, batch: MiniBatch, gammas: dict[str, Tensor], memory: GraphMemory) -> float:
         """loc_coef KL(original || edited) of the unrelated prompts, into Gamma."""
+        before = self.known.states(batch.pairs)
         with self.prefix.replay(batch.state):
             with torch.no_grad(), self.weights.originals():
-                reference, _ = label_logits(self.backbone, batch.rows)
+                if before is None:
+                    before, _ = label_states(self.backbone, batch.rows)
+                reference = logits_of(self.backbone, before)
             with memory.of("model"):
                 logits, _ = label_logits(self.backbone, batch.rows)
                 loss = divergence(reference, logits)
@@ -171,14 +176,13 @@ class Mend(Malmen):
         net, module = self.network.of(path)
         return rank_one_shifts(net.eta[module], *net(keys, gradients, module))
 
-    def shift(self, path: str, keys: Tensor, gradients: Tensor) -> tuple[Tensor, Solve | None]:
+    def shift(self, path: str, store: RowStore) -> tuple[Tensor, Solve | None]:
         """S = -eta sum_j k~_j^T g~_j."""
-        parts = [self._summed(path, k, g) for k, g in self.chunks(keys, gradients)]
-        return torch.stack(parts).sum(dim=0), None
+        return sum(self._summed(path, k, g) for k, g in self.chunks(store, path)), None
 
     def proxies(
-        self, path: str, keys: Tensor, gradients: Tensor, gamma: Tensor, solve: Solve | None
+        self, path: str, store: RowStore, gamma: Tensor, solve: Solve | None
     ) -> Iterator[Callable[[], Tensor]]:
         """The proxy is <Gamma, S(theta)>, chunk by chunk."""
-        for k, g in self.chunks(keys, gradients):
+        for k, g in self.chunks(store, path):
             yield lambda k=k, g=g: (gamma * self._summed(path, k, g)).sum()

@@ -4,6 +4,7 @@ For keys K [n, d] and wanted changes D [n, d'], S = argmin |K S - D|^2 + lambda 
 = (K^T K + lambda I)^-1 K^T D, and its exact equal K^T (K K^T + lambda I)^-1 D (malmen 2.2).
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 import torch
@@ -12,111 +13,112 @@ from torch import Tensor
 from lib.errors import EditorError
 
 Form = Literal["auto", "primal", "dual"]
+Chunks = Iterable[tuple[Tensor, Tensor]]
+"""Keys [b, d] with wanted changes [b, d'] of some rows, some rows at a time."""
 
 
 class Solve(Protocol):
-    """What an editor needs of a solve: the shift, then the gradients that lead back through it.
+    """What an editor needs of a solve: the shift, then the gradients that lead back through it."""
 
-    Between the two the keys may be let go, so that those of all layers need not be held at once.
-    """
+    shift: Tensor
 
-    def release_keys(self) -> None: ...
-
-    def take_keys(self, keys: Tensor) -> None: ...
-
-    def shift(self, wanted: Tensor) -> Tensor: ...
-
-    def wanted_gradient(self, gamma: Tensor) -> Tensor: ...
+    def wanted_gradient(self, keys: Iterable[Tensor], gamma: Tensor) -> Iterator[Tensor]: ...
 
     def log_ridge_gradient(self) -> Tensor: ...
 
 
 class Ridge:
-    """One factorisation, used for the shift and for both gradients.
+    """One factorisation, used for the shift S [d, d'] (`shift`) and for both gradients.
 
-    "primal" factors a d x d matrix, "dual" an n x n one; "auto" takes the smaller. Order of
-    calls: `shift`, `wanted_gradient`, `log_ridge_gradient`.
+    "primal" factors K^T K + lambda I [d, d], summed up chunk by chunk; "dual" factors
+    K K^T + lambda I [n, n] and holds all keys, which are then fewer than columns; "auto" takes the
+    smaller. All in float64: real keys share a large part, and in float32 lambda, the smallest
+    eigenvalue, is lost beside the largest. Results are in the rows' precision. Between the shift
+    and its gradients factor and Z wait on the host, as the rows do.
     """
 
-    def __init__(self, keys: Tensor, ridge: float, form: Form = "auto") -> None:
-        self.keys: Tensor | None = keys
-        self.ridge, (n, d) = ridge, keys.shape
+    def __init__(
+        self, rows: Chunks, size: tuple[int, int], ridge: float, form: Form = "auto"
+    ) -> None:
+        """`size`: (n, d) of all keys together."""
+        self.ridge, (n, d) = ridge, size
         self.dual = n < d if form == "auto" else form == "dual"
-        self._factor = _factor(keys if self.dual else keys.T, ridge)
-
-    def release_keys(self) -> None:
-        """Let the keys go until the gradients are asked for."""
-        self.keys = None
-
-    def take_keys(self, keys: Tensor) -> None:
-        """The same keys again."""
-        self.keys = keys
-
-    def _solved(self, right: Tensor) -> Tensor:
-        solved = torch.cholesky_solve(right.to(self._factor.dtype), self._factor)
-        return solved.to(right.dtype)
-
-    def shift(self, wanted: Tensor) -> Tensor:
-        """S [d, d'] for the wanted changes D [n, d']."""
         if self.dual:
-            self._weights = self._solved(wanted)  # Z = A^-1 D
-            return self.keys.T @ self._weights
-        self._shift = self._solved(self.keys.T @ wanted)
-        return self._shift
+            keys, wanted = whole((k.double(), w) for k, w in rows)
+            factor = _factor(keys @ keys.T, ridge)
+            weights = torch.cholesky_solve(wanted.double(), factor)  # Z = A^-1 D
+            shift, self._weights = keys.T @ weights, weights.cpu()
+        else:
+            gram, right, wanted = _summed(rows)
+            factor = _factor(gram, ridge)
+            shift = torch.cholesky_solve(right, factor)
+        self.shift = shift.to(wanted.dtype)
+        self._factor = factor.cpu()
 
-    def wanted_gradient(self, gamma: Tensor) -> Tensor:
-        """dL/dD [n, d'] from Gamma = dL/dS [d, d']."""
+    def wanted_gradient(self, keys: Iterable[Tensor], gamma: Tensor) -> Iterator[Tensor]:
+        """dL/dD [b, d'] of every chunk of the same keys, from Gamma = dL/dS [d, d']."""
+        factor, exact = self._factor.to(gamma.device), gamma.double()
         if self.dual:
-            self._wanted = self._solved(self.keys @ gamma)
-            return self._wanted
-        self._through = self._solved(gamma)  # X = A^-1 Gamma
-        return self.keys @ self._through
+            through = [chunk.double() @ exact for chunk in keys]
+            self._wanted = torch.cholesky_solve(torch.cat(through), factor)  # A^-1 K Gamma
+            return iter(self._wanted.to(gamma.dtype).split([len(chunk) for chunk in through]))
+        self._through = torch.cholesky_solve(exact, factor)  # X = A^-1 Gamma
+        return ((chunk.double() @ self._through).to(gamma.dtype) for chunk in keys)
 
     def log_ridge_gradient(self) -> Tensor:
-        """dL/d(log lambda), a scalar."""
-        left, right = (self._wanted, self._weights) if self.dual else (self._through, self._shift)
-        return -self.ridge * (left * right).sum()
+        """dL/d(log lambda), a scalar; after `wanted_gradient`."""
+        left, right = (self._wanted, self._weights) if self.dual else (self._through, self.shift)
+        return -self.ridge * (left * right.to(left.device)).sum().to(self.shift.dtype)
 
 
 class MinimumNorm:
     """The same without a ridge: among the shifts that fit best, the smallest, by the pseudo-inverse
-    (an ablation; same methods as `Ridge`)."""
+    of all keys (an ablation; same methods as `Ridge`)."""
 
-    def __init__(self, keys: Tensor) -> None:
+    def __init__(self, rows: Chunks) -> None:
+        keys, wanted = whole(rows)
         self._inverse = torch.linalg.pinv(keys)
+        self.shift = self._inverse @ wanted
 
-    def release_keys(self) -> None:
-        """Nothing to let go: the pseudo-inverse is as large as the keys."""
-
-    def take_keys(self, keys: Tensor) -> None:
-        """Nothing to take."""
-
-    def shift(self, wanted: Tensor) -> Tensor:
-        """S [d, d'] for the wanted changes D [n, d']."""
-        return self._inverse @ wanted
-
-    def wanted_gradient(self, gamma: Tensor) -> Tensor:
-        """dL/dD [n, d'] from Gamma = dL/dS [d, d']."""
-        return self._inverse.T @ gamma
+    def wanted_gradient(self, keys: Iterable[Tensor], gamma: Tensor) -> Iterator[Tensor]:
+        """dL/dD [b, d'] of every chunk of the same keys, from Gamma = dL/dS [d, d']."""
+        sizes = [len(chunk) for chunk in keys]
+        return iter((self._inverse.T @ gamma).split(sizes))
 
     def log_ridge_gradient(self) -> Tensor:
         """There is no ridge to learn: zero."""
         return torch.zeros((), dtype=self._inverse.dtype, device=self._inverse.device)
 
 
-def _factor(rows: Tensor, ridge: float) -> Tensor:
-    """The Cholesky factor of R R^T + ridge I; in float64 where float32 does not suffice."""
-    for dtype in dict.fromkeys((rows.dtype, torch.float64)):
-        precise = rows.to(dtype)
-        gram = precise @ precise.T
-        gram.diagonal().add_(ridge)
-        factor, fault = torch.linalg.cholesky_ex(gram)
-        if not int(fault):
-            return factor
-    raise EditorError(
-        "the keys of this batch are linearly dependent and the ridge is too small to tell them "
-        "apart; raise lambda (alpha of the hyper-network) or leave repeated prompts out"
-    )
+def whole(rows: Chunks) -> tuple[Tensor, Tensor]:
+    """All keys [n, d] and wanted changes [n, d']."""
+    keys, wanted = zip(*rows, strict=True)
+    return torch.cat(keys), torch.cat(wanted)
+
+
+def _summed(rows: Chunks) -> tuple[Tensor, Tensor, Tensor]:
+    """K^T K [d, d] and K^T D [d, d'] in float64, and the last chunk of D."""
+    gram = right = None
+    for keys, wanted in rows:
+        exact = keys.double()
+        if gram is None:
+            gram, right = exact.T @ exact, exact.T @ wanted.double()
+        else:
+            gram.addmm_(exact.T, exact)
+            right.addmm_(exact.T, wanted.double())
+    return gram, right, wanted
+
+
+def _factor(gram: Tensor, ridge: float) -> Tensor:
+    """The Cholesky factor of G + ridge I; writes into `gram`."""
+    gram.diagonal().add_(ridge)
+    factor, fault = torch.linalg.cholesky_ex(gram)
+    if int(fault):
+        raise EditorError(
+            "the keys of this batch are linearly dependent and the ridge is too small to tell them "
+            "apart; raise lambda (alpha of the hyper-network) or leave repeated prompts out"
+        )
+    return factor
 
 
 def rank_one_shifts(eta: Tensor, pseudo_keys: Tensor, pseudo_gradients: Tensor) -> Tensor:

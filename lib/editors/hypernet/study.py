@@ -1,14 +1,15 @@
 """What an editor with a hyper-network reports about itself, as flat rows for the observations."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lib.backbones.passes.fact_passes import edit_pairs
 from lib.data.records import Edit
-from lib.editors.hypernet.capture import GraphMemory
+from lib.editors.hypernet.capture import GraphMemory, RowStore
 from lib.editors.hypernet.editor import HyperEditor
 from lib.editors.hypernet.network import TrainedNetwork
 from lib.editors.hypernet.ridge import Ridge, rank_one_shifts, wanted_outputs
@@ -60,31 +61,37 @@ def module_rows(editor: HyperEditor, batch: Sequence[Edit]) -> Iterator[dict[str
     norms beside them. All on the unedited backbone.
     """
     with editor.unedited():
-        store, _ = editor.cache(
-            editor.passes.mini_batches(edit_pairs(batch), editor.config.batch_rows)
-        )
+        store, _ = editor.cache(editor.edit_batches(batch))
     for path in editor.paths:
-        net, module = editor.network.of(path)
-        keys, gradients = store.of(path)
-        pseudo = net(keys, gradients, module)
-        wanted = wanted_outputs(net.eta[module], keys, *pseudo)
-        own, _ = editor.shift(path, keys, gradients)
-        summed = rank_one_shifts(net.eta[module], *pseudo)
-        solved = Ridge(keys, net.alpha[module].exp().item()).shift(wanted)
-        scale = wanted.norm().clamp(min=torch.finfo(wanted.dtype).tiny)
-        yield {
-            "kind": "module",
-            "path": path,
-            "m": len(batch),
-            "rows": len(keys),
-            "eta": net.eta[module].item(),
-            "ridge": net.alpha[module].exp().item(),
-            "wanted_norm": wanted.norm().item(),
-            "residual": ((keys @ own - wanted).norm() / scale).item(),
-            "shift_norm": own.norm().item(),
-            "summed_residual": ((keys @ summed - wanted).norm() / scale).item(),
-            "summed_norm": summed.norm().item(),
-            "solved_residual": ((keys @ solved - wanted).norm() / scale).item(),
-            "solved_norm": solved.norm().item(),
-        }
+        yield {"kind": "module", "path": path, "m": len(batch)} | _fit(editor, path, store)
     store.close()
+
+
+def _fit(editor: HyperEditor, path: str, store: RowStore) -> dict[str, float]:
+    """The numbers of `module_rows` for one layer, chunk by chunk."""
+    net, module = editor.network.of(path)
+    eta, ridge = net.eta[module], net.alpha[module].exp().item()
+
+    def rows() -> Iterator[tuple[Tensor, Tensor]]:
+        for keys, gradients in editor.chunks(store, path):
+            yield keys, wanted_outputs(eta, keys, *net(keys, gradients, module))
+
+    own, solve = editor.shift(path, store)
+    summed = sum(
+        rank_one_shifts(eta, *net(keys, gradients, module))
+        for keys, gradients in editor.chunks(store, path)
+    )
+    size = store.rows(path), editor.weights.shape(path)[0]
+    solved = own if isinstance(solve, Ridge) else Ridge(rows(), size, ridge).shift
+    shifts = {"": own, "summed_": summed, "solved_": solved}
+    missed, total = dict.fromkeys(shifts, 0.0), 0.0
+    for keys, wanted in rows():
+        total += wanted.square().sum().item()
+        for name, shift in shifts.items():
+            missed[name] += (keys @ shift - wanted).square().sum().item()
+    scale = max(math.sqrt(total), torch.finfo(own.dtype).tiny)
+    found = {"rows": size[0], "eta": eta.item(), "ridge": ridge, "wanted_norm": math.sqrt(total)}
+    for name, shift in shifts.items():
+        found[f"{name}residual"] = math.sqrt(missed[name]) / scale
+        found[f"{name or 'shift_'}norm"] = shift.norm().item()
+    return found

@@ -99,7 +99,8 @@ def trained_network(editor: HyperEditor, m: int) -> TrainedNetwork:
 def network_identity(editor: HyperEditor, m: int) -> dict[str, Any]:
     """Everything that decides a trained network."""
     config = asdict(editor.config)
-    del config["train_m"]  # m stands beside it
+    for name in ("train_m", "loss_after"):  # m stands beside it; the other decides nothing
+        del config[name]
     return {
         "editor": editor.name,
         "m": m,
@@ -149,6 +150,7 @@ def _train(editor: HyperEditor, m: int, partial: Path | None) -> tuple[HyperNetw
         unit="step", file=sys.stderr, mininterval=1, leave=False,
     )  # fmt: skip
     began = saved = time.monotonic() - record.seconds
+    _fill(editor, 0)
     if not record.steps:
         record.curve.append({"step": 0, **validate(editor, m, edited=False)})
     for number, batch in enumerate(meta_batches(facts, m, config.epochs, config.seed)):
@@ -177,9 +179,12 @@ def _train(editor: HyperEditor, m: int, partial: Path | None) -> tuple[HyperNetw
 
 
 def _fill(editor: HyperEditor, epoch: int) -> None:
-    """Run the frozen blocks on an epoch's rows, once for every training on these facts."""
-    drawn = _drawn(editor.training.train, epoch)
-    editor.passes.fill([*edit_pairs(drawn), *rephrase_pairs(drawn), *unrelated_pairs(drawn)])
+    """Run the frozen blocks on an epoch's rows and those of validation, and the unedited model on
+    what it alone decides: once for every training on these facts."""
+    facts, valid = editor.training.train, editor.training.valid
+    for some in (_drawn(facts, epoch), valid):
+        editor.passes.fill([*edit_pairs(some), *rephrase_pairs(some), *unrelated_pairs(some)])
+    editor.known.fill([*edit_pairs(facts), *edit_pairs(valid)], unrelated_pairs(facts))
 
 
 def _check(record: TrainingLog, editor: HyperEditor) -> None:

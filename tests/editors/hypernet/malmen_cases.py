@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from lib.backbones.backbone import Backbone
+from lib.backbones.passes.kept import Kept
 from lib.data.records import Edit, Probe
 from lib.data.training import TrainingFacts
+from lib.editors.hypernet.capture import RowStore
 from lib.editors.hypernet.malmen import Malmen, MalmenConfig, Mend, MendConfig
+from lib.editors.hypernet.ridge import whole
 from lib.editors.hypernet.study import training_rows
 from lib.editors.parts.sites import Site
 from lib.storage.cache import Cache
@@ -184,6 +187,18 @@ def gap(ours: Tensor, theirs: Tensor) -> float:
     return float(
         (ours.detach().double() - theirs.detach()).norm() / (theirs.detach().norm() or 1.0)
     )
+
+
+def stored(path: str, keys: Tensor, gradients: Tensor) -> RowStore:
+    """A store of these rows of one layer."""
+    store = RowStore(Kept())
+    store.append(path, keys, gradients)
+    return store
+
+
+def everything(store: RowStore, path: str) -> tuple[Tensor, Tensor]:
+    """All rows of one layer: keys [n, d] and gradients [n, d']."""
+    return whole(store.chunks(path, store.rows(path)))
 
 
 # -- meta-training ---------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tests.editors.hypernet.malmen_cases import (
     networks,
     oracle_of,
     paths,
+    stored,
 )
 from tests.editors.hypernet.reference_hypernetwork import ridge_shift, summed_shift, wanted
 
@@ -144,11 +145,11 @@ def test_08_the_order_of_token_rows_does_not_matter(kind: str) -> None:
     K, G, gamma = (torch.randn(s, generator=generator) for s in ((40, d), (40, width), (d, width)))
     found = []
     for order in (torch.arange(40), torch.randperm(40, generator=generator)):
-        rows = K[order], G[order]
+        rows = stored(path, K[order], G[order])
         editor.network.zero_grad()
         with torch.no_grad():
-            S, solve = editor.shift(path, *rows)
-        for proxy in editor.proxies(path, *rows, gamma, solve):
+            S, solve = editor.shift(path, rows)
+        for proxy in editor.proxies(path, rows, gamma, solve):
             proxy().backward()
         net, _ = editor.network.of(path)
         found.append([S, *(p.grad.clone() for p in net.parameters() if p.grad is not None)])
@@ -180,8 +181,8 @@ def test_14_the_same_mini_batches_twice_double_gamma(name: str, monkeypatch) -> 
     facts = facts_for(backbone, 3)
     fixed = editor.shifts_of(facts)
     gammas: list[Tensor] = []
-    monkeypatch.setattr(editor, "shift", lambda path, keys, gradients: (fixed[path], None))
-    monkeypatch.setattr(editor, "proxies", lambda path, K, G, gamma, _: gammas.append(gamma) or ())
+    monkeypatch.setattr(editor, "shift", lambda path, store: (fixed[path], None))
+    monkeypatch.setattr(editor, "proxies", lambda path, store, gamma, _: gammas.append(gamma) or ())
     editor.meta_gradients(facts)
     editor.meta_gradients((*facts, *facts))
     layers = len(paths(editor))
@@ -216,7 +217,7 @@ def test_16_with_one_token_the_two_differ_by_the_ridge_alone() -> None:
     path = paths(malmen)[1]
     net, number = malmen.network.of(path)
     with torch.no_grad():
-        (solved, _), (summed, _) = malmen.shift(path, k, g), mend.shift(path, k, g)
+        (solved, _), (summed, _) = (e.shift(path, stored(path, k, g)) for e in (malmen, mend))
         ridge = net.alpha[number].exp()
         expected = k @ summed * (k @ k.T) / (k @ k.T + ridge)
         assert gap(k @ solved, expected) < 1e-12

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from lib.backbones.sources import loading
 from lib.editors.hypernet.capture import GraphMemory
 from lib.editors.hypernet.malmen import Malmen
-from tests.editors.hypernet.malmen_cases import editor_of, facts_for, oracle_of, paths
+from lib.editors.hypernet.ridge import Ridge
+from tests.editors.hypernet.malmen_cases import editor_of, everything, facts_for, oracle_of, paths
 
 NAMES = ("tiny-gpt2", "tiny-t5", "tiny-bert")
 
@@ -87,7 +88,7 @@ def most_allocated(call, *arguments: object) -> int:
 
 def row_bytes(editor: Malmen, facts) -> int:
     store, _ = editor.cache(editor._batches([(fact.prompt, fact.target) for fact in facts]))
-    rows = [store.of(path) for path in paths(editor)]
+    rows = [everything(store, path) for path in paths(editor)]
     store.close()
     return sum(4 * (keys.numel() + gradients.numel()) for keys, gradients in rows)
 
@@ -149,3 +150,18 @@ def test_18_the_editor_counts_the_same_itself() -> None:
     assert found[0].decoupled == found[1].decoupled > 0
     assert found[1].joint > 3 * found[0].joint
     assert found[1].rows == 4 * found[0].rows > 0
+
+
+def test_an_edit_holds_the_factor_of_one_layer_at_a_time(monkeypatch) -> None:
+    backbone = loading.load("tiny-gpt2")
+    editor, alive, most = editor_of("malmen", backbone), weakref.WeakSet(), []
+
+    class Counted(Ridge):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr("lib.editors.hypernet.malmen.Ridge", Counted)
+    editor.edit(facts_for(backbone, 3))
+    assert most == [1] * len(paths(editor)) and not alive

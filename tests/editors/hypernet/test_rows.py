@@ -20,6 +20,7 @@ from lib.editors.parts.sites import Site
 from tests.editors.hypernet.malmen_cases import (
     FAMILIES,
     editor_of,
+    everything,
     facts,
     facts_for,
     gap,
@@ -50,7 +51,7 @@ def test_keys_and_gradients_equal_the_reference(name: str, tokens: str) -> None:
             editor.passes.fill(edit_pairs(edits))
         store, _ = editor.cache(editor._batches(edit_pairs(edits)))
         for path in paths(editor):
-            for mine, other in zip(store.of(path), theirs[path], strict=True):
+            for mine, other in zip(everything(store, path), theirs[path], strict=True):
                 assert mine.shape == other.shape
                 assert gap(mine, other) < 1e-5
 

@@ -43,9 +43,13 @@ def test_defaults_are_the_official_ones() -> None:
 
 
 @METHODS
-@pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-t5"])
-def test_a_whole_training_equals_the_reference(name: str, kind: str) -> None:
-    """Statistics, meta-gradients, joint clip and Adam, four times, from the official start."""
+@pytest.mark.parametrize(("name", "limit"), [("tiny-gpt2", 1e-6), ("tiny-t5", 1e-5)])
+def test_a_whole_training_equals_the_reference(name: str, limit: float, kind: str) -> None:
+    """Statistics, meta-gradients, joint clip and Adam, four times, from the official start.
+
+    T5's norms take variances in float32 whatever the weights are, so the gradient of a sum (kept)
+    has other last digits than that of a mean, and Adam amplifies them.
+    """
     backbone = loading.load(name, dtype=torch.float64)
     editor = learner(kind, backbone, epochs=2, loc_coef=0.5)
     fresh, reference, sizes = editor.new_network, [], []
@@ -62,7 +66,7 @@ def test_a_whole_training_equals_the_reference(name: str, kind: str) -> None:
     assert sizes == [2] * 4  # of five facts, the fifth is left out of each epoch
     for net, theirs in zip(networks(editor), reference[0].distinct, strict=True):
         for name, ours in parameters(net).items():
-            assert gap(ours.detach(), theirs.parameters()[name].detach()) < 1e-6, name
+            assert gap(ours.detach(), theirs.parameters()[name].detach()) < limit, name
         assert all(block.up.ne(0).any() for block in net.blocks)
 
 

@@ -177,6 +177,7 @@ class InventedStudy(invented_study.InventedStudy):
                 "title": f"{name}, a tiny model", "stream": {"n_edits": N, "batch_size": USUAL},
                 "editors": {editor: {"config": {"batch_rows": 4}} for editor in editors},
                 "sweeps": swept,
+                "reported": {"zsre": {"dataset": "zsRE"}, "fever": {"dataset": "FEVER"}}[name],
             }  # fmt: skip
         return self.said() | {"settings": settings}
 

@@ -142,7 +142,7 @@ def both_shifts(rows: np.ndarray, wishes: tuple[float, ...]) -> tuple[np.ndarray
     gradients = torch.tensor(wishes, dtype=torch.float64)[:, None]
     wanted = wanted_outputs(eta, keys, pseudo, gradients)
     summed = keys @ rank_one_shifts(eta, pseudo, gradients)
-    solved = keys @ Ridge(keys, 1e-9).shift(wanted)
+    solved = keys @ Ridge([(keys, wanted)], tuple(keys.shape), 1e-9).shift
     return summed[:, 0].numpy(), solved[:, 0].numpy()
 
 
