@@ -26,7 +26,8 @@ def distance_rows(
     """One row per prompt of kind "distance", then one of kind "codes".
 
     `stored` and `refreshed`: distance to the nearest code as stored and as recomputed; `own_…`:
-    to the entry of the prompt's own edit, None where it has none. No row before the first edit.
+    to the entry of the prompt's own edit, or to the code that its answer was allocated; None where
+    it has none. No row before the first edit.
     `keys` gives the queries of a subset where they are known; they are computed otherwise.
     """
     released, config = editor.released_codes, editor.config
@@ -38,14 +39,14 @@ def distance_rows(
         return editor.routing(queries).chosen
 
     now = code_of("edits")[: len(released)]
+    allocated = editor.allocated(stream.edits[: len(released)])
     for subset in SUBSETS:
         items = list(getattr(stream, subset))
         if not items:
             continue
         found = now if subset == "edits" else code_of(subset)
-        stored, refreshed = (
-            elder_routing.hamming(found, released),
-            elder_routing.hamming(found, now),
+        stored, refreshed, allotted = (
+            elder_routing.hamming(found, codes) for codes in (released, now, allocated)
         )
         in_force = elder_routing.nearest(found, editor.stored_codes)
         for place, item in enumerate(items[: len(found)]):
@@ -60,6 +61,7 @@ def distance_rows(
                 "refreshed": int(refreshed[place].min()),
                 "own_stored": int(stored[place, owner]) if own else None,
                 "own_refreshed": int(refreshed[place, owner]) if own else None,
+                "own_allocation": int(allotted[place, owner]) if own else None,
                 "code": elder_routing.written(found[place]),
                 "deferred": not int(in_force[place]) < config.epsilon,
             }
