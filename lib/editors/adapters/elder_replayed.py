@@ -48,8 +48,8 @@ class ElderReplayed(Elder):
         kept = (config.auxiliary, config.training_routing, config.refresh_codes)
         if kept != ("guided", "own", True):
             raise EditorError(
-                "ELDER replayed fits its routers by the guided loss and recomputes its codes: leave "
-                "auxiliary guided, training_routing own and refresh_codes true"
+                "ELDER replayed fits its routers by the guided loss and recomputes its codes: "
+                "leave auxiliary guided, training_routing own and refresh_codes true"
             )
         super().__init__(backbone, config)
 
