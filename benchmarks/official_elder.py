@@ -152,9 +152,7 @@ class Official:
         heads = [prompt_ids(self.backbone, edit.prompt) for edit in edits]
         tails = [answer_ids(self.backbone, edit.target) for edit in edits]
         whole = [head + tail for head, tail in zip(heads, tails, strict=True)]
-        labels = [
-            [IGNORED] * len(head) + tail for head, tail in zip(heads, tails, strict=True)
-        ]
+        labels = [[IGNORED] * len(head) + tail for head, tail in zip(heads, tails, strict=True)]
         self.shared.key = torch.tensor([len(head) - 1 for head in heads])
         return {
             "input_ids": pad(whole, self.backbone.pad_id),

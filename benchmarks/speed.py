@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from speed_elder import elder_lines
 from speed_hyper import hyper_lines
 from speed_index import index_lines
 from speed_locate import locate_lines
@@ -50,7 +49,6 @@ def lines(size: Size) -> Iterator[Line]:
         melo.close()
     yield from locate_lines(backbone, size)
     yield from hyper_lines(backbone, size)
-    yield from elder_lines(backbone, size)
 
 
 def machine_line(size: Size) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import pandas as pd
 
 from lib.editors.adapters.elder_distances import NEIGHBOURS
-from lib.metrics.scores import mean
 from lib.runs.study import Study
 from papers.common import kept
 from papers.elder.scores import OWN, ours, scored
@@ -140,6 +139,6 @@ def _apart(rows: pd.DataFrame, steps: pd.DataFrame, seen: pd.DataFrame) -> str:
     if then.empty or last.empty:
         return ""
     return (
-        f"The edits' codes are {mean(then):.1f} of {len(codes.iloc[0])} digits from the allocation "
-        f"of their answers right after their batch, {mean(last):.1f} after the last."
+        f"The edits' codes are {then.mean():.1f} of {len(codes.iloc[0])} digits from the "
+        f"allocation of their answers right after their batch, {last.mean():.1f} after the last."
     )

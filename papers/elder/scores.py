@@ -11,7 +11,8 @@ OWN, REFRESHED, REPLAYED, UNEDITED_MODEL = "ELDER", "ELDER refreshed", "ELDER re
 EXTENSIONS = (REFRESHED, REPLAYED)
 NEEDED = (
     "run", "setting", "editor", "sweep", "value", "seed", "record", "prompt", "edit_index",
-    "subset", "moment", "n_edits", "route", "answer_accuracy", "answer_agreement",
+    "subset", "moment", "n_edits", "route", "target", "prediction", "answer_accuracy",
+    "answer_agreement",
 )  # fmt: skip
 
 
@@ -89,7 +90,8 @@ class Line:
 
 def lines(study: Study, setting: str) -> Iterator[Line]:
     """The lines of a setting's tables: the unedited model, the paper's editors whether they are
-    planned or not, our extensions, and, below editors that make fewer edits, ELDER after as many."""
+    planned or not, our extensions, and, below editors that make fewer edits, ELDER after as many.
+    """
     yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=UNEDITED_MODEL)
     usual, here = study.edits(setting, OWN), editors_of(study, setting)
     edits = {name: study.edits(setting, name) for name in here}
