@@ -43,16 +43,15 @@ TOLERANCE = 2e-3
 
 
 class Size(NamedTuple):
-    """A backbone, the steps of a batch, how many batches are evaluated, and repeats."""
+    """A backbone, the steps of a batch, and repeats."""
 
     backbone: str
     steps: int
-    batches: int
     repeats: int
 
 
-FULL = Size("smollm2-135m", steps=10, batches=6, repeats=3)
-TINY = Size("tiny-llama", steps=6, batches=6, repeats=1)
+FULL = Size("smollm2-135m", steps=10, repeats=3)
+TINY = Size("tiny-llama", steps=6, repeats=1)
 
 
 # -- the official side -----------------------------------------------------------------------------
@@ -237,11 +236,10 @@ class Project:
 
     def evaluate(self) -> list[tuple[bool, float]]:
         """See `Official.evaluate`."""
-        count = self.editor.n_edits
         rows = [
             row
             for subset in ("edits", "holdout")
-            for row in list(self.evaluator.records(subset, "end", count))[:count]
+            for row in self.evaluator.records(subset, "end", self.editor.n_edits)
         ]
         return [(row["answer_accuracy"] == 1, row["answer_nll"]) for row in rows]
 
@@ -277,9 +275,8 @@ def lines(size: Size) -> Iterator[tuple[bool, tuple[str, ...]]]:
     editor, other = editor_of(size)
     project = Project(editor, size).reset()
     official, stream = Official(editor, other), project.stream
-    batches = list(stream.batches())[: size.batches]
-    count = size.batches * stream.batch_size
-    held = [stream.holdout[at : at + 4] for at in range(0, count, 4)]
+    batches, many = list(stream.batches()), stream.batch_size
+    held = [stream.holdout[at : at + many] for at in range(0, len(stream.holdout), many)]
     walls: dict[str, list[float]] = {"official": [], "project": []}
 
     def measured(name: str, prepare: Callable[[], Any], work: Callable[[Any], Any]) -> Callable:
@@ -309,16 +306,15 @@ def lines(size: Size) -> Iterator[tuple[bool, tuple[str, ...]]]:
 
     what = f"edit: {len(batches[0])} facts, {size.steps} steps"
     yield line(what, (official.reset, edited), (project.reset, edited), trained)
-    for batch in batches:
-        if batch is batches[0]:
-            official.reset(), project.reset()
-        official.edit(batch), project.edit(batch)
+    for side in (official.reset(), project.reset()):
+        for batch in batches:
+            side.edit(batch)
 
     def theirs(_: None) -> list[tuple[bool, float]]:
         return official.evaluate([*batches, *held])
 
     none = (lambda: None, theirs)
-    what = f"evaluation of {2 * count} rows"
+    what = f"evaluation of {len(stream.edits) + len(stream.holdout)} rows"
     for when, prepare in (("first time", project.new_evaluator), ("later", project.later)):
         yield line(f"{what}, {when}", none, (prepare, Project.evaluate), scored)
 
