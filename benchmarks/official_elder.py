@@ -10,14 +10,15 @@ itself, codes compared one by one. Prints two tables; exit status 1 if any two r
 
 import argparse
 import copy
-import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from speed_setting import invented_stream
 from speed_timing import Agreement, Measured, compare
@@ -324,14 +325,24 @@ def peak(side: str, size: Size) -> float:
     editor, other = editor_of(size)
     project = Project(editor, size).reset()
     official, batch = Official(editor, other), project.stream.edits[:4]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    process, done = psutil.Process(), threading.Event()
+    seen = [process.memory_info().rss]  # loading had a peak of its own, so no high-water mark
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     if side == "official":
         official.edit(batch)
         official.evaluate([batch, project.stream.holdout[:4]])
     else:
         project.edit(batch)
         project.new_evaluator().evaluate()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    done.set()
+    watcher.join()
+    return (max(seen) - seen[0]) / 2**20
 
 
 def memory(tiny: bool) -> tuple[str, ...]:
