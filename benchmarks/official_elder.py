@@ -321,7 +321,7 @@ def lines(size: Size) -> Iterator[tuple[bool, tuple[str, ...]]]:
 
 
 def peak(side: str, size: Size) -> float:
-    """MiB that editing a batch and evaluating it add to the peak of this process."""
+    """MiB that editing a batch and evaluating all rows add to this process at most."""
     editor, other = editor_of(size)
     project = Project(editor, size).reset()
     official, batch = Official(editor, other), project.stream.edits[:4]
@@ -336,7 +336,8 @@ def peak(side: str, size: Size) -> float:
     watcher.start()
     if side == "official":
         official.edit(batch)
-        official.evaluate([batch, project.stream.holdout[:4]])
+        rows = [*project.stream.edits, *project.stream.holdout]
+        official.evaluate([rows[at : at + 4] for at in range(0, len(rows), 4)])
     else:
         project.edit(batch)
         project.new_evaluator().evaluate()
@@ -353,7 +354,7 @@ def memory(tiny: bool) -> tuple[str, ...]:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found.append(float(done.stdout))
     share = f"{found[1] / found[0]:.2f}" if found[0] else "-"
-    return "edit and evaluation of a batch", *(f"{each:,.0f}" for each in found), share
+    return "edit of a batch, evaluation", *(f"{each:,.0f}" for each in found), share
 
 
 def show(cells: Sequence[str]) -> None:
