@@ -8,7 +8,7 @@
 The development stream takes facts that no reported run edits: from number 300 on (1000 for
 documents, 60 for the CounterFact form, whose facts the backbone must know); the reported runs use
 the first ones. Prints one row per candidate: success on edits and rephrases, agreement on near and
-upstream questions.
+upstream questions; of ELDER also the digits by which the codes of a batch miss their allocation.
 """
 
 import argparse
@@ -88,7 +88,7 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
         "GRACE": {"radius": [3.0, 10.0]},
     },
     "counterfact": {
-        "ELDER": {"lr": [1e-4, 5e-4, 2e-3], "guide_weight": [1e-2, 1e-1]},
+        "ELDER": {"lr": [1e-4, 5e-4, 2e-3], "guide_weight": [1e-2, 1e-1, 1.0]},
         "MELO": {"radius": [30.0, 60.0]},
         "GRACE": {"radius": [10.0, 20.0]},
         "FT-L": {"lr": [5e-4, 1.5e-3]},
@@ -148,6 +148,7 @@ def main() -> None:
                     training=training,
                 )
                 records: list[dict] = []
+                steps: list[dict] = []
                 base = bases[made.scope_sees_target]
                 evaluator = Evaluator(made, stream, protocol, before=base, kept=taken.kept)
                 clock = run_sequence(
@@ -156,7 +157,7 @@ def main() -> None:
                     protocol,
                     evaluator,
                     write_record=records.append,
-                    write_step=lambda step: None,
+                    write_step=steps.append,
                     after_batch=lambda done: None,
                 )
                 made.close()
@@ -165,6 +166,8 @@ def main() -> None:
                 for subset in SUBSETS:
                     metric = metrics[subset not in ("edits", "holdout")]
                     row[f"{subset} {metric}"] = frame.query("subset == @subset")[metric].mean()
+                if "digits_from_allocation" in steps[-1]:
+                    row["digits"] = pd.DataFrame(steps)["digits_from_allocation"].mean()
                 rows.append(row)
                 print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3g}"))

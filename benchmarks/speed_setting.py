@@ -1,7 +1,6 @@
-"""What the speed comparisons run on: invented facts, and sizes."""
+"""What the speed comparisons run on: invented facts."""
 
 import itertools
-from dataclasses import dataclass
 
 from lib.data.records import Edit, Probe, Stream
 
@@ -18,43 +17,6 @@ WAYS = (
     "which colour do people usually connect with {}?",
     "{} looks like which colour?",
     "name the colour of {} in plain daylight",
-)
-
-
-@dataclass(frozen=True)
-class Size:
-    """A backbone, and how much of everything is done. `solves` are (key width, batch) of the
-    closed-form lines, `ridges` (rows, key width) of MALMEN's."""
-
-    backbone: str
-    repeats: int
-    training_rows: int
-    index_queries: int
-    documents: int
-    requests: int
-    solves: tuple[tuple[int, int], ...]
-    ridges: tuple[tuple[int, int], ...]
-
-
-FULL = Size(
-    backbone="smollm2-135m",
-    repeats=3,
-    training_rows=8,
-    index_queries=50,
-    documents=64,
-    requests=8,
-    solves=((1536, 8), (6400, 30)),
-    ridges=((100, 1536), (400, 3072), (6000, 3072)),
-)
-TINY = Size(
-    backbone="tiny-llama",
-    repeats=1,
-    training_rows=8,
-    index_queries=8,
-    documents=8,
-    requests=3,
-    solves=((64, 4),),
-    ridges=((12, 48),),
 )
 
 

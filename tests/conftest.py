@@ -22,7 +22,8 @@ CAUSAL = ("tiny-llama", "tiny-gpt2", "tiny-gptj")
 SEQ2SEQ = ("tiny-t5", "tiny-t5-relu")
 CLASSIFIER = ("tiny-bert",)
 EDITORS = (
-    "melo", "elder", "grace", "lora", "ft", "ft_epochs", "comeba_hk", "memit", "rome", "malmen",
+    "melo", "elder", "elder_replayed", "grace", "lora", "ft", "ft_epochs", "comeba_hk", "memit",
+    "rome", "malmen",
     "mend", "serac",
     "ft_l", "wilke", "t_patcher", "defer",
 )  # fmt: skip
@@ -142,6 +143,8 @@ def sites(backbone: Backbone) -> list[dict]:
 
 def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
     """A quick configuration of an editor for a tiny backbone."""
+    if kind == "elder_replayed":
+        return configuration("elder", backbone) | {"router_lr": 0.02} | changes
     chosen = {
         "melo": {
             "sites": sites(backbone),

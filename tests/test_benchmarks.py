@@ -13,7 +13,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 # program: lines of its tables of seconds
-@pytest.mark.parametrize("program, lines", [("speed.py", 10), ("official_melo.py", 12)])
+@pytest.mark.parametrize(
+    "program, lines",
+    [
+        ("official_elder.py", 3),
+        ("official_locate.py", 8),
+        ("official_malmen.py", 12),
+        ("official_melo.py", 12),
+    ],
+)
 def test_the_fast_ways_give_the_plain_results(program: str, lines: int) -> None:
     done = subprocess.run(
         [sys.executable, f"benchmarks/{program}", "--tiny"],

@@ -28,6 +28,12 @@ REGISTRY = {
     "grace": ("lib.editors.memory.grace", "Grace", "GraceConfig", ROUTED),
     "defer": ("lib.editors.memory.defer", "Defer", "DeferConfig", ROUTED),
     "elder": ("lib.editors.adapters.elder", "Elder", "ElderConfig", ROUTED),
+    "elder_replayed": (
+        "lib.editors.adapters.elder_replayed",
+        "ElderReplayed",
+        "ElderReplayedConfig",
+        ROUTED,
+    ),
     "lora": ("lib.editors.adapters.lora", "Lora", "LoraConfig", WEIGHTS),
     "malmen": ("lib.editors.hypernet.malmen", "Malmen", "MalmenConfig", NETWORK),
     "mend": ("lib.editors.hypernet.malmen", "Mend", "MendConfig", NETWORK),

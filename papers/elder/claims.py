@@ -12,6 +12,8 @@ from lib.report.claims.verdict import (
     claim_test,
     one_bound,
 )
+from papers.elder.forgetting import LATER, NEAR, RIGHT, answers
+from papers.elder.scores import with_scores
 
 
 @claim_test
@@ -61,5 +63,23 @@ def codes_move(editor: str, *, at_least: float) -> Test:
         judged = bounded(found, f"Share of edits of {editor} with another code", at_least, None)
         more = f" They differ in {digits.mean():.1f} digits on average." if len(rows) else ""
         return Verdict(judged.word, judged.evidence + more)
+
+    return test
+
+
+@claim_test
+def overwritten(editor: str, *, at_least: float) -> Test:
+    """Of an editor's edits that are wrong after the last one, at least this share says the answer
+    of a later edit (`forgetting.answers`)."""
+
+    def test(material: Material) -> Verdict:
+        records = with_scores(material.records)
+        said = answers(records[records["editor"] == editor], material.observations)
+        wrong = said[(said["moment"] == "end") & (said["said"] != RIGHT)]
+        found = mean_interval(
+            wrong["said"].isin([NEAR, LATER]).astype(float), groups=facts(wrong["record"])
+        )
+        what = f"Share of the lost edits of {editor} that say a later edit's answer"
+        return bounded(found, what, at_least, None)
 
     return test

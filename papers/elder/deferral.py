@@ -17,7 +17,7 @@ from lib.metrics.intervals import Interval, facts, mean_interval
 from lib.report.figures.parts import counted
 from lib.runs.study import Study
 from papers.common import kept
-from papers.elder.scores import OWN, REFRESHED, scored
+from papers.elder.scores import OWN, REFRESHED, ours, scored
 from papers.elder.simulation import Routers, random_deferred, random_nearest, simulate
 
 PROMPTS = {name: TITLES[name].lower() for name in ("edits", "holdout", "near", "upstream")}
@@ -25,7 +25,8 @@ PROMPTS["general"] = "general tasks"
 UNRELATED = ("upstream", "general")
 COLUMNS = (
     "run", "editor", "sweep", "setting", "seed", "backbone", "dataset", "subset", "record",
-    "edit_index", "stored", "refreshed", "own_stored", "own_refreshed", "code", "deferred",
+    "edit_index", "stored", "refreshed", "own_stored", "own_refreshed", "own_allocation", "code",
+    "deferred",
     "layers", "experts", "k", "epsilon", "refresh", "n_stored", "distinct", "distinct_refreshed",
 )  # fmt: skip
 ABOUT = ("layers", "experts", "k", "epsilon", "refresh", "distinct", "distinct_refreshed")
@@ -44,7 +45,7 @@ class Rule:
 
 
 def distances(study: Study, setting: str) -> pd.DataFrame:
-    """One row per prompt and run of ELDER, with `COLUMNS`: both variants of the main table, and
+    """One row per prompt and run of ELDER, with `COLUMNS`: all variants of the main table, and
     the sweep over N. A run of both is here once."""
     names = ["", *(["experts"] if "experts" in study.sweeps(setting) else [])]
     parts = [part for name in names if len(part := _observed(study, setting, name))]
@@ -189,7 +190,7 @@ def kept_answers(study: Study, setting: str) -> pd.DataFrame:
     choices stayed the unedited model's, apart for those that it deferred and that it let pass."""
     records, found = scored(study, setting), []
     records = records[records["moment"] == "end"]
-    for editor in (OWN, REFRESHED):
+    for editor in ours(study, setting):
         for subset in ("near", *UNRELATED):
             rows = records[(records["editor"] == editor) & (records["subset"] == subset)]
             if rows.empty:

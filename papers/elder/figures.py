@@ -1,7 +1,7 @@
 """Figures of a deferral rule: distances to the nearest stored code, deferred shares by threshold,
 and a map of codes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -127,6 +127,45 @@ def code_map(points: Mapping[str, pd.DataFrame], about: str = "") -> Plot:
     data = stacked([part.assign(panel=name) for name, part in points.items()])
     facts = f"{counted(len(data), 'code')}; equal codes lie on each other. Open marks: rephrases."
     return Plot(figure, data, f"{facts} {about}".strip())
+
+
+def whose_answers(
+    rows: pd.DataFrame, said: Sequence[str], moments: Mapping[str, str], about: str = ""
+) -> Plot:
+    """Whose answer edits get at their own moment and after the last edit: one bar each, a panel
+    per variant. `rows`: editor, moment, said.
+
+    Drawn without seaborn, which stacks no bars with hatches.
+    """
+    rows = having(rows, "editor", "moment", "said")
+    names, style = list(dict.fromkeys(rows["editor"])), looks(said)
+    counts = rows.groupby(["editor", "moment", "said"]).size().rename("edits").reset_index()
+    with use_style():
+        figure, axes = panels(len(names), height=1.7)
+        if not names:
+            say(axes[0], "Empty: no edit was scored.")
+        for panel, name in zip(axes, names, strict=False):
+            panel.set_title(name)
+            mine = counts[counts["editor"] == name].set_index(["moment", "said"])["edits"]
+            for place, moment in enumerate(moments):
+                left = 0
+                for answer, look in style.items():
+                    width = int(mine.get((moment, answer), 0))
+                    panel.barh(place, width, left=left, height=0.62, facecolor="white",
+                               edgecolor=look.colour, hatch=look.hatch, linewidth=1.2,
+                               label=answer)  # fmt: skip
+                    if width:
+                        panel.annotate(f"{width}", (left + width / 2, place), ha="center",
+                                       va="center", bbox={"facecolor": "white", "edgecolor": "none",
+                                                          "pad": 1.0})  # fmt: skip
+                    left += width
+            panel.set_yticks(range(len(moments)), list(moments.values()))
+            panel.set_ylim(len(moments) - 0.5, -0.5)
+            panel.set_xlabel("edits")
+            panel.grid(False)
+        legend(figure, axes)
+    facts = f"Answers decoded from the prompt; an edit is right if every token is. {about}"
+    return Plot(figure, counts, facts.strip())
 
 
 SCORES = {"edits": "Reliability", "holdout": "Generalization"}

@@ -8,6 +8,7 @@ import pandas as pd
 
 import papers.elder.claims  # noqa: F401  (registers the paper's tests)
 from lib.metrics import costs
+from lib.metrics.intervals import mean_interval
 from lib.report import summaries, tables
 from lib.report.claims import claims, verdict
 from lib.report.reported import reported_value
@@ -17,6 +18,7 @@ from papers.common import substitutions
 from papers.elder.deferral import distances
 from papers.elder.scores import OWN, lines, scored
 
+STEMS = {"ablation": "table4", "replay": "replay"}  # of the files of ablation tables
 HALF_A_DIGIT = 0.00005  # of the last digit printed, as a share
 
 
@@ -71,20 +73,23 @@ def decoded_table(study: Study, setting: str) -> tables.Table:
     )
 
 
-def ablation_table(study: Study, setting: str) -> tables.Table | None:
-    """Table 4: what the auxiliary loss is, and (ours) what routes while training; None where
-    neither is varied."""
-    layout, place = study.document["tables"]["ablation"], _place(study, setting)
+def ablation_table(study: Study, setting: str, name: str = "ablation") -> tables.Table | None:
+    """A table of variants, in percent, with the digits by which the codes of a batch's edits miss
+    their allocation when the batch is done. "ablation": Table 4, what the auxiliary loss is, and
+    (ours) its weight and what routes while training; "replay": our extension's parts. None where
+    nothing of it is varied."""
+    layout, place = study.document["tables"][name], _place(study, setting)
     known, swaps, cells = common.reported("elder"), substitutions(study, setting), []
     for row in layout["rows"]:
+        editor, value = row.get("editor", OWN), str(row["value"])
         values = study.sweeps(setting).get(row["sweep"], {}).get("values", ())
-        if row["value"] not in map(str, values):
+        if value not in map(str, values):
             continue
-        records = scored(study, setting, row["sweep"])
-        records = records[records["value"] == row["value"]]
-        failed = study.reason(setting, f"{OWN}, {row['sweep']} {row['value']}")
+        records, steps = scored(study, setting, row["sweep"]), study.steps(setting, row["sweep"])
+        records = records[records["value"] == value]
+        failed = study.reason(setting, f"{editor}, {row['sweep']} {value}")
         if records.empty and not failed:
-            failed = study.reason(setting, OWN)  # the run of the main table
+            failed = study.reason(setting, editor)  # the run of the main table
         for column in layout["columns"]:
             told = reported_value(
                 known, item=layout["item"], **place, method=row.get("reported", "-"),
@@ -93,12 +98,13 @@ def ablation_table(study: Study, setting: str) -> tables.Table | None:
             cells.append(
                 tables.measure(
                     records, "right_answers", item=layout["item"], metric=column["metric"],
-                    editor=OWN, setting=setting, subset=column["subset"], shown_as=row["shown"],
+                    editor=editor, setting=setting, subset=column["subset"], shown_as=row["shown"],
                     reported=told, n_reported=layout["n_reported"][place["dataset"]],
                     resolution=HALF_A_DIGIT, percent=True, substitutions=swaps, error=failed,
                     shown_setting=study.title(setting),
                 )
             )  # fmt: skip
+        cells.append(_apart(study, setting, layout["item"], row["shown"], records, steps, failed))
     if not cells:
         return None
     return tables.build_table(
@@ -106,8 +112,23 @@ def ablation_table(study: Study, setting: str) -> tables.Table | None:
         caption=f"{layout['item']}, percent, after the last edit: {study.title(setting)}.",
         row_heading="Variant",
         notes=_notes(layout, place),
-        csv_path=study.folder / "tables" / f"elder-table4-{setting}.csv",
+        csv_path=study.folder / "tables" / f"elder-{STEMS[name]}-{setting}.csv",
     )
+
+
+def _apart(
+    study: Study, setting: str, item: str, shown: str, records: pd.DataFrame, steps: pd.DataFrame,
+    failed: str,
+) -> tables.Cell:  # fmt: skip
+    """How far the codes of a batch's edits are from their allocation; n counts batches."""
+    own = steps[steps["run"].isin(records["run"])] if len(steps) else steps
+    digits = own["digits_from_allocation"] if "digits_from_allocation" in own else pd.Series()
+    found = mean_interval(digits.astype(float))
+    return tables.Cell(
+        item=item, setting=study.title(setting), backbone="", dataset="", editor=shown,
+        metric="digits from allocation", reproduced=found.mean, ci_low=found.low,
+        ci_high=found.high, n=found.n, error="" if found.n else failed or "not measured",
+    )  # fmt: skip
 
 
 def _place(study: Study, setting: str) -> dict[str, str]:

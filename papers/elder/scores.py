@@ -7,10 +7,12 @@ import pandas as pd
 
 from lib.runs.study import Study
 
-OWN, REFRESHED, UNEDITED_MODEL = "ELDER", "ELDER refreshed", "Base"
+OWN, REFRESHED, REPLAYED, UNEDITED_MODEL = "ELDER", "ELDER refreshed", "ELDER replayed", "Base"
+EXTENSIONS = (REFRESHED, REPLAYED)
 NEEDED = (
     "run", "setting", "editor", "sweep", "value", "seed", "record", "prompt", "edit_index",
-    "subset", "moment", "n_edits", "route", "answer_accuracy", "answer_agreement",
+    "subset", "moment", "n_edits", "route", "target", "prediction", "answer_accuracy",
+    "answer_agreement",
 )  # fmt: skip
 
 
@@ -22,7 +24,7 @@ def editors_of(study: Study, setting: str) -> list[str]:
 
 def ours(study: Study, setting: str) -> list[str]:
     """The variants of ELDER that a setting plans."""
-    return [name for name in editors_of(study, setting) if name in (OWN, REFRESHED)]
+    return [name for name in editors_of(study, setting) if name in (OWN, *EXTENSIONS)]
 
 
 def scored(study: Study, setting: str, sweep: str = "") -> pd.DataFrame:
@@ -88,13 +90,14 @@ class Line:
 
 def lines(study: Study, setting: str) -> Iterator[Line]:
     """The lines of a setting's tables: the unedited model, the paper's editors whether they are
-    planned or not, our extension, and, below editors that make fewer edits, ELDER after as many."""
+    planned or not, our extensions, and, below editors that make fewer edits, ELDER after as many.
+    """
     yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=UNEDITED_MODEL)
     usual, here = study.edits(setting, OWN), editors_of(study, setting)
     edits = {name: study.edits(setting, name) for name in here}
     for name in study.document["tables"]["main"]["order"]:
         if name not in here:
-            if name != REFRESHED:
+            if name not in EXTENSIONS:
                 yield Line(name, name, 0, reported=name, absent="not run in this setting")
             continue
         fewer = edits[name] < usual

@@ -15,31 +15,32 @@ from papers.elder.deferral import (
     simulated_rates,
     simulations,
 )
-from papers.elder.scores import OWN, REFRESHED, scored
+from papers.elder.scores import EXTENSIONS, OWN, REFRESHED, scored
 from papers.elder.simulation import code_counts
 
 MOST = 0.5
+RECOMPUTED = "With codes recomputed by the final routers"
 
 
 def deferral_text(study: Study, setting: str) -> str:
     """Whether the rule deferred, as HTML paragraphs; every sentence follows from the rows."""
     rows = distances(study, setting)
-    main = {name: _main(rows, name) for name in (OWN, REFRESHED)}
+    main = {name: _main(rows, name) for name in (OWN, *EXTENSIONS)}
     if main[OWN].empty:
         return "<p><em>No run of ELDER observed its distances.</em></p>"
     own = main[OWN]
     parts = [_shape(own), _rates(own), _reading(own), _expected(study, setting, own), _stale(own)]
     parts += [_passed(study, setting)]
-    if len(main[REFRESHED]):
-        again = main[REFRESHED]
-        parts += [f"With codes recomputed by the final routers: {_shape(again)}", _rates(again)]
-        parts += [_reading(again)]
+    for name in EXTENSIONS:
+        if len(again := main[name]):
+            how = RECOMPUTED if name == REFRESHED else f"{RECOMPUTED} that are fitted first, {name}"
+            parts += [f"{how}: {_shape(again)}", _rates(again), _reading(again)]
     return "".join(f"<p>{html.escape(text)}</p>" for text in _paragraphs(parts))
 
 
 def _paragraphs(parts: list[str]) -> Iterator[str]:
-    """The sentences in paragraphs: shape and rates, reading, what was expected, the variant."""
-    for start, end in ((0, 3), (3, 4), (4, 6), (6, None)):
+    """The sentences in paragraphs: shape and rates, reading, what was expected, each variant."""
+    for start, end in ((0, 3), (3, 4), (4, 6), (6, 9), (9, None)):
         text = " ".join(part for part in parts[start:end] if part)
         if text:
             yield text
@@ -111,7 +112,8 @@ def _stale(rows: pd.DataFrame) -> str:
     return (
         f"The code stored for an edit differs from the one that the routers give its prompt after "
         f"the last edit in {digits.mean():.1f} of {length} digits on average, at most in "
-        f"{digits.max():.0f}."
+        f"{digits.max():.0f}; that code from the one that its answer was allocated in "
+        f"{edits['own_allocation'].astype(float).mean():.1f}."
     )
 
 

@@ -179,29 +179,47 @@ class Elder(Editor):
             self.allocation.of(edit.target)
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
-        config = self.config
-        wanted = torch.stack([self.allocation.of(edit.target) for edit in batch])
         pairs = zip(*((edit.prompt, edit.target) for edit in batch), strict=True)
-        rows = fact_rows(self.backbone, *pairs, config.max_length)
+        rows = fact_rows(self.backbone, *pairs, self.config.max_length)
         state = self.prefix.record(rows.encoded, watch=self.watch)
         queries = self.keys_from(state, rows.encoded)
-        wanted, latest = wanted.to(queries.device), self.routing(queries)
+        wanted = self.allocated(batch)
+        try:
+            with self.prefix.replay(state):
+                losses, seconds, chosen = self._train(rows, queries, wanted)
+        finally:
+            self.lora.freeze()
+        self._remember(queries, chosen)
+        apart = (chosen ^ wanted).sum(dim=(1, 2)).float().mean().item()
+        counts = self.counts() | {"digits_from_allocation": apart}
+        return EditReport(seconds, losses[0], losses[-1], counts)
+
+    def _train(
+        self, rows: FactRows, queries: Tensor, wanted: Tensor
+    ) -> tuple[list[float], float, Tensor]:
+        """Losses, seconds, and the code of the last pass: one step of Adam before the end (elder
+        2.7)."""
+        latest = self.routing(queries)
 
         def loss() -> Tensor:
             nonlocal latest
             latest = self.routing(queries)
             return self.loss(rows, latest, wanted)
 
-        try:
-            with self.prefix.replay(state):
-                parameters = [*self.lora.train_parameters(), *self.routers]
-                schedule = {"lr": config.lr, "halve_every": config.halve_every}
-                losses, seconds = minimise(parameters, loss, steps=config.steps, **schedule)
-        finally:
-            self.lora.freeze()
-        # The code is that of the last pass, one step of Adam before the end (elder 2.7).
-        self._remember(queries, latest.chosen)
-        return EditReport(seconds, losses[0], losses[-1], self.counts())
+        parameters = [*self.lora.train_parameters(), *self.routers]
+        losses, seconds = minimise(parameters, loss, **self.schedule)
+        return losses, seconds, latest.chosen
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """How `minimise` trains the experts."""
+        config = self.config
+        return {"steps": config.steps, "lr": config.lr, "halve_every": config.halve_every}
+
+    def allocated(self, batch: Sequence[Edit]) -> Tensor:
+        """The experts that some edits' labels were allocated [B, L, N]."""
+        codes = torch.stack([self.allocation.of(edit.target) for edit in batch])
+        return codes.to(self.backbone.device)
 
     def loss(self, rows: FactRows, routing: Routing, wanted: Tensor) -> Tensor:
         """L_model + lambda L_guide (elder 2.6) of rows whose labels were allocated the experts
@@ -209,10 +227,13 @@ class Elder(Editor):
         config, used = self.config, routing
         if config.training_routing == "preset":
             used = Routing(routing.log_scores, wanted)
-        with self._router.off(), self.lora.gated(self.gate(used.weights)):
-            model_loss = edit_loss(*label_logits(self.backbone, rows))
         auxiliary = elder_routing.AUXILIARY[config.auxiliary](routing, wanted)
-        return model_loss + config.guide_weight * auxiliary
+        return self.model_loss(rows, used.weights) + config.guide_weight * auxiliary
+
+    def model_loss(self, rows: FactRows, weights: Tensor) -> Tensor:
+        """L_model of rows that take the experts with these weights [B, L, N]."""
+        with self._router.off(), self.lora.gated(self.gate(weights)):
+            return edit_loss(*label_logits(self.backbone, rows))
 
     @torch.no_grad()
     def _remember(self, queries: Tensor, chosen: Tensor) -> None:

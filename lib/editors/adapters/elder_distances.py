@@ -16,7 +16,7 @@ from lib.data.records import SUBSETS, Edit, Probe, Stream
 from lib.editors.adapters import elder_routing
 from lib.editors.base import KeysOf
 
-BATCH = 32
+BATCH, NEIGHBOURS = 32, 4
 
 
 @torch.no_grad()
@@ -26,26 +26,28 @@ def distance_rows(
     """One row per prompt of kind "distance", then one of kind "codes".
 
     `stored` and `refreshed`: distance to the nearest code as stored and as recomputed; `own_…`:
-    to the entry of the prompt's own edit, None where it has none. No row before the first edit.
+    to the entry of the prompt's own edit, or to the code that its answer was allocated; None where
+    it has none. `neighbours`, of an edit: the numbers of the edits with the nearest queries, as
+    text, nearest first. No row before the first edit.
     `keys` gives the queries of a subset where they are known; they are computed otherwise.
     """
     released, config = editor.released_codes, editor.config
     if not len(released):
         return
 
-    def code_of(subset: str) -> Tensor:
-        queries = keys(subset) if keys else _queries(editor, getattr(stream, subset))
-        return editor.routing(queries).chosen
+    def queries_of(subset: str) -> Tensor:
+        return keys(subset) if keys else _queries(editor, getattr(stream, subset))
 
-    now = code_of("edits")[: len(released)]
+    edited = queries_of("edits")[: len(released)]
+    now, neighbours = editor.routing(edited).chosen, _neighbours(edited)
+    allocated = editor.allocated(stream.edits[: len(released)])
     for subset in SUBSETS:
         items = list(getattr(stream, subset))
         if not items:
             continue
-        found = now if subset == "edits" else code_of(subset)
-        stored, refreshed = (
-            elder_routing.hamming(found, released),
-            elder_routing.hamming(found, now),
+        found = now if subset == "edits" else editor.routing(queries_of(subset)).chosen
+        stored, refreshed, allotted = (
+            elder_routing.hamming(found, codes) for codes in (released, now, allocated)
         )
         in_force = elder_routing.nearest(found, editor.stored_codes)
         for place, item in enumerate(items[: len(found)]):
@@ -60,6 +62,8 @@ def distance_rows(
                 "refreshed": int(refreshed[place].min()),
                 "own_stored": int(stored[place, owner]) if own else None,
                 "own_refreshed": int(refreshed[place, owner]) if own else None,
+                "own_allocation": int(allotted[place, owner]) if own else None,
+                "neighbours": neighbours[place] if subset == "edits" else None,
                 "code": elder_routing.written(found[place]),
                 "deferred": not int(in_force[place]) < config.epsilon,
             }
@@ -74,6 +78,14 @@ def distance_rows(
         "distinct_refreshed": elder_routing.distinct(now),
         "refresh": config.refresh_codes,
     }
+
+
+def _neighbours(queries: Tensor) -> list[str]:
+    """Of each query [n, d], the rows of the nearest others."""
+    apart = torch.cdist(queries.double(), queries.double()).fill_diagonal_(torch.inf)
+    count = min(NEIGHBOURS, len(queries) - 1)
+    nearest = apart.topk(count, largest=False).indices.tolist()
+    return [" ".join(map(str, row)) for row in nearest]
 
 
 def _queries(editor: Any, items: Sequence[Edit | Probe]) -> Tensor:

@@ -166,6 +166,13 @@ def test_observed_distances_equal_the_reference() -> None:
             distances = [distance(code, other) for other in memory]
             own = distances[row["edit_index"]] if row["subset"] in ("edits", "holdout") else None
             assert (row[name], row[f"own_{name}"]) == (min(distances), own)
+        owned = row["subset"] in ("edits", "holdout")
+        wanted = reference.allocation(shared.edits[row["edit_index"]].target)
+        assert row["own_allocation"] == (distance(code, wanted) if owned else None)
+        if row["subset"] == "edits":
+            apart = [float((q - other).norm()) for other in reference.queries]
+            nearest = sorted(range(len(apart)), key=apart.__getitem__)[1:5]
+            assert row["neighbours"] == " ".join(map(str, nearest))
         assert row["code"] == "".join(str(bit) for layer in code for bit in layer)
         assert row["deferred"] == (not reference.in_scope(q))
         seen.add((row["subset"], row["record"], row["deferred"]))

@@ -15,15 +15,20 @@ N, BATCH, FEWER, EVERY = 24, 4, 8, 8
 SKILL = {  # share of edits and of rephrases that are right at the end
     "ELDER": (0.95, 0.9), "ELDER refreshed": (0.95, 0.85), "FT-L": (0.2, 0.2), "LoRA": (0.3, 0.2),
     "ROME": (0.5, 0.4), "WilKE": (0.6, 0.4), "SERAC": (1.0, 0.6), "T-Patcher": (0.7, 0.5),
-    "MELO": (0.5, 0.2), "GRACE": (0.9, 0.0),
+    "MELO": (0.5, 0.2), "GRACE": (0.9, 0.0), "ELDER replayed": (1.0, 0.9),
 }  # fmt: skip
 PLACES = {"counterfact": "CounterFact", "zsre": "ZsRE"}
 SWEPT = {
-    "counterfact": {"auxiliary": ("guided", "none", "balancing"), "experts": (4, 16)},
+    "counterfact": {
+        "auxiliary": ("guided", "none", "balancing"), "experts": (4, 16),
+        "routers": ("first", "with_experts"),
+    },
     "zsre": {"auxiliary": ("guided", "none"), "layers": (2, 6)},
 }  # fmt: skip
-PARAMETERS = {"auxiliary": "auxiliary", "experts": "n_experts", "layers": "n_layers"}
-USUAL = ("guided", 4, 6)
+PARAMETERS = {
+    "auxiliary": "auxiliary", "experts": "n_experts", "layers": "n_layers", "routers": "routers",
+}  # fmt: skip
+USUAL = ("guided", 4, 6, "first")
 LAYERS, K, EPSILON = 6, 2, 12
 TASKS = ("sentiment", "sentiment", "recall")
 
@@ -31,7 +36,7 @@ TASKS = ("sentiment", "sentiment", "recall")
 def runs(setting: str, sweep: str = "") -> list[dict[str, Any]]:
     """The runs of the main table or of one sweep; equal ones have one name."""
     found = []
-    for editor in ("ELDER",) if sweep else SKILL:
+    for editor in swept(sweep) if sweep else SKILL:
         for value in SWEPT[setting].get(sweep, ()) if sweep else ("",):
             changed = "" if not sweep or value in USUAL else f"-{sweep}-{value}"
             found.append(
@@ -42,6 +47,11 @@ def runs(setting: str, sweep: str = "") -> list[dict[str, Any]]:
                 }
             )  # fmt: skip
     return found
+
+
+def swept(sweep: str) -> tuple[str, ...]:
+    """The editors of a sweep."""
+    return ("ELDER replayed",) if sweep == "routers" else ("ELDER",)
 
 
 def edits_of(editor: str) -> int:
@@ -55,7 +65,7 @@ def records(setting: str, sweep: str = "") -> pd.DataFrame:
     rows = []
     for run in runs(setting, sweep):
         edits, (reliable, general) = edits_of(run["editor"]), SKILL[run["editor"]]
-        weaker = 0.4 * (run["value"] in ("none", "balancing", "2"))
+        weaker = 0.4 * (run["value"] in ("none", "balancing", "2", "with_experts"))
         right = {"edits": reliable - weaker, "holdout": general - weaker}
         moments = {"before": 0, "end": edits}
         moments |= {f"checkpoint {n}": n for n in range(EVERY, edits, EVERY)}
@@ -64,6 +74,8 @@ def records(setting: str, sweep: str = "") -> pd.DataFrame:
                 for i in range(edits if moment in ("before", "end") else made):
                     hit = float(i * 7 % N < right.get(subset, 0.5) * N) if made else 0.0
                     rows.append(run | _row(moment, subset, i, made, hit, run["editor"]))
+            if moment == "end":
+                rows += [run | _row("own", "edits", i, i + 1, 1.0, "") for i in range(edits)]
             for i, task in enumerate(TASKS * 4 if moment in ("before", "end") else ()):
                 row = _row(moment, "general", i, made, float(i % 3 > 0), run["editor"])
                 rows.append(run | row | {"record": f"general/{task}/{i}", "edit_index": -1})
@@ -76,8 +88,9 @@ def _row(moment: str, subset: str, i: int, made: int, hit: float, editor: str) -
     kept = 1.0 if not made or deferred or i % 2 else 0.5
     return {
         "moment": moment.split()[0], "subset": subset, "edit_index": i, "n_edits": made,
-        "record": f"fact{i}#{subset}", "prompt": f"<b>{subset}</b> {i}?", "target": "Oslo",
-        "subject": "", "other": "", "prediction": "<i>Bern</i>", "answer_accuracy": hit,
+        "record": f"fact{i}#{subset}", "prompt": f"<b>{subset}</b> {i}?", "target": f"Oslo {i}",
+        "subject": "", "other": "", "answer_accuracy": hit,
+        "prediction": f"Oslo {i + 1}" if made and not hit else "<i>Bern</i>",
         "answer_agreement": kept, "begins_with": hit,
         "route": "mixture" if made and not deferred else "base",
     }  # fmt: skip
@@ -96,6 +109,7 @@ def steps(setting: str, sweep: str = "") -> pd.DataFrame:
                 run
                 | {"batch": batch, "n_edits": made, "seconds_edit": seconds,
                    "parameters": 100 * made if grace else 5000, "stored_floats": made}
+                | ({"digits_from_allocation": 8.0} if run["editor"] == "ELDER" else {})
             )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -125,6 +139,8 @@ def observations(setting: str, sweep: str = "") -> pd.DataFrame:
                         "kind": "distance", "subset": subset, "record": f"fact{i}#{subset}",
                         "edit_index": i, "stored": near, "refreshed": 0 if own else near,
                         "own_stored": near if own else None, "own_refreshed": 0 if own else None,
+                        "own_allocation": 9 if own else None,
+                        "neighbours": f"{i + 1} {i - 1}" if subset == "edits" else None,
                         "code": code, "deferred": (0 if own and refresh else near) >= epsilon,
                     }
                 )  # fmt: skip
@@ -185,7 +201,7 @@ class InventedStudy(invented_study.InventedStudy):
                 "reported": {"model": "GPT2-XL", "dataset": dataset},
                 "stream": {"n_edits": N, "batch_size": BATCH},
                 "sweeps": {
-                    sweep: {"editors": ["ELDER"], "values": list(values), "title": sweep,
+                    sweep: {"editors": [*swept(sweep)], "values": list(values), "title": sweep,
                             "parameter": PARAMETERS[sweep]}
                     for sweep, values in SWEPT[name].items()
                 },

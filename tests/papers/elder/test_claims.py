@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from lib.report.claims.verdict import FAILS, HOLDS, TESTS, UNKNOWN, Material
-from papers.elder.claims import codes_move, defers
+from papers.elder.claims import codes_move, defers, overwritten
 
 NOTHING = Material(pd.DataFrame())
 
@@ -51,5 +51,30 @@ def test_codes_move_as_observed() -> None:
     assert test(NOTHING).word == UNKNOWN
 
 
+def test_lost_edits_are_told_apart_by_whose_answer_they_get() -> None:
+    """Answers of later edits count, also as far as they were decoded; an earlier one's does not."""
+
+    def records(said: list[str]) -> pd.DataFrame:
+        rows = pd.DataFrame(
+            {"run": "one", "editor": "ELDER", "sweep": "", "setting": "zsre", "subset": "edits",
+             "moment": "end", "record": [f"fact{i}" for i in range(40)], "edit_index": range(40),
+             "target": [f"Port {i:02d}" for i in range(40)], "prediction": said,
+             "answer_accuracy": 0.0, "answer_agreement": 0.0}
+        )  # fmt: skip
+        before = rows.assign(moment="before", prediction="Wick")
+        return pd.concat([rows, before, rows.assign(sweep="experts")], ignore_index=True)
+
+    test = overwritten("ELDER", at_least=0.5)
+    later = [f" Port {i + 1:02d}." for i in range(39)] + ["Wick"]
+    found = test(Material(records(later)))
+    assert found.word == HOLDS and "n = 40;" in found.evidence
+    earlier = ["Selby", *(f"Port {i - 1:02d}" for i in range(1, 40))]
+    assert test(Material(records(earlier))).word == FAILS
+    assert test(Material(records(["Wick"] * 40))).word == FAILS
+    assert test(Material(records([""] * 40))).word == FAILS
+    right = records(later).assign(answer_accuracy=1.0)
+    assert test(Material(right)).word == UNKNOWN and test(NOTHING).word == UNKNOWN
+
+
 def test_a_claim_can_name_them() -> None:
-    assert all(TESTS[test.__name__] is test for test in (codes_move, defers))
+    assert all(TESTS[test.__name__] is test for test in (codes_move, defers, overwritten))

@@ -44,7 +44,7 @@ def test_measured_rates_stand_beside_the_expected_ones(study: InventedStudy) -> 
 
 def test_distances_hold_each_run_once(study: InventedStudy) -> None:
     rows = deferral.distances(study, "counterfact")
-    assert rows.groupby("run").size().nunique() == 1 and rows["run"].nunique() == 3
+    assert rows.groupby("run").size().nunique() == 1 and rows["run"].nunique() == 4
     data = deferral.thresholds(rows)
     at = data.set_index(["experts", "codes", "subset", "epsilon"])["mean"]
     assert at[4, "stored", "upstream", 8] == 1 and at[4, "stored", "upstream", 10] == 0

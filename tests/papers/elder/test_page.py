@@ -9,7 +9,7 @@ import pytest
 from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN
 from lib.runs.settings import papers, profile_of
 from papers import common
-from papers.elder import deferral, figures, report, retention, scores
+from papers.elder import deferral, figures, forgetting, report, retention, scores
 from papers.elder import tables as elder_tables
 from papers.elder import words as elder_words
 from tests.papers.elder.invented_elder import FEWER, PLACES, InventedStudy, N
@@ -51,7 +51,8 @@ def test_fewer_edits_are_named_and_met_by_elder_after_as_many(study: InventedStu
     table = report.table1(study, "counterfact")
     rows = list(dict.fromkeys(cell.editor for cell in table.cells))
     assert rows[4:7] == ["WilKE, 8 edits", "ELDER, after 8 edits", "SERAC"]
-    assert rows[3] == "ROME, 8 edits" and rows[-2:] == ["ELDER", "ELDER refreshed"]
+    assert rows[3] == "ROME, 8 edits"
+    assert rows[-3:] == ["ELDER", "ELDER refreshed", "ELDER replayed"]
     short = cells(table, "ROME, 8 edits")["Reliability"]
     assert short.n == FEWER and short.reported == 69.0 and short.verdict == "not comparable"
     then = cells(table, "ELDER, after 8 edits")["Reliability"]
@@ -66,7 +67,33 @@ def test_the_auxiliary_losses_are_those_of_table_4(study: InventedStudy) -> None
         "ELDER, guided": 91.26, "ELDER, no auxiliary loss": 87.57, "ELDER, load balancing": 75.49,
     }  # fmt: skip
     assert found["ELDER, guided"].reproduced > found["ELDER, load balancing"].reproduced + 20
-    assert len(report.ablation_table(study, "zsre").cells) == 2 * 2  # balancing is not planned
+    assert len(report.ablation_table(study, "zsre").cells) == 2 * 3  # balancing is not planned
+    digits = cells(table, "ELDER, no auxiliary loss")["digits from allocation"]
+    assert digits.reproduced == 8 and digits.n == N / 4 and digits.reported is None
+
+
+def test_our_extension_is_taken_apart_in_a_table_of_its_own(study: InventedStudy) -> None:
+    table = report.ablation_table(study, "counterfact", "replay")
+    rows = dict.fromkeys(cell.editor for cell in table.cells)
+    assert list(rows) == ["as in Table 1", "replay alone, routers with the experts"]
+    found = {name: cells(table, name)["Reliability"] for name in rows}
+    assert found["as in Table 1"].reproduced == 100 and found["as in Table 1"].reported is None
+    assert found["replay alone, routers with the experts"].reproduced < 70
+    assert "our extension" in table.to_html()
+    assert report.ablation_table(study, "zsre", "replay") is None
+
+
+def test_what_is_said_in_place_of_a_lost_edit_is_counted(study: InventedStudy) -> None:
+    rows = forgetting.fates(study, "counterfact")
+    assert set(rows["editor"]) == {"ELDER", "ELDER refreshed", "ELDER replayed"}
+    own = rows[(rows["editor"] == "ELDER") & (rows["moment"] == "end")]
+    assert own["said"].value_counts().to_dict() == {forgetting.RIGHT: 23, forgetting.NEAR: 1}
+    text = forgetting.forgetting_text(study, "counterfact")
+    assert "ELDER: 24 of 24 edits are right at their own moment, 23 of 24 after the last" in text
+    assert "Of the 1 that are wrong then, 1 say a later edit&#x27;s answer, 1 of these one" in text
+    assert "codes are 8.0 of 24 digits from the allocation" in text and "9.0 after" in text
+    table = forgetting.fates_table(study, "counterfact")
+    assert len(table) == 6 and table[forgetting.RIGHT].sum() == 6 * N - 2
 
 
 def test_retention_is_a_mean_over_tasks_beside_tables_2_and_7_to_10(study: InventedStudy) -> None:
@@ -159,16 +186,18 @@ def test_every_figure_is_drawn_or_says_why_not(tmp_path: Path, nothing: bool) ->
         figures.nearest_codes(rows, chance, deferral.PROMPTS, deferral.about(rows)),
         figures.deferred_by_threshold(deferral.thresholds(distances), deferral.PROMPTS),
         figures.code_map(points),
+        figures.whose_answers(forgetting.fates(study, "zsre"), forgetting.SAID, forgetting.MOMENTS),
         figures.scores_and_size(records, steps, "right_answers"),
         figures.scores_and_size(
             *elder_tables.layer_rows(study, "zsre"), "right_answers", by="layers"
         ),
     ]
     words = " ".join(t.get_text() for p in plots for a in p.figure.axes for t in a.texts)
-    assert (words.count("Empty:") >= 5) == nothing
+    assert (words.count("Empty:") >= 6) == nothing
     if not nothing:
         assert "1 run; 1 seed; tiny; invented." in plots[0].caption
-        assert set(plots[4].data["layers"]) == {"L = 2", "L = 6"}
+        assert plots[3].data["edits"].sum() == 2 * 3 * N
+        assert set(plots[5].data["layers"]) == {"L = 2", "L = 6"}
         assert len(points["ELDER"]) == 5 * 2 + 20
 
 
@@ -207,7 +236,7 @@ def test_what_a_setting_leaves_out_is_named(study: InventedStudy, monkeypatch) -
     fewer = study.document
     for setting in fewer["settings"].values():
         del setting["sweeps"]["auxiliary"]
-        for editor in ("MELO", "WilKE", "ELDER refreshed"):
+        for editor in ("MELO", "WilKE", "ELDER refreshed", "ELDER replayed"):
             del setting["editors"][editor]
     monkeypatch.setattr(InventedStudy, "document", fewer)
     table = report.table1(study, "zsre")
@@ -221,7 +250,9 @@ def test_what_a_setting_leaves_out_is_named(study: InventedStudy, monkeypatch) -
     assert text.loc["better-than-discrete", "verdict"] == HOLDS
 
 
-@pytest.mark.parametrize("missing", [{"empty": True}, {"lost": ("ELDER", "ELDER refreshed")}])
+@pytest.mark.parametrize(
+    "missing", [{"empty": True}, {"lost": ("ELDER", "ELDER refreshed", "ELDER replayed")}]
+)
 def test_what_did_not_run_takes_nothing_down(tmp_path: Path, missing: dict) -> None:
     study, verdicts = InventedStudy(tmp_path, **missing), {}
     for setting in PLACES:
@@ -230,6 +261,8 @@ def test_what_did_not_run_takes_nothing_down(tmp_path: Path, missing: dict) -> N
             elder_tables.efficiency_table, elder_tables.latency_table,
         ):  # fmt: skip
             assert build(study, setting).to_html()
+        assert "No run of ELDER was scored" in forgetting.forgetting_text(study, setting)
+        assert forgetting.fates_table(study, setting).empty
         retention.tasks_table(study, setting)
         common.examples(study, setting)
         assert deferral.rates_table(study, setting).empty
@@ -279,7 +312,7 @@ def test_every_profile_plans_what_the_page_shows(profile: str) -> None:
             fewer = editor.get("stream", {}).get("first", edits)
             # ELDER has a checkpoint where the editor stops.
             assert fewer == edits or fewer % (every * setting["stream"]["batch_size"]) == 0
-        swept = [row["sweep"] for row in tables["ablation"]["rows"]]
+        swept = [row["sweep"] for name in report.STEMS for row in tables[name]["rows"]]
         assert set(setting["sweeps"]) <= {*swept, "experts", "layers", "edits"}
     run = {editor for setting in enabled.values() for editor in setting["editors"]}
     assert run == set(tables["main"]["order"])
