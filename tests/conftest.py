@@ -93,7 +93,7 @@ def stream(batch_size: int = 2, count: int = 6) -> Stream:
 
 
 LOCATE = {
-    "value_steps": 12,
+    "value_steps": 8,
     "value_clamp": 40.0,
     "value_lr": 0.1,
     "value_weight_decay": 0.0,
@@ -152,14 +152,14 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
             "n_blocks": 4,
             "radius": 0.5,
             "lr": 0.02,
-            "steps": 12,
+            "steps": 8,
             "halve_every": 5,
             "key_position": "last_prompt_token",
         },
         "grace": {
             "site": {"part": "mlp_out", "block": 2},
             "radius": 0.5,
-            "steps": 12,
+            "steps": 8,
             "replacement": "replace_last",
         },
         "elder": {
@@ -169,12 +169,12 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
             "alpha": 4.0,
             "epsilon": 9,
             "lr": 0.02,
-            "steps": 12,
+            "steps": 8,
         },
-        "lora": {"sites": sites(backbone), "rank": 4, "lr": 0.02, "steps": 12},
-        "defer": {"site": {"part": "mlp_out", "block": 2}, "lr": 0.02, "steps": 12},
-        "ft": {"site": {"part": "mlp_out", "block": 3}, "steps": 12},
-        "ft_epochs": {"sites": sites(backbone), "lr": 5e-3, "epochs": 8, "batch_rows": 4},
+        "lora": {"sites": sites(backbone), "rank": 4, "lr": 0.02, "steps": 8},
+        "defer": {"site": {"part": "mlp_out", "block": 2}, "lr": 0.02, "steps": 8},
+        "ft": {"site": {"part": "mlp_out", "block": 3}, "steps": 8},
+        "ft_epochs": {"sites": sites(backbone), "lr": 5e-3, "epochs": 6, "batch_rows": 4},
         "malmen": HYPER | {"sites": sites(backbone)},
         "mend": HYPER | {"sites": sites(backbone), "eta": 1e-3},
         "serac": {
@@ -185,7 +185,7 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
             "iterations": 8,
             "batch_rows": 4,
             "classifier_lr": 3e-3,
-            "classifier_iterations": 16,
+            "classifier_iterations": 12,
             "classifier_rows": 8,
             "cedit": 1.0,
         },
@@ -193,7 +193,7 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
         "memit": LOCATE | {"blocks": [1, 2, 3]},
         "rome": LOCATE | {"blocks": [2]},
         "wilke": LOCATE | {"blocks": [1, 2], "value_steps": 4},
-        "t_patcher": {"memory_tokens": 200, "memory_rows": 20, "steps": 25},
+        "t_patcher": {"memory_tokens": 200, "memory_rows": 20, "steps": 15},
         "ft_l": {
             "site": {"part": "mlp_out", "block": 3},
             "lr": 5e-3,
@@ -208,6 +208,12 @@ def make(kind: str, backbone: Backbone, **changes: object) -> Editor:
     """An editor with its quick configuration."""
     resources = {"corpus": corpus.load("invented"), "training": training(backbone)}
     return build(kind, backbone, configuration(kind, backbone, **changes), **resources)
+
+
+def hooked(backbone: Backbone) -> list[str]:
+    """Names of the modules that have a hook."""
+    modules = backbone.model.named_modules()
+    return [name for name, m in modules if m._forward_hooks or m._forward_pre_hooks]
 
 
 def prompt_logits(backbone: Backbone, prompts: list[str], side: str = "right") -> torch.Tensor:
