@@ -117,10 +117,10 @@ def test_a_refused_configuration_leaves_the_backbone_free(backbone: Backbone) ->
     for kind, fault in (("rome", {"blocks": [1, 2]}), ("lora", {"sites": []})):
         with pytest.raises(EditorError):
             make(kind, backbone, **fault)
-    hooked = make("grace", backbone)
+    grace = make("grace", backbone)
     with pytest.raises(EditorError, match="has a hook"):
         make("comeba_hk", backbone)
-    hooked.close()
+    grace.close()
     assert hooked(backbone) == before
     make("comeba_hk", backbone).close()
 
