@@ -151,7 +151,9 @@ def _peaks(name: str) -> tuple[str, ...]:
     return name, *(f"{each:,.0f}" for each in found), f"{found[1] / found[0]:.2f}"
 
 
-def _show(*rows: Sequence[str]) -> None:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Printed row by row, as they are measured."""
+    print(f"| {' | '.join(head)} |", "|---" * len(head) + "|", sep="\n")
     for cells in rows:
         print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -178,15 +180,18 @@ def main(
         print(peak(memory(size)[name](side)))
         return
     print(f"float32, {machine.provenance('cpu')['threads']} threads, {size}\n")
-    _show(SECONDS, ["---"] * len(SECONDS))
-    equal = True
-    for row in lines(size):
-        _show(row.cells)
-        equal &= row.equal
+    verdicts = []
+
+    def cells() -> Iterator[tuple[str, ...]]:
+        for row in lines(size):
+            verdicts.append(row.equal)
+            yield row.cells
+
+    _table(SECONDS, cells())
     if not asked.tiny:
         print()
-        _show(MEMORY, ["---"] * len(MEMORY), *map(_peaks, memory(size)))
-    sys.exit(0 if equal else 1)
+        _table(MEMORY, map(_peaks, memory(size)))
+    sys.exit(0 if all(verdicts) else 1)
 
 
 # -- the facts -------------------------------------------------------------------------------------
