@@ -8,20 +8,16 @@ one as its layers and MELO's scripts do: whole passes with `labels`, every exper
 itself, codes compared one by one. Prints two tables; exit status 1 if any two results differ.
 """
 
-import argparse
 import copy
-import subprocess
-import sys
-import threading
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
+import beside
 import torch
-from speed_setting import invented_stream
-from speed_timing import Agreement, Measured, compare
+from beside import Agreement, Line, Side, compare, invented_stream
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,13 +28,7 @@ from lib.data.records import Edit
 from lib.editors import build, settings_of
 from lib.editors.adapters.elder import Elder
 from lib.evaluation.evaluator import Evaluator, Protocol
-from lib.runs import machine
 
-HEADS = (
-    ("what", "official CPU s", "project CPU s", "ratio", "official wall s", "project wall s",
-     "results equal"),
-    ("peak beyond the loaded model", "official MiB", "project MiB", "project / official"),
-)  # fmt: skip
 TOLERANCE = 2e-3
 """Relative, of losses and trained parameters: Adam amplifies the last digits of float32."""
 
@@ -52,7 +42,7 @@ class Size(NamedTuple):
 
 
 FULL = Size("smollm2-135m", steps=10, repeats=3)
-TINY = Size("tiny-llama", steps=6, repeats=1)
+TINY = Size("tiny-llama", steps=3, repeats=0)
 
 
 # -- the official side -----------------------------------------------------------------------------
@@ -200,8 +190,8 @@ class Official:
 class Project:
     """The same by the project's editor and evaluator."""
 
-    def __init__(self, editor: Elder, size: Size) -> None:
-        self.editor, self.size, self.stream = editor, size, invented_stream()
+    def __init__(self, editor: Elder) -> None:
+        self.editor, self.stream = editor, replace(invented_stream(), upstream=(), near=())
         self.evaluator: Evaluator | None = None
 
     def reset(self) -> "Project":
@@ -225,7 +215,8 @@ class Project:
         return [report.loss_first, report.loss_last]
 
     def new_evaluator(self) -> "Project":
-        """Nothing is kept of any row."""
+        """Before the first edit; nothing is kept of any row."""
+        self.reset()
         protocol = Protocol(decode=False, rivals=False, evaluation_batch=32)
         self.evaluator = Evaluator(self.editor, self.stream, protocol)
         return self
@@ -234,6 +225,12 @@ class Project:
         """Rows are known, and every route is new."""
         self.evaluator.forget()
         return self
+
+    def evaluate_saved(self, folder: Path) -> list[tuple[bool, float]]:
+        """Unedited scores, as every run makes them first, and those under the saved edits."""
+        self.evaluator.score_unedited()
+        self.editor.load(folder)
+        return self.evaluate()
 
     def evaluate(self) -> list[tuple[bool, float]]:
         """See `Official.evaluate`."""
@@ -257,134 +254,64 @@ def editor_of(size: Size) -> tuple[Elder, Backbone]:
 
 def trained(one: tuple[list[float], list[Tensor]], other: Any) -> Agreement:
     """Losses, and parameters as one vector."""
-    left, right = (torch.cat([part.flatten() for part in side[1]]) for side in (one, other))
-    errors = [abs(a - b) / abs(a) for a, b in zip(one[0], other[0], strict=True)]
-    error = max(*errors, float((left - right).norm() / left.norm()))
+    error = max(beside.off(one[0], other[0]), beside.apart(one[1], other[1]))
     return Agreement(error <= TOLERANCE, f"losses, parameters within {TOLERANCE:.0e} ({error:.1e})")
 
 
-def scored(one: list[tuple[bool, float]], other: Any) -> Agreement:
-    """Right or wrong exactly, likelihoods within the tolerance."""
-    same = [a[0] == b[0] for a, b in zip(one, other, strict=True)]
-    error = max(abs(a[1] - b[1]) / max(abs(a[1]), 1.0) for a, b in zip(one, other, strict=True))
-    sense = f"{len(same)} rows exactly, NLL within {TOLERANCE:.0e} ({error:.1e})"
-    return Agreement(all(same) and error <= TOLERANCE, sense)
+def cut(rows: Sequence[Edit]) -> list[Sequence[Edit]]:
+    """Rows in batches of four."""
+    return [rows[at : at + 4] for at in range(0, len(rows), 4)]
 
 
-def lines(size: Size) -> Iterator[tuple[bool, tuple[str, ...]]]:
-    """Whether the results are equal, and the rows of the first table."""
+def lines(size: Size) -> Iterator[Line]:
+    """The rows of the first table."""
     editor, other = editor_of(size)
-    project = Project(editor, size).reset()
+    project = Project(editor).reset()
     official, stream = Official(editor, other), project.stream
-    batches, many = list(stream.batches()), stream.batch_size
-    held = [stream.holdout[at : at + many] for at in range(0, len(stream.holdout), many)]
-    walls: dict[str, list[float]] = {"official": [], "project": []}
-
-    def measured(name: str, prepare: Callable[[], Any], work: Callable[[Any], Any]) -> Callable:
-        def run() -> Measured:
-            subject = prepare()
-            began, cpu = time.perf_counter(), time.process_time()
-            result = work(subject)
-            spent = time.process_time() - cpu
-            walls[name].append(time.perf_counter() - began)
-            return spent, result
-
-        return run
-
-    def line(
-        what: str, theirs: tuple[Callable, Callable], ours: tuple[Callable, Callable], same: Any
-    ) -> tuple[bool, tuple[str, ...]]:
-        for seen in walls.values():
-            seen.clear()
-        sides = measured("official", *theirs), measured("project", *ours)
-        done = compare(what, *sides, same, size.repeats)
-        wall = (f"{sorted(seen[1:])[len(seen[1:]) // 2]:.3g}" for seen in walls.values())
-        cells = done.cells()
-        return done.agreement.equal, (*cells[:4], *wall, cells[4])
+    batches = list(stream.batches())
 
     def edited(subject: Official | Project) -> tuple[list[float], list[Tensor]]:
         return subject.edit(batches[0]), [part.detach().clone() for part in subject.parameters()]
 
     what = f"edit: {len(batches[0])} facts, {size.steps} steps"
-    yield line(what, (official.reset, edited), (project.reset, edited), trained)
+    sides = Side(official.reset, edited), Side(project.reset, edited)
+    yield compare(what, *sides, trained, size.repeats)
     for side in (official.reset(), project.reset()):
         for batch in batches:
             side.edit(batch)
-
-    def theirs(_: None) -> list[tuple[bool, float]]:
-        return official.evaluate([*batches, *held])
-
-    none = (lambda: None, theirs)
-    what = f"evaluation of {len(stream.edits) + len(stream.holdout)} rows"
-    for when, prepare in (("first time", project.new_evaluator), ("later", project.later)):
-        yield line(f"{what}, {when}", none, (prepare, Project.evaluate), scored)
-
-
-def peak(side: str, size: Size) -> float:
-    """MiB that editing a batch and evaluating all rows add to this process at most."""
-    editor, other = editor_of(size)
-    project = Project(editor, size).reset()
-    official, batch = Official(editor, other), project.stream.edits[:4]
-    process, done = psutil.Process(), threading.Event()
-    seen = [process.memory_info().rss]  # loading had a peak of its own, so no high-water mark
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            seen.append(process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    if side == "official":
-        official.edit(batch)
-        rows = [*project.stream.edits, *project.stream.holdout]
-        official.evaluate([rows[at : at + 4] for at in range(0, len(rows), 4)])
-    else:
-        project.edit(batch)
-        project.new_evaluator().evaluate()
-    done.set()
-    watcher.join()
-    return (max(seen) - seen[0]) / 2**20
+    rows = [*stream.edits, *stream.holdout]
+    what, same = f"evaluation of {len(rows)} rows", beside.scored(TOLERANCE)
+    theirs = Side(lambda: cut(rows), official.evaluate)
+    with tempfile.TemporaryDirectory() as name:
+        editor.save(folder := Path(name))
+        first = Side(project.new_evaluator, lambda side: side.evaluate_saved(folder))
+        yield compare(f"{what}, first time", theirs, first, same, size.repeats)
+    later = Side(project.later, Project.evaluate)
+    yield compare(f"{what}, later", theirs, later, same, size.repeats)
 
 
-def memory(tiny: bool) -> tuple[str, ...]:
-    """The row of the second table: each side in a process of its own."""
-    found = []
-    for side in ("official", "project"):
-        command = [sys.executable, __file__, "--peak", side, *["--tiny"] * tiny]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found.append(float(done.stdout))
-    share = f"{found[1] / found[0]:.2f}" if found[0] else "-"
-    return "edit of a batch, evaluation", *(f"{each:,.0f}" for each in found), share
+def memory(size: Size) -> dict[str, Callable[[str], Callable[[], Any]]]:
+    """The row of the second table."""
 
+    def loaded(side: str) -> Callable[[], Any]:
+        editor, other = editor_of(size)
+        project = Project(editor).reset()
+        official, stream = Official(editor, other), project.stream
+        rows = [*stream.edits, *stream.holdout]
 
-def show(cells: Sequence[str]) -> None:
-    """One line of a table."""
-    print(f"| {' | '.join(cells)} |", flush=True)
+        def theirs() -> None:
+            official.edit(stream.edits[:4])
+            official.evaluate(cut(rows))
 
+        def ours() -> None:
+            project.new_evaluator().evaluator.score_unedited()
+            project.edit(stream.edits[:4])
+            project.evaluate()
 
-def main() -> None:
-    """Prints the tables and says by the exit status whether all results were equal."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tiny", action="store_true", help="a tiny random model, one repeat")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    size = TINY if asked.tiny else FULL
-    if asked.peak:
-        print(peak(asked.peak, size))
-        return
-    print(f"{size.backbone}, float32, {machine.provenance('cpu')['threads']} threads\n")
-    show(HEADS[0])
-    print("|---" * len(HEADS[0]) + "|")
-    equal = True
-    for same, cells in lines(size):
-        show(cells)
-        equal &= same
-    print()
-    show(HEADS[1])
-    print("|---" * len(HEADS[1]) + "|")
-    show(memory(asked.tiny))
-    sys.exit(0 if equal else 1)
+        return theirs if side == "official" else ours
+
+    return {"edit of a batch, evaluation": loaded}
 
 
 if __name__ == "__main__":
-    main()
+    beside.main(__doc__, FULL, TINY, lines, memory)

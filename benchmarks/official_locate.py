@@ -8,19 +8,14 @@ The transcription is written from the study's notes on the official code (comeba
 8). Prints two tables; exit status 1 if any two results differ. benchmarks/README.md says more.
 """
 
-import argparse
 import contextlib
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import beside
 import torch
-from speed_setting import invented_stream
-from speed_timing import Agreement, Measured, compare
+from beside import Agree, Agreement, Line, Side, compare, invented_stream
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,13 +30,7 @@ from lib.editors.locate.editor import LocateEditor
 from lib.editors.locate.scope import TOLERANCE
 from lib.editors.locate.solve import KeyMemory
 from lib.evaluation.evaluator import Evaluator, Protocol
-from lib.runs import machine
 
-HEADS = (
-    ("what", "official CPU s", "project CPU s", "ratio", "official wall s", "project wall s",
-     "results equal"),
-    ("peak beyond the loaded model", "official MiB", "project MiB", "project / official"),
-)  # fmt: skip
 CONTEXTS = tuple(f"{word} old harbour lies behind the hill. " for word in
                  ("The", "Therefore", "Because", "I", "You"))  # fmt: skip
 LR, DECAY, KL, STOP, CLAMP = 0.5, 0.5, 0.0625, 0.05, 0.75
@@ -69,7 +58,7 @@ class Size(NamedTuple):
 
 
 FULL = Size("smollm2-135m", (3, 4, 5, 6, 7, 8), 4, 6, 64, ((1536, 30), (6400, 30)), 1, 24)
-TINY = Size("tiny-llama", (1, 2, 3), 3, 5, 8, ((96, 4),), 1, 6)
+TINY = Size("tiny-llama", (1, 2, 3), 2, 3, 8, ((96, 4),), 0, 6)
 
 
 # -- the official side -----------------------------------------------------------------------------
@@ -385,54 +374,17 @@ def moments_of(backbone: Backbone, size: Size) -> dict[int, Tensor]:
     return dict(zip(size.blocks, found + units, strict=True))
 
 
-def close(tolerance: float, what: str) -> Callable[[Any, Any], Agreement]:
-    """Agreement of tensors, or of lists of them, as vectors; the worst counts."""
+def close(tolerance: float, what: str) -> Agree:
+    """Agreement of lists of tensors as vectors; the worst counts."""
 
     def agree(one: Sequence[Tensor], other: Sequence[Tensor]) -> Agreement:
-        pairs = zip(one, other, strict=True)
-        error = max(float((b.double() - a).norm() / a.double().norm()) for a, b in pairs)
+        error = max(beside.apart([a], [b]) for a, b in zip(one, other, strict=True))
         return Agreement(error <= tolerance, f"{what} within {tolerance:.0e} ({error:.1e})")
 
     return agree
 
 
-def scored(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> Agreement:
-    """Accuracies exactly, likelihoods within the tolerance."""
-    pairs = list(zip(one, other, strict=True))
-    same = all(abs(a[0] - b[0]) < 1e-6 for a, b in pairs)
-    error = max(abs(a[1] - b[1]) / max(abs(a[1]), 1.0) for a, b in pairs)
-    sense = f"{len(pairs)} rows exactly, NLL within {SEARCHED:.0e} ({error:.1e})"
-    return Agreement(same and error <= SEARCHED, sense)
-
-
-Side = tuple[Callable[[], Any], Callable[[Any], Any]]
-"""What is done before the clock starts, and the work on what it gives."""
-
-
-def line(
-    what: str, official: Side, project: Side, same: Callable[[Any, Any], Agreement], repeats: int
-) -> tuple[bool, tuple[str, ...]]:
-    """Whether the results are equal, and a row of the first table."""
-    walls: tuple[list[float], list[float]] = ([], [])
-
-    def measured(number: int, prepare: Callable, work: Callable) -> Callable[[], Measured]:
-        def run() -> Measured:
-            subject = prepare()
-            began, cpu = time.perf_counter(), time.process_time()
-            result = work(subject)
-            spent = time.process_time() - cpu
-            walls[number].append(time.perf_counter() - began)
-            return spent, result
-
-        return run
-
-    done = compare(what, measured(0, *official), measured(1, *project), same, repeats)
-    cells = done.cells()
-    wall = (f"{sorted(seen[1:])[len(seen[1:]) // 2]:.3g}" for seen in walls)
-    return done.agreement.equal, (*cells[:4], *wall, cells[4])
-
-
-def lines(size: Size) -> Iterator[tuple[bool, tuple[str, ...]]]:
+def lines(size: Size) -> Iterator[Line]:
     """All rows of the first table."""
     stream, backbone = invented_stream(), loaded(size)
     moments = moments_of(backbone, size)
@@ -451,43 +403,43 @@ def lines(size: Size) -> Iterator[tuple[bool, tuple[str, ...]]]:
             return [tensor for pair in found for tensor in pair]
 
     what = f"{count} requests"
-    yield line(
+    yield compare(
         f"value search: {what}, {size.steps} steps",
-        (official.reset, searched),
-        (project.reset, lambda side: side.search(batches[0])),
+        Side(official.reset, searched),
+        Side(project.reset, lambda side: side.search(batches[0])),
         close(SEARCHED, "values"),
         size.repeats,
     )
-    yield line(
+    yield compare(
         f"keys and outputs: {what}, {len(size.blocks)} blocks",
-        (official.reset, read),
-        (project.reset, lambda side: side.keys_and_outputs(batches[0])),
+        Side(official.reset, read),
+        Side(project.reset, lambda side: side.keys_and_outputs(batches[0])),
         close(COMPUTED, "both"),
         size.repeats,
     )
-    yield line(
+    yield compare(
         f"covariance: {len(texts)} documents, {len(size.blocks)} blocks",
-        (official.reset, lambda side: side.statistics(texts)),
-        (project.reset, lambda side: side.statistics(texts)),
+        Side(official.reset, lambda side: side.statistics(texts)),
+        Side(project.reset, lambda side: side.statistics(texts)),
         close(COMPUTED, "statistics"),
         size.repeats,
     )
     for width, batch in size.solves:
         yield solves(width, batch, size.repeats)
     yield from edits(size, official, batches)
-    yield line(
+    yield compare(
         f"COMEBA-HK: 2 batches of {what}",
-        (official.reset, lambda side: hooked(side, batches)),
-        (project.reset, lambda side: edited(side, batches)),
+        Side(official.reset, lambda side: hooked(side, batches)),
+        Side(project.reset, lambda side: edited(side, batches)),
         close(SEARCHED, "updates and thresholds"),
         size.repeats,
     )
     rows = replace(stream, edits=stream.edits[: 2 * count], holdout=stream.holdout[: 2 * count])
-    yield line(
+    yield compare(
         f"evaluation with hooks: {4 * count} rows",
-        (lambda: official, lambda side: side.evaluate([*rows.edits, *rows.holdout])),
-        (lambda: project, lambda side: side.evaluate(rows)),
-        scored,
+        Side(lambda: official, lambda side: side.evaluate([*rows.edits, *rows.holdout])),
+        Side(lambda: project, lambda side: side.evaluate(rows)),
+        beside.scored(SEARCHED),
         size.repeats,
     )
 
@@ -509,9 +461,7 @@ def edited(side: Project, batches: Sequence[Sequence[Edit]]) -> list[Tensor]:
     return [*changed, torch.tensor([hook.alpha for hook in hooks])]
 
 
-def edits(
-    size: Size, official: Official, batches: Sequence[Sequence[Edit]]
-) -> Iterator[tuple[bool, tuple[str, ...]]]:
+def edits(size: Size, official: Official, batches: Sequence[Sequence[Edit]]) -> Iterator[Line]:
     """The rows of the editors that write into the model's weights."""
     for kind, work, written in (
         ("memit", Official.memit, size.blocks),
@@ -529,17 +479,17 @@ def edits(
             modules = side.editor.modules
             return [modules[block].weight - weight for block, weight in start.items()]
 
-        yield line(
+        yield compare(
             f"{project.editor.name}: {size.requests} requests",
-            (official.reset, theirs),
-            (project.reset, ours),
+            Side(official.reset, theirs),
+            Side(project.reset, ours),
             close(SEARCHED, "updates"),
             size.repeats,
         )
         project.editor.close()
 
 
-def solves(width: int, batch: int, repeats: int) -> tuple[bool, tuple[str, ...]]:
+def solves(width: int, batch: int, repeats: int) -> Line:
     """X = (C + K K^T)^-1 K of three consecutive batches, the first inverse included."""
     generator = torch.Generator().manual_seed(0)
     spread = torch.logspace(0, -3, width)
@@ -563,63 +513,26 @@ def solves(width: int, batch: int, repeats: int) -> tuple[bool, tuple[str, ...]]
 
     what = f"solve: width {width:,}, {len(batches)} batches of {batch}"
     nothing = lambda: None  # noqa: E731
-    return line(what, (nothing, theirs), (nothing, ours), close(SOLVED, "solutions"), repeats)
-
-
-def peak(side: str, size: Size) -> float:
-    """MiB that a batch of COMEBA-HK adds to the peak of this process."""
-    backbone, batch = loaded(size), invented_stream().edits[: size.many]
-    size = size._replace(steps=3)
-    moments = moments_of(backbone, size)
-    work = (
-        Official(backbone, size, moments).coach
-        if side == "official"
-        else Project("comeba_hk", backbone, size, moments).reset().editor.edit
+    return compare(
+        what, Side(nothing, theirs), Side(nothing, ours), close(SOLVED, "solutions"), repeats
     )
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    work(batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def memory(size: Size, tiny: bool) -> tuple[str, ...]:
-    """The row of the second table: each side in a process of its own."""
-    found = []
-    for side in ("official", "project"):
-        command = [sys.executable, __file__, "--peak", side, *["--tiny"] * tiny]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found.append(float(done.stdout))
-    share = f"{found[1] / found[0]:.2f}" if found[0] else "-"
-    return f"COMEBA-HK: a batch of {size.many}", *(f"{each:,.0f}" for each in found), share
+def memory(size: Size) -> dict[str, Callable[[str], Callable[[], Any]]]:
+    """The row of the second table."""
+    few, batch = size._replace(steps=3), invented_stream().edits[: size.many]
 
+    def loaded_side(side: str) -> Callable[[], Any]:
+        backbone = loaded(few)
+        moments = moments_of(backbone, few)
+        if side == "official":
+            official = Official(backbone, few, moments)
+            return lambda: official.coach(batch)
+        project = Project("comeba_hk", backbone, few, moments).reset()
+        return lambda: project.editor.edit(batch)
 
-def show(cells: Sequence[str]) -> None:
-    """One line of a table."""
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def main() -> None:
-    """Prints the tables and says by the exit status whether all results were equal."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--tiny", action="store_true", help="a tiny random model")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    size = TINY if asked.tiny else FULL
-    if asked.peak:
-        print(peak(asked.peak, size))
-        return
-    print(f"{size.backbone}, float32, {machine.provenance('cpu')['threads']} threads\n")
-    show(HEADS[0])
-    print("|---" * len(HEADS[0]) + "|")
-    equal = True
-    for same, cells in lines(size):
-        show(cells)
-        equal &= same
-    print()
-    show(HEADS[1])
-    print("|---" * len(HEADS[1]) + "|")
-    show(memory(size, asked.tiny))
-    sys.exit(0 if equal else 1)
+    return {f"COMEBA-HK: a batch of {size.many}": loaded_side}
 
 
 if __name__ == "__main__":
-    main()
+    beside.main(__doc__, FULL, TINY, lines, memory)

@@ -7,19 +7,17 @@ The transcription is written from the steps of the official code (malmen 2.4, 2.
 tables; exit status 1 if any two results differ. benchmarks/README.md explains the lines.
 """
 
-import argparse
 import copy
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import beside
 import torch
-from speed_timing import Agreement, Measured, compare
+from beside import Agreement, Line, Side, apart, compare
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,13 +34,7 @@ from lib.editors.hypernet.malmen import Malmen, MalmenConfig, Mend, MendConfig
 from lib.editors.hypernet.network import HyperNetworks
 from lib.editors.hypernet.training import teacher_forced
 from lib.editors.parts.sites import Site
-from lib.runs import machine
 
-HEADS = (
-    ("what", "official CPU s", "project CPU s", "ratio", "official wall s", "project wall s",
-     "results equal"),
-    ("peak beyond the loaded model", "official MiB", "project MiB", "project / official"),
-)  # fmt: skip
 TOLERANCE = 1e-3
 """Relative, of all shifts or all gradients as one vector, against the official steps with their
 solve in float64: in float32, as it is timed, LU itself misses by more."""
@@ -61,7 +53,7 @@ class Size:
 
 
 FULL = Size("smollm2-135m", facts=48, rank=256, layers=6, repeats=1)
-TINY = Size("tiny-llama", facts=6, rank=8, layers=2, repeats=1)
+TINY = Size("tiny-llama", facts=6, rank=8, layers=2, repeats=0)
 
 
 def facts_of(size: Size) -> list[Edit]:
@@ -316,55 +308,36 @@ def close(exact: Any, official: Any, project: Any) -> Agreement:
     """Tensors as one vector within TOLERANCE of the exact ones; hits as the official ones."""
     if isinstance(official, list) and not isinstance(official[0], Tensor):
         return Agreement(official == project, "every hit exactly")
-    ours, theirs = away(exact, project), away(exact, official)
+    ours, theirs = (apart(*map(_tensors, (exact, side))) for side in (project, official))
     sense = f"within {TOLERANCE:.0e} (found {ours:.1e}; official in float32 {theirs:.1e})"
     return Agreement(ours <= TOLERANCE, sense)
 
 
-def away(one: Any, other: Any) -> float:
-    """Relative distance of tensors as one vector."""
-    sides = (x.values() if isinstance(x, dict) else x for x in (one, other))
-    left, right = (torch.cat([part.flatten() for part in side]) for side in sides)
-    return float((left - right).norm() / left.norm())
+def _tensors(found: Any) -> Any:
+    return found.values() if isinstance(found, dict) else found
 
 
-def seconds_of(kind: str, backbone: Backbone, size: Size, folder: Path) -> Iterator[tuple]:
+def lines_of(kind: str, backbone: Backbone, size: Size, folder: Path) -> Iterator[Line]:
     """The rows of the first table for one method."""
     editor, facts = editor_of(kind, backbone, size), facts_of(size)
     official, project = Official(editor, folder), Project(editor)
     weights(official, True)
     official.cache(facts, learn=True)  # statistics to start from, the same for both
     statistics = {k: v.clone() for k, v in official.network.state_dict().items()}
-    walls: dict[str, list[float]] = {"official": [], "project": []}
 
-    def measured(name: str, prepare: Callable[[], Any], work: Callable[[Any], Any]) -> Callable:
-        def run() -> Measured:
-            official.network.load_state_dict(statistics)
-            editor.network.load_state_dict(statistics)
-            subject = prepare()
-            began, cpu = time.perf_counter(), time.process_time()
-            result = work(subject)
-            walls[name].append(time.perf_counter() - began)
-            return time.process_time() - cpu, result
+    def start(learn: bool) -> None:
+        official.network.load_state_dict(statistics)
+        editor.network.load_state_dict(statistics)
+        weights(official, learn)
 
-        return run
-
-    def line(what: str, theirs: Callable, prepare: Callable[[], Any], ours: Callable) -> tuple:
+    def line(what: str, theirs: Callable, prepare: Callable[[], Any], ours: Callable) -> Line:
+        slow = Side(lambda: start(True), lambda _: theirs())
         official.precision = torch.float64
-        _, exact = measured("official", lambda: weights(official, True), lambda _: theirs())()
-        exact, official.precision = copy.deepcopy(exact), torch.float32
-        for seen in walls.values():
-            seen.clear()
-        done = compare(
-            f"{kind}: {what}",
-            measured("official", lambda: weights(official, True), lambda _: theirs()),
-            measured("project", lambda: weights(official, False) or prepare(), ours),
-            lambda slow, quick: close(exact, slow, quick),
-            size.repeats,
-        )
-        cells = done.cells()
-        wall = (f"{sorted(seen[1:])[len(seen[1:]) // 2]:.3g}" for seen in walls.values())
-        return done.agreement.equal, (*cells[:4], *wall, cells[4])
+        exact = slow.timed().found
+        official.precision = torch.float32
+        fast = Side(lambda: start(False) or prepare(), ours)
+        agree = partial(close, exact)
+        return compare(f"{kind}: {what}", slow, fast, agree, size.repeats)
 
     def once() -> Project:
         found = project.fresh()
@@ -398,77 +371,38 @@ def weights(official: Official, learn: bool) -> None:
         module.weight.requires_grad_(learn)
 
 
-# -- memory ------------------------------------------------------------------------------------
-
-
-def peak(kind: str, side: str, size: Size, folder: Path) -> float:
-    """MiB that one train step and one edit add to the peak of this process."""
+def lines(size: Size) -> Iterator[Line]:
+    """The rows of the first table."""
     backbone = loading.load(size.backbone, dtype=torch.float32)
-    editor, facts = editor_of(kind, backbone, size), facts_of(size)
-    if side == "official":
-        subject: Official | Project = Official(editor, folder)
-        weights(subject, True)
-    else:
-        subject = Project(editor)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (Linux)
-    before = resident("VmRSS")
-    if isinstance(subject, Project):
-        subject.ready(facts)
-    subject.step(facts)
-    subject.edit(facts)
-    return resident("VmHWM") - before
-
-
-def resident(name: str) -> float:
-    """MiB of this process's memory by the name that Linux gives it."""
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
-
-
-def memory_of(kind: str, tiny: bool) -> tuple[str, ...]:
-    """A row of the second table: each side in a process of its own."""
-    found = []
-    for side in ("official", "project"):
-        command = [sys.executable, __file__, "--peak", f"{kind}:{side}", *["--tiny"] * tiny]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found.append(float(done.stdout))
-    share = found[1] / found[0]
-    return f"{kind}: train step and edit", *(f"{each:,.0f}" for each in found), f"{share:.2f}"
-
-
-def show(cells: Sequence[str]) -> None:
-    """One line of a table."""
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def main() -> None:
-    """Prints the tables and says by the exit status whether all results were equal."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tiny", action="store_true", help="a tiny random model, one repeat")
-    parser.add_argument("--only", choices=list(KINDS), nargs=1, help="one of the two methods")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    size = TINY if asked.tiny else FULL
     with tempfile.TemporaryDirectory() as folder:
-        if asked.peak:
-            print(peak(*asked.peak.split(":"), size, Path(folder)))
-            return
-        threads = machine.provenance("cpu")["threads"]
-        print(f"{size.backbone}, float32, m = {size.facts}, {threads} threads\n")
-        backbone, equal = loading.load(size.backbone, dtype=torch.float32), True
-        show(HEADS[0])
-        print("|---" * len(HEADS[0]) + "|")
-        for kind in asked.only or KINDS:
-            for same, cells in seconds_of(kind, backbone, size, Path(folder)):
-                show(cells)
-                equal &= same
-    print()
-    show(HEADS[1])
-    print("|---" * len(HEADS[1]) + "|")
-    for kind in asked.only or KINDS:
-        show(memory_of(kind, asked.tiny))
-    sys.exit(0 if equal else 1)
+        for kind in KINDS:
+            yield from lines_of(kind, backbone, size, Path(folder))
+
+
+def memory(size: Size) -> dict[str, Callable[[str], Callable[[], Any]]]:
+    """The rows of the second table."""
+
+    def loaded(kind: str, side: str) -> Callable[[], Any]:
+        backbone = loading.load(size.backbone, dtype=torch.float32)
+        editor, facts = editor_of(kind, backbone, size), facts_of(size)
+
+        def theirs() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                official = Official(editor, Path(folder))
+                weights(official, True)
+                official.step(facts)
+                official.edit(facts)
+
+        def ours() -> None:
+            project = Project(editor)
+            project.ready(facts)
+            project.step(facts)
+            project.edit(facts)
+
+        return theirs if side == "official" else ours
+
+    return {f"{kind}: train step and edit": partial(loaded, kind) for kind in KINDS}
 
 
 if __name__ == "__main__":
-    main()
+    beside.main(__doc__, FULL, TINY, lines, memory)

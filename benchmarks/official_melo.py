@@ -7,18 +7,15 @@ The transcriptions are written from the study's notes on the official codes (mel
 10). Prints two tables; exit status 1 if any two results differ. benchmarks/README.md says more.
 """
 
-import argparse
-import resource
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
+import beside
 import torch
-from speed_setting import invented_stream
+from beside import Agreement, Line, Spent, invented_stream
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,13 +28,7 @@ from lib.editors.adapters.melo import Melo
 from lib.editors.base import Editor
 from lib.editors.memory.grace import Grace
 from lib.evaluation.evaluator import Evaluator, Protocol
-from lib.runs import machine
 
-HEADS = (
-    ("what", "official CPU s", "project CPU s", "ratio", "official wall s", "project wall s",
-     "results equal"),
-    ("peak beyond the loaded model", "official MiB", "project MiB", "project / official"),
-)  # fmt: skip
 TOLERANCE = 1e-3
 """Relative above 1, of losses: Adam amplifies the last digits of float32. Texts and classes have no
 tolerance."""
@@ -57,22 +48,35 @@ class Case(NamedTuple):
     changes: dict[str, Any]
 
 
+class Size(NamedTuple):
+    """Cases and repeats."""
+
+    cases: tuple[Case, ...]
+    repeats: int
+
+
 # A causal row's key is read at its last prompt token: the released one sees the target, and no
 # generation meets it again. T5's questions are not cut, or some of them would be one question.
 RELEASED = {"conflict_policy": "as_released", "key_position": "last_column"}
 AT_PROMPT = RELEASED | {"key_position": "last_prompt_token"}
 WHOLE = {"max_length": None}
-FULL = (
-    Case("melo", "flan-t5-small", 3, {"steps": 20} | RELEASED | WHOLE),
-    Case("melo", "smollm2-135m", 3, {"steps": 20} | AT_PROMPT),
-    Case("melo", "minilm-l6", 3, {"steps": 20} | RELEASED),
-    Case("grace", "flan-t5-small", 3, {"steps": 20} | WHOLE),
+FULL = Size(
+    (
+        Case("melo", "flan-t5-small", 3, {"steps": 20} | RELEASED | WHOLE),
+        Case("melo", "smollm2-135m", 3, {"steps": 20} | AT_PROMPT),
+        Case("melo", "minilm-l6", 3, {"steps": 20} | RELEASED),
+        Case("grace", "flan-t5-small", 3, {"steps": 20} | WHOLE),
+    ),
+    repeats=3,
 )
-TINY = (
-    Case("melo", "tiny-t5", 2, {"steps": 6} | RELEASED | WHOLE),
-    Case("melo", "tiny-llama", 2, {"steps": 6} | AT_PROMPT),
-    Case("melo", "tiny-bert", 2, {"steps": 6} | RELEASED),
-    Case("grace", "tiny-t5", 2, {"steps": 6} | WHOLE),
+TINY = Size(
+    (
+        Case("melo", "tiny-t5", 2, {"steps": 3} | RELEASED | WHOLE),
+        Case("melo", "tiny-llama", 2, {"steps": 3} | AT_PROMPT),
+        Case("melo", "tiny-bert", 2, {"steps": 3} | RELEASED),
+        Case("grace", "tiny-t5", 1, {"steps": 3} | WHOLE),
+    ),
+    repeats=0,
 )
 
 
@@ -390,25 +394,14 @@ def _labels(case: Case) -> int | None:
     return None if loading.has_head(case.backbone) else 2
 
 
-class Spent(NamedTuple):
-    """Processor and wall seconds, and what was found."""
-
-    cpu: float
-    wall: float
-    found: list[Any]
-
-
 def timeline(side: Official | Project, stream: Stream) -> dict[str, Spent]:
     """The stream's batches, everything scored before the first and after each."""
     side.reset()
-    spent = {phase: Spent(0.0, 0.0, []) for phase in PHASES}
+    spent = {name: Spent(0.0, 0.0, []) for name in PHASES}
 
     def phase(name: str, work: Any, *arguments: Any) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        found = work(*arguments)
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        before = spent[name]
-        spent[name] = Spent(before.cpu + cpu, before.wall + wall, before.found + found)
+        before, more = spent[name], beside.timed(work, *arguments)
+        spent[name] = Spent(*(a + b for a, b in zip(before, more, strict=True)))
 
     pools, edited = [getattr(stream, pool) for pool in POOLS], 0
     phase(PHASES[1], side.evaluate, [stream.edits, *pools])
@@ -419,88 +412,41 @@ def timeline(side: Official | Project, stream: Stream) -> dict[str, Spent]:
     return spent
 
 
-def agreement(official: list[Any], project: list[Any]) -> tuple[bool, str]:
+def agreement(official: list[Any], project: list[Any]) -> Agreement:
     """Texts and classes exactly, numbers within the tolerance."""
     if isinstance(official[0], str):
         same = sum(a == b for a, b in zip(official, project, strict=True))
-        return same == len(official), f"{same} of {len(official)} answers"
-    pairs = zip(official, project, strict=True)
-    away = max(abs(a - b) / max(abs(a), 1.0) for a, b in pairs)
-    return away <= TOLERANCE, f"{len(official)} losses within {TOLERANCE:.0e} ({away:.1e})"
+        return Agreement(same == len(official), f"{same} of {len(official)} answers")
+    away = beside.off(official, project)
+    sense = f"{len(official)} numbers within {TOLERANCE:.0e} ({away:.1e})"
+    return Agreement(away <= TOLERANCE, sense)
 
 
-def lines(case: Case, repeats: int) -> Iterator[tuple[bool, tuple[str, ...]]]:
-    """Whether the results are equal, and the case's rows of the first table; one uncounted round
-    first, the order swaps from round to round."""
-    stream, official, project = sides(case)
-    runs: list[list[dict[str, Spent]]] = [[], []]
-    for turn in range(repeats + 1):
-        for number in (0, 1) if turn % 2 else (1, 0):
-            runs[number].append(timeline((official, project)[number], stream))
-    for phase in PHASES:
-        theirs, ours = ([run[phase] for run in side] for side in runs)
-        verdicts = [agreement(a.found, b.found) for a, b in zip(theirs, ours, strict=True)]
-        equal, sense = next((each for each in verdicts if not each[0]), verdicts[-1])
-        cpu, wall = (
-            [statistics.median(getattr(run, what) for run in side[1:]) for side in (theirs, ours)]
-            for what in ("cpu", "wall")
-        )
-        seconds = [f"{cpu[0]:.3g}", f"{cpu[1]:.3g}", f"{cpu[0] / cpu[1]:.1f}"]
-        what = f"{case.kind.upper()} on {case.backbone}: {phase}"
-        verdict = f"{'yes' if equal else 'NO'}: {sense}"
-        yield equal, (what, *seconds, *(f"{each:.3g}" for each in wall), verdict)
+def lines(size: Size) -> Iterator[Line]:
+    """The rows of the first table: of each case its phases, a timeline being a round."""
+    for case in size.cases:
+        stream, *both = sides(case)
+        timelines = (partial(timeline, side, stream) for side in both)
+        rounds = beside.in_turns(*timelines, size.repeats)
+        for name in PHASES:
+            theirs, ours = ([spent[name] for spent in side] for side in rounds)
+            yield beside.line(f"{named(case)}: {name}", theirs, ours, agreement)
 
 
-def peak(side: str, case: Case) -> float:
-    """MiB that a timeline adds to the peak of this process."""
-    stream, official, project = sides(case)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    timeline(official if side == "official" else project, stream)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+def named(case: Case) -> str:
+    """The case in a table."""
+    return f"{case.kind.upper()} on {case.backbone}"
 
 
-def memory(number: int, case: Case, tiny: bool) -> tuple[str, ...]:
-    """A case's row of the second table: each side in a process of its own."""
-    found = []
-    for side in ("official", "project"):
-        command = [sys.executable, __file__, "--peak", side, str(number), *["--tiny"] * tiny]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found.append(float(done.stdout))
-    share = f"{found[1] / found[0]:.2f}" if found[0] else "-"
-    name = f"{case.kind.upper()} on {case.backbone}"
-    return name, *(f"{each:,.0f}" for each in found), share
+def memory(size: Size) -> dict[str, Callable[[str], Callable[[], Any]]]:
+    """The rows of the second table: a timeline of each case."""
 
+    def loaded(case: Case, side: str) -> Callable[[], Any]:
+        stream, official, project = sides(case)
+        return partial(timeline, official if side == "official" else project, stream)
 
-def show(cells: Sequence[str]) -> None:
-    """One line of a table."""
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def main() -> None:
-    """Prints the tables and says by the exit status whether all results were equal."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tiny", action="store_true", help="random tiny models, one repeat")
-    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    cases, repeats = (TINY, 1) if asked.tiny else (FULL, 3)
-    if asked.peak:
-        print(peak(asked.peak[0], cases[int(asked.peak[1])]))
-        return
-    print(f"float32, {machine.provenance('cpu')['threads']} threads\n")
-    show(HEADS[0])
-    print("|---" * len(HEADS[0]) + "|")
-    equal = True
-    for case in cases:
-        for same, cells in lines(case, repeats):
-            show(cells)
-            equal &= same
-    print()
-    show(HEADS[1])
-    print("|---" * len(HEADS[1]) + "|")
-    for number, case in enumerate(cases):
-        show(memory(number, case, asked.tiny))
-    sys.exit(0 if equal else 1)
+    return {named(case): partial(loaded, case) for case in size.cases}
 
 
 if __name__ == "__main__":
-    main()
+    beside.main(__doc__, FULL, TINY, lines, memory)

@@ -31,7 +31,7 @@ def test_the_fast_ways_give_the_plain_results(program: str, lines: int) -> None:
         text=True,
         timeout=PATIENCE,
     )
-    seconds = done.stdout.strip().split("\n\n")[1]  # below the machine, above the memory
+    seconds = done.stdout.strip().split("\n\n")[1]  # below the setting
     rows = [line for line in seconds.splitlines() if line.startswith("| ")][1:]
     verdicts = [row.split("|")[-2].strip() for row in rows]
     assert len(verdicts) == lines, done.stdout + done.stderr
