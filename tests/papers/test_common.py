@@ -14,7 +14,7 @@ def test_findings_are_judged_where_their_editors_are_planned(tmp_path: Path) -> 
     found = common.findings(study)
     assert set(found.by_setting) == {"counterfact", "zsre"}
     kept = pd.read_csv(tmp_path / "tables" / "elder-findings.csv")
-    assert kept["verdict"].tolist() == found.tidy["verdict"].tolist() and len(kept) == 6
+    assert kept["verdict"].tolist() == found.tidy["verdict"].tolist() and len(kept) == 11
     assert "<h3>Findings: zsre, a tiny model</h3>" in found._repr_html_()
 
     document = study.document

@@ -13,6 +13,9 @@ from torch import Tensor
 from lib.errors import EditorError
 
 Solver = Literal["auto", "cholesky", "woodbury"]
+EXACT_UP_TO = 4096
+"""Widths at which "auto" factors the sum each time, under a second on a processor: a resumed run
+then ends bit for bit as an unbroken one, because C is all that the solution hangs on."""
 
 
 def solve_cholesky(moment: Tensor, keys: Tensor) -> Tensor:
@@ -79,9 +82,9 @@ class KeyMemory:
     """C of one layer: lambda M from the key statistics, and the keys of all edits absorbed since.
 
     `solve` answers for one batch, `absorb` adds that batch to C. "woodbury" keeps C^-1 beside C
-    and is chosen by "auto" where a batch is small against the layer; "cholesky" factors the sum
-    each time. Both give the same X. Matrices stay where the statistics are (the host); one at a
-    time visits the keys' device.
+    and is chosen by "auto" where a batch is small against a wide layer; "cholesky" factors the sum
+    each time. Both give the same X to rounding. Matrices stay where the statistics are (the host);
+    one at a time visits the keys' device.
     """
 
     def __init__(self, moment: Tensor, weight: float, solver: Solver = "auto") -> None:
@@ -143,5 +146,5 @@ class KeyMemory:
 
     def _keeps_inverse(self, keys: Tensor) -> bool:
         if self.solver == "auto":
-            return 8 * keys.shape[1] <= keys.shape[0]
+            return keys.shape[0] > EXACT_UP_TO and 8 * keys.shape[1] <= keys.shape[0]
         return self.solver == "woodbury"

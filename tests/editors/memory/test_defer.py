@@ -151,7 +151,7 @@ def test_a_shut_gate_leaves_a_row_alone_and_an_open_one_does_not(backbone: Backb
     keys = editor.keys_of(encoded)
     with torch.no_grad():
         middle = editor.deferral["gate"](keys) - editor.deferral["gate"].bias
-        editor.deferral["gate"].bias.copy_(-middle.median())
+        editor.deferral["gate"].bias.copy_(-middle.flatten().sort().values[2:4].mean())
     routes = editor.route(encoded)
     assert 0 < routes.count(UNEDITED) < len(prompts)
     reference = Reference(editor)
@@ -174,7 +174,7 @@ def test_scores_of_given_targets_equal_the_official_rule(name: str) -> None:
     full = editor.keys_of(encode(backbone, prompts, targets))
     with torch.no_grad():
         middle = editor.deferral["gate"](full) - editor.deferral["gate"].bias
-        editor.deferral["gate"].bias.copy_(-middle.median())
+        editor.deferral["gate"].bias.copy_(-middle.flatten().sort().values[2:4].mean())
     routes = editor.routes_of(full)
     reference = Reference(editor)
     assert [route != UNEDITED for route in routes] == [reference.opened(edit) for edit in rows]
