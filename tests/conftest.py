@@ -43,9 +43,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_study.py")
 
 
-@pytest.fixture(params=[*CAUSAL, *SEQ2SEQ])
+@pytest.fixture(params=[*CAUSAL, SEQ2SEQ[0]])
 def generator(request: pytest.FixtureRequest) -> Backbone:
-    """A fresh tiny backbone of every family that writes text."""
+    """A fresh tiny backbone of every family that writes text. T5 without gates differs in the names
+    of its modules; the contract's shared editors cover it."""
     return loading.load(request.param)
 
 
