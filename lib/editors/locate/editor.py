@@ -173,21 +173,24 @@ class LocateEditor(Editor):
         under the weights in force.
 
         Values on the unedited backbone do not depend on what is edited later: with a
-        `values_cache` they are searched once for all runs. The seconds of that search count.
+        `values_cache` they are searched once for all runs that search the same requests together
+        (which others are beside one moves its last digits). The seconds of that search count.
         """
         unedited = self.n_batches == 0 if unedited is None else unedited
         block = self.blocks[-1] if block is None else block
-        cache = self._cache(initial_part, block) if unedited and self.values_cache else None
-        stored = [cache.get(request) if cache else None for request in requests]
-        todo = [number for number, found in enumerate(stored) if found is None]
-        count = self._at_once([requests[number] for number in todo], block) if todo else 1
-        for start in range(0, len(todo), count):
-            some = todo[start : start + count]
-            found = self._search([requests[number] for number in some], initial_part, block)
-            for row, number in enumerate(some):
-                stored[number] = part_of(found, row)
-                if cache:
-                    cache.put(requests[number], stored[number])
+        count, stored = self._at_once(requests, block), []
+        for start in range(0, len(requests), count):
+            some = requests[start : start + count]
+            kept = unedited and self.values_cache is not None
+            cache = self._cache(some, initial_part, block) if kept else None
+            known = [cache.get(request) if cache else None for request in some]
+            if any(one is None for one in known):
+                found = self._search(some, initial_part, block)
+                known = [part_of(found, row) for row in range(len(some))]
+                for request, one in zip(some, known, strict=True):
+                    if cache:
+                        cache.put(request, one)
+            stored += known
         return together(stored, self.backbone.device)
 
     def _at_once(self, requests: Sequence[Request], block: int) -> int:
@@ -208,10 +211,10 @@ class LocateEditor(Editor):
         initial = precise(at_subject(first_tensor(seen.output), rows)[alone])
         return search_values(self.backbone, block, wanted, state, initial, self.config.search)
 
-    def _cache(self, initial_part: str, block: int) -> ValueCache:
+    def _cache(self, requests: Sequence[Request], initial_part: str, block: int) -> ValueCache:
         identity = [
             self.backbone.arithmetic, list(self.contexts), asdict(self.config.search), block,
-            initial_part,
+            initial_part, [asdict(request) for request in requests],
         ]  # fmt: skip
         return ValueCache(self.values_cache, identity)
 

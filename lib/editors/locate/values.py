@@ -332,7 +332,8 @@ def _first_tensor(output: Any, change: Any) -> Any:
 
 @dataclass(frozen=True)
 class ValueCache:
-    """Values that are kept. `identity` says everything but the request that decides a value."""
+    """Values that are kept. `identity` says everything that decides a value but which request of a
+    search it is of."""
 
     cache: Cache
     identity: list[object]

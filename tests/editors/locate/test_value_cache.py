@@ -69,6 +69,17 @@ def test_values_of_an_edited_model_are_never_taken_from_the_cache(
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
+def test_values_hang_on_what_was_searched_beside_them(tmp_path, searched) -> None:
+    """Whoever came first, and whatever a killed run left: last digits differ between batches."""
+    caching("memit", tmp_path).edit(as_edits(FIRST))
+    plain, editor = editor_of("memit", loading.load("tiny-gpt2")), caching("memit", tmp_path)
+    for one in (plain, editor):
+        one.edit(as_edits(FIRST[:-1]))
+    assert searched == [len(FIRST)] + [len(FIRST) - 1] * 2
+    pairs = zip(weights(plain), weights(editor), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
 @pytest.mark.parametrize(
     "changes", [{"value_steps": 4}, {"value_clamp": 0.5}, {"kl_factor": 0.0}, {"blocks": (1,)}]
 )
