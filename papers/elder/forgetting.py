@@ -84,7 +84,7 @@ def fates_table(study: Study, setting: str) -> pd.DataFrame:
     """How many edits of each variant get whose answer, at their own moment and at the end."""
     rows = fates(study, setting)
     counted = rows.groupby(["editor", "moment", "said"]).size().unstack(fill_value=0)
-    counted = counted.reindex(columns=[*SAID], fill_value=0)
+    counted = counted.reindex(columns=[*SAID], fill_value=0).rename_axis(columns=None)
     wanted = [
         (name, moment)
         for name in ours(study, setting)
