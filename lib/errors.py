@@ -25,5 +25,9 @@ class EditorError(StudyError):
     """An editor is unknown, does not support a backbone, or has no room for another edit."""
 
 
+class TakenError(StudyError):
+    """Another process works on it, and the caller did not want to wait."""
+
+
 class StoreError(StudyError):
     """The run store cannot be written or read (full disk, permissions, foreign files)."""

@@ -24,13 +24,13 @@ def deviations(study: Study) -> str:
 
 def provenance(study: Study) -> str:
     """What the runs were made with, as an HTML table."""
-    rows = []
+    rows, titles = [], {run.identity: run.title for run in reversed(study.runs)}
     for setting in study.document["settings"]:
         for identity, manifest in study.manifests(setting).items():
             seconds, versions = manifest["seconds"], manifest["versions"]
             rows.append(
                 (
-                    manifest["title"],
+                    titles[identity],
                     identity,
                     f"{manifest['git_commit']}; "
                     + ", ".join(f"{name} {version}" for name, version in versions.items()),

@@ -14,7 +14,7 @@ from lib.data.records import Stream
 from lib.data.training import TrainingFacts
 from lib.editors import build, needs_of
 from lib.editors.base import Editor
-from lib.errors import StudyError
+from lib.errors import StudyError, TakenError
 from lib.evaluation import timing
 from lib.evaluation.evaluator import Evaluator, Protocol
 from lib.evaluation.general.ability import GeneralTasks
@@ -32,12 +32,15 @@ INFERENCE_PROMPTS = 8
 TRAINING_EXAMPLES = 2  # facts of the training that the manifest shows
 
 
-def execute(run: Run, store: Store, resources: Resources, progress: Progress) -> bool:
+def execute(
+    run: Run, store: Store, resources: Resources, progress: Progress, *, wait: bool = True
+) -> bool:
     """Make sure that the run is finished; True if it is, False if it failed (noted in the store).
 
     Its materials are made first: they give the run its identity (`Store.told`). Another process
-    working on the same run is waited for. A failure never leaves this function as an exception, so
-    that the other runs of a plan go on; an interrupt by the user does.
+    working on the same run is waited for; if `wait` is off, TakenError is raised instead. No
+    failure leaves this function as an exception, so that the other runs of a plan go on; an
+    interrupt by the user does.
     """
     began, spec = time.monotonic(), run.spec
     try:
@@ -45,10 +48,12 @@ def execute(run: Run, store: Store, resources: Resources, progress: Progress) ->
             with machine.deterministic(run.seed, spec.get("threads")):
                 materials = resources.materials(spec, needs_of(spec["editor"]))
             run = store.tell(run, materials.contents)
-            with store.lock(run), machine.deterministic(run.seed, spec.get("threads")):
+            with store.lock(run, wait=wait), machine.deterministic(run.seed, spec.get("threads")):
                 if store.finished(run) is None:
                     seconds = resources.checkpoint_seconds
                     _execute(run, materials, store, progress, memory, seconds)
+    except TakenError:
+        raise
     except Exception as error:
         resources.forget()
         told = str(error) if isinstance(error, StudyError) else traceback.format_exc()

@@ -67,11 +67,11 @@ class Run:
     @functools.cached_property
     def identity(self) -> str:
         """The run's name in the store: a hash of what edits and scores, of the arithmetic, and of
-        the contents of backbone, stream and texts. As long as these are unknown, of what asks for
-        them; no finished run has such a name."""
+        the contents of backbone, stream and texts; pages that ask for the same share the run. As
+        long as the contents are unknown, of what asks for them; no finished run has such a name."""
         decides = {key: value for key, value in self.spec.items() if key not in MATERIALS}
         whole = content_hash([decides, self.contents or self.asks])
-        return f"{self.paper}-{self.setting}-{whole[:16]}"
+        return f"{self.spec['editor']}-{whole[:16]}"
 
     @property
     def title(self) -> str:
@@ -277,10 +277,12 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
         for label in axis["editors"]:
             for value in axis["values"]:
                 chosen, parameter = main[label], axis["parameter"]
-                if varied(chosen, parameter, value) != chosen:
+                shorter = merged(chosen["stream"], axis.get("stream", {}))
+                if shorter != chosen["stream"] or varied(chosen, parameter, value) != chosen:
                     measured = {**chosen["protocol"], **UNSWEPT, **axis.get("protocol", {})}
                     measured.pop("lm_eval", None)
-                    chosen = varied({**chosen, "protocol": measured}, parameter, value)
+                    asked = {**chosen, "stream": shorter, "protocol": measured}
+                    chosen = varied(asked, parameter, value)
                 yield label, sweep, str(value), chosen
 
 

@@ -105,20 +105,24 @@ class Editor(Described):
 
 class Sweep(Described):
     """Runs of some editors that differ in one value: of their configuration, or of the setting's
-    `stream.` or `protocol.`. `retrains`: whether the editor's training depends on it."""
+    `stream.` or `protocol.`. `retrains`: whether the editor's training depends on it. `stream` and
+    `protocol`: what all runs of the sweep change of the setting's."""
 
     title: str
     editors: list[str]
     parameter: str
     values: list[Any]
     retrains: bool | None = None
+    stream: dict[str, Any] = {}
     protocol: dict[str, Any] = {}
 
 
 class Setting(Described):
-    """A dataset, a backbone, a stream of edits, how it is scored, and the editors that edit it."""
+    """A dataset, a backbone, a stream of edits, how it is scored, and the editors that edit it.
+    `like`: the "page/setting" whose backbone, stream and protocol it takes over."""
 
     title: str
+    like: str | None = None
     reported: Reported | None
     dataset: str
     variant: str | None = None
@@ -156,8 +160,10 @@ class Common(Described):
 
 
 class Profile(Described):
-    """What a profile changes: in `every` setting, in some of them; and those that it leaves out."""
+    """What a profile changes: in `every` setting, in some of them; and those that it leaves out.
+    `extends`: the profile whose changes come before."""
 
+    extends: str | None = None
     every: Part = Part()
     settings: dict[str, Part] = {}
     leaves_out: list[str] = []
@@ -330,6 +336,7 @@ class Profiles(Described):
 
     paper: Profile | None
     laptop: Profile
+    overnight: Profile
     gpu: Profile
     smoke: Profile
 

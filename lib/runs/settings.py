@@ -17,9 +17,11 @@ from lib.storage.documents import Sourced, merged, plain
 # Where papers/, notebooks/ and outputs/ lie.
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "papers"
-PROFILES = ("smoke", "laptop", "gpu", "paper")
+PROFILES = ("smoke", "laptop", "overnight", "gpu", "paper")
 # What names entries in a setting, and a key that every entry has.
 COMPLETE = {"editors": "kind", "sweeps": "parameter"}
+# What stays a setting's own where it is like another page's.
+OWN = ("title", "reported", "enabled", "editors", "sweeps")
 
 
 @functools.cache
@@ -106,25 +108,56 @@ def laid_out(document: Mapping[str, Any], profile: str) -> tuple[dict[str, Any],
 
 def layered(document: Mapping[str, Any], profile: str) -> dict[str, dict[str, Any]]:
     """The settings of a profile, values with their sources: what `common` and then the profile say
-    of every setting and of each."""
-    found = {}
-    for name, given in document["common"]["settings"].items():
-        setting = merged(document["common"].get("every", {}), given)
-        setting = merged(setting, _changes(document, profile, name))
-        # A profile leaves an editor or a sweep of the paper out by giving it no entry.
-        for group in COMPLETE:
-            entries = setting.get(group, {})
-            setting[group] = {key: item for key, item in entries.items() if item is not None}
-        found[name] = setting
-    return found
+    of every setting and of each. One that the profile makes `like` another page's ("page/setting")
+    begins with that: what is run there on the same stream serves both pages."""
+    return {name: _setting(document, profile, name) for name in document["common"]["settings"]}
+
+
+def _setting(document: Mapping[str, Any], profile: str, name: str) -> dict[str, Any]:
+    common, changes = document["common"], _changes(document, profile, name)
+    setting = merged(common.get("every", {}), common["settings"][name])
+    if like := changes.get("like"):
+        setting = _like(setting, _other(like, profile))
+    setting = merged(setting, changes)
+    # A profile leaves an editor or a sweep of the paper out by giving it no entry.
+    for group in COMPLETE:
+        entries = setting.get(group, {})
+        setting[group] = {key: item for key, item in entries.items() if item is not None}
+    return setting
+
+
+def _other(like: str, profile: str) -> dict[str, Any]:
+    """The setting "page/setting" of a profile. Raises FaultyError if there is none."""
+    page, _, name = like.partition("/")
+    if page not in papers():
+        raise FaultyError([(("like",), f"{like!r}: no such page; {nearest(page, papers())}")])
+    document = documents.read(_file(page))
+    if name not in (known := document["common"]["settings"]):
+        raise FaultyError([(("like",), f"{like!r}: no such setting; {nearest(name, known)}")])
+    return _setting(document, profile, name)
+
+
+def _like(setting: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The setting on the other's backbone, stream and protocol, with the other's editors where both
+    have one of a name."""
+    shared = {key: item for key, item in other.items() if key not in OWN}
+    kept = {key: setting[key] for key in OWN if key in setting}
+    editors = {
+        name: other["editors"].get(name, entry) for name, entry in setting["editors"].items()
+    }
+    return {**shared, **kept, "editors": editors}
 
 
 def _changes(document: Mapping[str, Any], profile: str, setting: str) -> dict[str, Any]:
-    """What a profile changes of a setting."""
+    """What a profile, and before it the one that it extends, changes of a setting."""
     own = document["profiles"][profile] or {}
     if setting in own.get("leaves_out", ()):
         return {"enabled": False}
-    return merged(own.get("every", {}), own.get("settings", {}).get(setting, {}))
+    base = _changes(document, own["extends"], setting) if own.get("extends") else {}
+    changes = own.get("settings", {}).get(setting, {})
+    if not (changes.get("like") or base.get("like")):  # such a setting is another page's
+        changes = merged(own.get("every", {}), changes)
+    return merged(base, changes)
 
 
 def _configured(setting: dict[str, Any]) -> dict[str, Any]:
@@ -247,6 +280,8 @@ def _wrong_changes(setting: dict[str, Any]) -> _Faults:
             with found.at("editors", label, part):
                 checked(types[part], merged(setting[part], entry[part]))
     for sweep, axis in setting["sweeps"].items() if not found else ():
+        with found.at("sweeps", sweep, "stream"):
+            checked(schema.Stream, merged(setting["stream"], axis.get("stream", {})))
         with found.at("sweeps", sweep, "protocol"):
             checked(schema.Protocol, merged(setting["protocol"], axis.get("protocol", {})))
         with found.at("sweeps", sweep):
@@ -263,11 +298,10 @@ def _wrong_changes(setting: dict[str, Any]) -> _Faults:
 
 def _written(document: Mapping[str, Any], profile: str, setting: str, place: Place) -> Place:
     """Where the file says what a setting of a profile says at `place`."""
-    own = ("profiles", profile)
-    blocks = [
-        (*own, "settings", setting), (*own, "every"),
-        ("common", "settings", setting), ("common", "every"),
-    ]  # fmt: skip
+    base = (document["profiles"][profile] or {}).get("extends")
+    owns = [("profiles", name) for name in (profile, base) if name]
+    blocks = [(*own, *part) for own in owns for part in (("settings", setting), ("every",))]
+    blocks += [("common", "settings", setting), ("common", "every")]
     deepest = max(blocks, key=lambda block: _depth(document, (*block, *place)) - len(block))
     return (*deepest, *place)
 

@@ -171,13 +171,14 @@ class Store:
         return folder.with_name(f"{folder.name}.failed.json")
 
     @contextlib.contextmanager
-    def lock(self, run: Run) -> Iterator[None]:
-        """Only one process works on a run; others wait and then find it finished."""
+    def lock(self, run: Run, *, wait: bool = True) -> Iterator[None]:
+        """Only one process works on a run; others wait and then find it finished, or raise
+        TakenError if `wait` is off."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot create {self.root}: {error}. Choose --output.") from error
-        with lock(self._folder(run)):
+        with lock(self._folder(run), wait=wait):
             yield
 
     def state(self, run: Run) -> str:

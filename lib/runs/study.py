@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lib.errors import UsageError
+from lib.errors import TakenError, UsageError
 from lib.runs import machine, parallel, plan
 from lib.runs.execute import execute
 from lib.runs.plan import Run
@@ -234,13 +234,23 @@ class Study(Outline):
                     f"{len(to_do)} runs of the former ones are done again",
                     file=sys.stderr,
                 )
-            for run in to_do:
-                execute(run, self.store, self.resources, progress)
+            self._do(to_do, progress)
             self.runs = [self.store.told(run) for run in self.runs]
             to_do = [run for run in self.to_do() if self.store.failure(run) is None]
             if not to_do:
                 break
         return not self.to_do()
+
+    def _do(self, runs: list[Run], progress: Progress) -> None:
+        """Do the runs; those that another process works on, for a page that shares them, last."""
+        taken = []
+        for run in runs:
+            try:
+                execute(run, self.store, self.resources, progress, wait=False)
+            except TakenError:
+                taken.append(run)
+        for run in taken:
+            execute(run, self.store, self.resources, progress)
 
     def finished(self, run: Run) -> Finished | None:
         """A run's results, verified once; None if it has none."""
@@ -313,7 +323,7 @@ class Study(Outline):
         return [
             (name, before.get(name, "–"), now.get(name, "–"))
             for name in names
-            if before.get(name) != now.get(name) and name not in ("title", "enabled")
+            if before.get(name) != now.get(name) and name not in ("title", "enabled", "like")
         ]
 
 

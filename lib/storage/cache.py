@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from lib.errors import AssetError, StoreError
+from lib.errors import AssetError, StoreError, TakenError
 from lib.storage import atomic
 from lib.storage.atomic import digest
 from lib.storage.fingerprints import content_hash
@@ -54,14 +54,17 @@ def check_cache_dir() -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Only one process at a time is inside for the same `path`; the others wait. The lock of a
-    killed process is free. StoreError where nothing can be written or the file system has no locks
-    (a file in their place would outlive a killed process)."""
+def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Only one process at a time is inside for the same `path`; the others wait, or raise
+    TakenError if `wait` is off. The lock of a killed process is free. StoreError where nothing can
+    be written or the file system has no locks (a file in their place would outlive a killed
+    process)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
-        held.acquire()
+        held.acquire(blocking=wait)
+    except Timeout as error:
+        raise TakenError(f"another process works on {path.name}") from error
     except OSError as error:
         raise StoreError(
             f"cannot lock in {path.parent}: {error}. Choose a folder that can be written, on a "

@@ -156,7 +156,11 @@ def summary(
     for protocol, words in (("single", "single round"), ("consecutive", "consecutive")):
         setting = forms(study)[0].setting(protocol)
         for cell in main_table(study, setting).cells if setting else ():
-            if cell.metric == "Average" and cell.editor in (OWN, "MEMIT", "FT") and cell.n:
+            if (
+                cell.metric == "Average"
+                and cell.editor in (OWN, "MEMIT", "FT (EasyEdit)")
+                and cell.n
+            ):
                 headline.append(dataclasses.replace(cell, metric=f"average, {words}"))
     titles = {form.key: form.title for form in forms(study)}
     return common.summary(study, verdicts, listed, headline, titles=titles)

@@ -9,6 +9,8 @@ from lib.runs.study import Study
 
 OWN, REFRESHED, REPLAYED, UNEDITED_MODEL = "ELDER", "ELDER refreshed", "ELDER replayed", "Base"
 EXTENSIONS = (REFRESHED, REPLAYED)
+# The paper's names of editors that this study runs otherwise than released.
+IN_PAPER = {"MELO intended": "MELO"}
 NEEDED = (
     "run", "setting", "editor", "sweep", "value", "seed", "record", "prompt", "edit_index",
     "subset", "moment", "n_edits", "route", "target", "prediction", "answer_accuracy",
@@ -98,11 +100,18 @@ def lines(study: Study, setting: str) -> Iterator[Line]:
     for name in study.document["tables"]["main"]["order"]:
         if name not in here:
             if name not in EXTENSIONS:
-                yield Line(name, name, 0, reported=name, absent="not run in this setting")
+                yield Line(
+                    name,
+                    name,
+                    0,
+                    reported=IN_PAPER.get(name, name),
+                    absent="not run in this setting",
+                )
             continue
         fewer = edits[name] < usual
         label = f"{name}, {edits[name]:,} edits" if fewer else name
-        yield Line(label, name, edits[name], reported=name, comparable=not fewer)
+        reported = IN_PAPER.get(name, name)
+        yield Line(label, name, edits[name], reported=reported, comparable=not fewer)
         later = [edits[other] for other in here[here.index(name) + 1 :]]
         if fewer and edits[name] not in later:
             yield Line(f"{OWN}, after {edits[name]:,} edits", OWN, edits[name])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib.errors import UsageError
+from lib.errors import TakenError, UsageError
 from lib.evaluation.evaluator import Evaluator
 from lib.runs import plan
 from lib.runs.execute import execute
@@ -251,3 +251,36 @@ def test_every_sourced_value_of_the_paper_profile_has_a_source() -> None:
     _, sourced = profile_of("melo", "paper")
     assert len(sourced) > 25
     assert all(item.source.strip() for item in sourced)
+
+
+def test_a_run_that_another_process_does_is_not_waited_for(tmp_path: Path) -> None:
+    run, store = smoke_runs()["FT"], Store(tmp_path)
+    process, connection = start(run_until, tmp_path, "zsre-t5", "FT", "consecutive", 1)
+    with connection:
+        connection.recv()  # it is inside, and waits for leave
+        with pytest.raises(TakenError, match="another process"):
+            execute(run, store, Resources(), LineProgress(), wait=False)
+        assert store.finished(run) is None and store.failure(run) is None
+        connection.send("go on")
+        with contextlib.suppress(EOFError):
+            while True:
+                connection.recv()
+    process.join(PATIENCE)
+    assert process.exitcode == 0 and execute(run, store, Resources(), LineProgress(), wait=False)
+
+
+def test_taken_runs_come_last(tmp_path: Path, monkeypatch) -> None:
+    import lib.runs.study
+
+    study, tried = Study.open("melo", "smoke", output=tmp_path, device="cpu"), []
+
+    def execute(run, store, resources, progress, *, wait=True):
+        tried.append((run.title, wait))
+        if run is taken and not wait:
+            raise TakenError("another process works on it")
+        return True
+
+    monkeypatch.setattr(lib.runs.study, "execute", execute)
+    taken, *others = study.unique_runs()
+    study._do([taken, *others], LineProgress())
+    assert tried == [(run.title, False) for run in (taken, *others)] + [(taken.title, True)]

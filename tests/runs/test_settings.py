@@ -170,7 +170,8 @@ def invented() -> dict[str, Any]:
     return {
         "title": "t", "order": 1, "short": "s", "venue": "v", "summary": "m",
         "common": {"datasets": ["zsre"], "settings": {"a": setting}},
-        "profiles": {"paper": {}, "laptop": {}, "gpu": {"leaves_out": ["a"]}, "smoke": small},
+        "profiles": {"paper": {}, "laptop": {}, "gpu": {"leaves_out": ["a"]}, "smoke": small,
+                     "overnight": {}},
     }  # fmt: skip
 
 
@@ -294,3 +295,75 @@ def test_hyper_parameters_stand_once() -> None:
                     if not entry.get("changes"):
                         known = editors.settings_of(entry["kind"], setting["backbone"])
                         assert made["settings"][name]["editors"][label]["config"] == known
+
+
+def test_a_profile_extends_another() -> None:
+    document = invented()
+    document["profiles"]["laptop"] = {
+        "every": {"seeds": 3},
+        "settings": {"a": {"stream": {"n_edits": 6}, "sweeps": {"steps": None}}},
+    }  # fmt: skip
+    document["profiles"]["overnight"] = {
+        "extends": "laptop", "settings": {"a": {"stream": {"batch_size": 3}}}
+    }  # fmt: skip
+    made = laid_out(document, "overnight")[0]["settings"]["a"]
+    assert (made["seeds"], made["stream"]["n_edits"], made["stream"]["batch_size"]) == (3, 6, 3)
+    assert not made["sweeps"]
+    document["profiles"]["laptop"]["leaves_out"] = ["a"]
+    assert not laid_out(document, "overnight")[0]["settings"]["a"]["enabled"]
+    document["profiles"]["overnight"]["settings"]["a"]["enabled"] = True
+    assert laid_out(document, "overnight")[0]["settings"]["a"]["enabled"]
+    document["profiles"]["laptop"]["settings"]["a"]["stream"]["n_edit"] = 6
+    place = ("profiles", "laptop", "settings", "a", "stream", "n_edit")
+    del document["profiles"]["laptop"]["leaves_out"]
+    assert place in faults_of(document, "overnight")
+
+
+def test_a_setting_like_another_pages_takes_over_all_but_what_is_its_own() -> None:
+    profile = "laptop"
+    there = settings.layered(read_paper("side_by_side"), profile)["facts"]
+    document = invented()
+    document["profiles"][profile] = {
+        "every": {"seeds": 9},
+        "settings": {
+            "a": {
+                "like": "side_by_side/facts",
+                "editors": {"FT": {"changes": {"steps": 7}}, "ROME": {"kind": "rome"}},
+            }
+        },
+    }
+    here = settings.layered(document, profile)["a"]
+    assert here["title"] == "invented" and set(here["sweeps"]) == {"steps"}
+    assert set(here["editors"]) == {"FT", "MEMIT", "ROME"}
+    assert here["editors"]["MEMIT"] == there["editors"]["MEMIT"]
+    assert here["editors"]["FT"]["changes"]["steps"] == 7
+    own = {"title", "reported", "enabled", "editors", "sweeps"}
+    assert {key: here[key] for key in there if key not in own} == {
+        key: item for key, item in there.items() if key not in own
+    }
+    for wrong, told in (("side_by_sid/facts", "side_by_side"), ("side_by_side/fact", "facts")):
+        document["profiles"][profile]["settings"]["a"]["like"] = wrong
+        assert f"did you mean {told}?" in "\n".join(faults_of(document, profile).values())
+
+
+@pytest.mark.parametrize("profile", ["laptop", "overnight"])
+def test_pages_on_one_stream_share_their_runs(profile: str) -> None:
+    runs = {
+        (paper, run.setting, run.editor, run.seed): run
+        for paper in papers()
+        for run in plan.runs(paper, profile, device="cpu")
+        if not run.sweep
+    }
+    for page, setting, other in (
+        ("comeba_hk", "cf-consecutive", ("side_by_side", "facts")),
+        ("elder", "counterfact", ("side_by_side", "facts")),
+        ("melo", "zsre-causal", ("elder", "zsre")),
+    ):
+        both = {
+            editor: (run, runs[*other, editor, seed])
+            for (paper, name, editor, seed), run in runs.items()
+            if (paper, name) == (page, setting) and (*other, editor, seed) in runs
+        }
+        assert len(both) >= 2, page
+        for editor, (run, theirs) in both.items():
+            assert run.identity == theirs.identity, (page, editor)

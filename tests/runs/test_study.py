@@ -110,9 +110,8 @@ def test_the_pages_load_in_a_browser_without_a_network(output: Path, page: str) 
 
 def test_a_second_call_reuses_every_run(output: Path) -> None:
     manifests = {p: p.stat().st_mtime_ns for p in output.glob("runs/*/manifest.json")}
-    assert len(manifests) == sum(
-        len({run.identity for run in plan.runs(paper, "smoke", device="cpu")}) for paper in papers()
-    )
+    planned = [run for paper in papers() for run in plan.runs(paper, "smoke", device="cpu")]
+    assert len(manifests) == len({run.identity for run in planned})
     planned = study("--profile", "smoke", "--plan", "--output", str(output.parent))
     assert planned.stdout.count(" 0 to do") == len(papers())
     assert 'src="figures/' in (output / "melo.html").read_text("utf-8")
@@ -139,7 +138,7 @@ def test_the_plan_starts_nothing(tmp_path: Path) -> None:
     ("arguments", "named"),
     [
         (["--only", "mello"], "melo"),
-        (["--profile", "huge"], "smoke, laptop, gpu, paper"),
+        (["--profile", "huge"], "smoke, laptop, overnight, gpu, paper"),
         (["--sedes", "3"], "--sedes"),
         (["--seeds", "0"], "at least one"),
         (["--data-dir", "/nowhere/at/all"], "no such folder"),

@@ -19,7 +19,7 @@ SKILL = {  # reliability, generality, locality after the edit; what is lost of e
     "COMEBA-HK without hooks": (0.97, 0.8, 0.8, 0.3),
     "MEMIT": (0.7, 0.4, 0.85, 0.5),
     "ROME": (0.95, 0.8, 0.7, 0.9),
-    "FT": (0.6, 0.2, 0.6, 0.6),
+    "FT (EasyEdit)": (0.6, 0.2, 0.6, 0.6),
     "GRACE": (0.98, 0.05, 1.0, 0.0),
 }
 EDITORS = {name: {"config": {"alpha": 2.2}} for name in SKILL} | {"SERAC": None}

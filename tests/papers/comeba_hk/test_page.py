@@ -174,7 +174,7 @@ def test_the_front_page_gets_averages_and_the_claims_of_every_form(study: Invent
     labels = [row.label for row in summary.headline]
     assert labels[0] == "COMEBA-HK: average, single round" and len(labels) == 6
     assert all(row.reported is None for row in summary.headline)
-    lost = report.summary(InventedStudy(study.folder, lost=("FT",)), verdicts, {})
+    lost = report.summary(InventedStudy(study.folder, lost=("FT (EasyEdit)",)), verdicts, {})
     assert lost.status == "partial" and lost.errors
 
 

@@ -15,7 +15,7 @@ N, BATCH, FEWER, EVERY = 24, 4, 8, 8
 SKILL = {  # share of edits and of rephrases that are right at the end
     "ELDER": (0.95, 0.9), "ELDER refreshed": (0.95, 0.85), "FT-L": (0.2, 0.2), "LoRA": (0.3, 0.2),
     "ROME": (0.5, 0.4), "WilKE": (0.6, 0.4), "SERAC": (1.0, 0.6), "T-Patcher": (0.7, 0.5),
-    "MELO": (0.5, 0.2), "GRACE": (0.9, 0.0), "ELDER replayed": (1.0, 0.9),
+    "MELO intended": (0.5, 0.2), "GRACE": (0.9, 0.0), "ELDER replayed": (1.0, 0.9),
 }  # fmt: skip
 PLACES = {"counterfact": "CounterFact", "zsre": "ZsRE"}
 SWEPT = {

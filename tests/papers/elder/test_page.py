@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lib.evaluation.evaluator import Protocol
 from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN
-from lib.runs.settings import papers, profile_of
+from lib.runs.settings import PROFILES, papers, profile_of
 from papers import common
 from papers.elder import deferral, figures, forgetting, report, retention, scores
 from papers.elder import tables as elder_tables
@@ -236,7 +237,7 @@ def test_what_a_setting_leaves_out_is_named(study: InventedStudy, monkeypatch) -
     fewer = study.document
     for setting in fewer["settings"].values():
         del setting["sweeps"]["auxiliary"]
-        for editor in ("MELO", "WilKE", "ELDER refreshed", "ELDER replayed"):
+        for editor in ("MELO intended", "WilKE", "ELDER refreshed", "ELDER replayed"):
             del setting["editors"][editor]
     monkeypatch.setattr(InventedStudy, "document", fewer)
     table = report.table1(study, "zsre")
@@ -246,7 +247,9 @@ def test_what_a_setting_leaves_out_is_named(study: InventedStudy, monkeypatch) -
     assert report.ablation_table(study, "zsre") is None
     text = report.judged(study, "zsre").tidy.set_index("key")
     assert "guided" not in text.index
-    assert text.loc["best-generalization", "evidence"].endswith("Not run here: WilKE, MELO.")
+    assert text.loc["best-generalization", "evidence"].endswith(
+        "Not run here: WilKE, MELO intended."
+    )
     assert text.loc["better-than-discrete", "verdict"] == HOLDS
 
 
@@ -298,7 +301,7 @@ def test_every_claim_can_be_followed_to_its_section() -> None:
     check_claims_and_deviations(InventedStudy(Path()).document, NOTEBOOK)
 
 
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu", "paper"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_plans_what_the_page_shows(profile: str) -> None:
     settings = profile_of("elder", profile)[0]["settings"]
     enabled = {name: s for name, s in settings.items() if s.get("enabled", True)}
@@ -307,11 +310,11 @@ def test_every_profile_plans_what_the_page_shows(profile: str) -> None:
         assert {"ELDER", "GRACE"} <= set(setting["editors"]), name
         assert set(setting["editors"]) <= set(tables["main"]["order"])
         assert tables["tasks"]["items"][setting["reported"]["model"]]
-        edits, every = setting["stream"]["n_edits"], setting["protocol"]["checkpoint_every"]
+        edits, protocol = setting["stream"]["n_edits"], Protocol(**setting["protocol"])
         for editor in setting["editors"].values():
             fewer = editor.get("stream", {}).get("first", edits)
             # ELDER has a checkpoint where the editor stops.
-            assert fewer == edits or fewer % (every * setting["stream"]["batch_size"]) == 0
+            assert fewer == edits or protocol.checks(fewer // setting["stream"]["batch_size"])
         swept = [row["sweep"] for name in report.STEMS for row in tables[name]["rows"]]
         assert set(setting["sweeps"]) <= {*swept, "experts", "layers", "edits"}
     run = {editor for setting in enabled.values() for editor in setting["editors"]}

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lib.report.claims.verdict import FAILS, UNKNOWN
-from lib.runs.settings import profile_of
+from lib.runs.settings import PROFILES, profile_of
 from papers import common
 from papers.melo import costs, curves, generality, report, scores, tables
 from tests.papers.melo.invented_melo import BATCH, GROUPS, InventedStudy, N, index
@@ -253,7 +253,7 @@ def _yaml() -> dict:
 
 def test_editors_of_every_profile_have_a_row_in_table_2() -> None:
     rows = set(_yaml()["tables"]["table2"]["rows"])
-    for profile in ("smoke", "laptop", "gpu", "paper"):
+    for profile in PROFILES:
         for name, setting in profile_of("melo", profile)[0]["settings"].items():
             assert set(setting["editors"]) <= rows, (profile, name)
 
