@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import prompt_ids, target_ids
-from lib.backbones.passes.logits import prepare_whole, score_whole
+from lib.backbones.passes.logits import TargetScores, prepare_whole, score_whole
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.embedded.known import Answer, Knowledge, Likelihoods
 from lib.data.embedded.triples import Fact
@@ -194,14 +194,31 @@ def likelihoods(backbone: Backbone, edits: Sequence[Edit], *, cap: int) -> Likel
         rows.sort(key=lambda edit: (len(edit.prompt) + len(edit.target), edit.identity))
         for start in range(0, len(rows), _ROWS):
             piece = rows[start : start + _ROWS]
-            found = zip(piece, _read(backbone, piece), strict=True)
+            found = zip(piece, _read(backbone, piece).nll, strict=True)
             yield {keys[edit.identity]: nll for edit, nll in found}
 
     stored = Cache.user().lines("likelihood", _identity(backbone), asked, read)
     return Likelihoods({identity: stored[key] for identity, key in keys.items()})
 
 
-def _read(backbone: Backbone, edits: Sequence[Edit]) -> list[float]:
+def answered(backbone: Backbone, edits: Sequence[Edit]) -> frozenset[str]:
+    """The identities of the edits whose target the backbone gives already: each of its tokens is
+    the first choice behind the prompt and the tokens before it."""
+    keys = {edit.identity: content_hash([edit.prompt, edit.target])[:32] for edit in edits}
+    asked = {keys[edit.identity]: edit for edit in edits}
+
+    def read(missing: list[str]) -> Iterator[dict[str, bool]]:
+        for start in range(0, len(missing), _ROWS):
+            piece = missing[start : start + _ROWS]
+            found = _read(backbone, [asked[key] for key in piece])
+            right = (best == ids for best, ids in zip(found.argmax, found.ids, strict=True))
+            yield dict(zip(piece, right, strict=True))
+
+    stored = Cache.user().lines("answered", _identity(backbone), asked, read)
+    return frozenset(identity for identity, key in keys.items() if stored[key])
+
+
+def _read(backbone: Backbone, edits: Sequence[Edit]) -> TargetScores:
     prefix = FrozenPrefix(backbone, 0)
     prompts, targets = [edit.prompt for edit in edits], [edit.target for edit in edits]
-    return score_whole(backbone, prefix, prepare_whole(backbone, prefix, prompts, targets)).nll
+    return score_whole(backbone, prefix, prepare_whole(backbone, prefix, prompts, targets))

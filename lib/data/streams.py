@@ -83,7 +83,7 @@ class PromptStyle:
 
 
 # What a setting's `stream` holds beside the arguments of the function that makes it.
-ELSEWHERE = ("kind", "limit", "flip_predictions", "n_general", "first")
+ELSEWHERE = ("kind", "limit", "unanswered", "flip_predictions", "n_general", "first")
 
 
 def stream_of(spec: dict[str, Any], dataset: Dataset) -> Stream:

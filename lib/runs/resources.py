@@ -13,7 +13,7 @@ import torch
 
 from lib.backbones.backbone import Backbone, cast
 from lib.backbones.encoding import check_length
-from lib.backbones.knowledge import known_facts, likelihoods
+from lib.backbones.knowledge import answered, known_facts, likelihoods
 from lib.backbones.passes.kept import Kept
 from lib.backbones.sources import loading
 from lib.backbones.tuning.classes import ClassifierConfig, tune_classifier
@@ -144,6 +144,20 @@ def chosen_of(read: Read, spec: Spec, lessons: Lessons, known: Known) -> Dataset
     return _with_questions(read, apart) if wanted else apart
 
 
+def unanswered(chosen: Dataset, spec: Spec, backbone: Backbone) -> Dataset:
+    """5. The facts that the backbone does not answer before any edit, as the stream words them, for
+    streams that ask for these alone; the others are counted."""
+    style = streams.PromptStyle.of(spec["stream"])
+    right = answered(backbone, [style.edit(edit) for edit in chosen.edits])
+    told = f"{len(right)} facts that the backbone answers before any edit"
+    return replace(
+        chosen,
+        edits=tuple(edit for edit in chosen.edits if edit.identity not in right),
+        near=streams.pool(chosen, "near", len(chosen.edits)),  # what was taught, as it was
+        left_out=(*chosen.left_out, told) if right else chosen.left_out,
+    )
+
+
 def stream_of(spec: Spec, chosen: Dataset, flips: Flips | None) -> Stream:
     """6. The stream that is edited; its targets are against the backbone's predictions where the
     setting says so. `n_general`: items per task of general ability (0: none)."""
@@ -267,6 +281,10 @@ class Resources:
         known = self._once("known", asked, lambda: known_of(spec, backbone))
         picked = [told, taught, known and known.content]
         chosen = self._once("chosen", picked, lambda: chosen_of(self.read, spec, lessons, known))
+        if options.get("unanswered"):
+            picked = [picked, used, backbone.content, options.get("template")]
+            facts = chosen
+            chosen = self._once("chosen", picked, lambda: unanswered(facts, spec, backbone))
         turned = bool(options.get("flip_predictions"))
         if turned and options.get("template", "{}") != "{}":
             raise UsageError("flip_predictions classifies bare claims: give no template")

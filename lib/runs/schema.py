@@ -80,6 +80,7 @@ def _stream(kind: str) -> Any:
     }
     more = {"limit": (int | None, None), "first": (int | None, None), "n_general": (int, 0)}
     more |= {"kind": (Literal[kind], kind), "flip_predictions": (bool, False)}
+    more |= {"unanswered": (bool, False)}
     return create_model(f"{kind} stream", __base__=Described, **taken, **more)
 
 

@@ -1,15 +1,18 @@
 """The knowledge pass against a plain reference, its cache, and its recovery from a torn line."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lib.backbones import knowledge
-from lib.backbones.knowledge import known_facts
-from lib.backbones.sources import tiny
+from lib.backbones.knowledge import answered, known_facts
+from lib.backbones.sources import loading, tiny
+from lib.data import datasets, streams
 from lib.data.embedded.triples import Fact
 from lib.errors import BackboneError, UsageError
+from lib.runs import resources
 
 FACTS = [
     Fact("capital", "Norland", ("Aster",), "invented"),
@@ -193,3 +196,30 @@ def test_the_logits_are_those_of_the_model():
     with torch.no_grad():
         expected = bb.model(input_ids=whole).logits[:, -2:]
     assert torch.equal(found, expected.float())
+
+
+def test_facts_that_the_backbone_answers_are_left_out_of_a_stream_that_asks(monkeypatch):
+    """Every token has to be the first choice."""
+    model, dataset = loading.load("tiny-llama"), datasets.load("invented")
+    asked = list(dataset.edits[:6])
+    read, taught = knowledge._read, {asked[1].prompt, asked[4].prompt}
+
+    def taught_some(backbone, edits):
+        found = read(backbone, edits)
+        rows = zip(edits, found.ids, found.argmax, strict=True)
+        best = [ids if e.prompt in taught else (*ids[:-1], -1) for e, ids, _ in rows]
+        return replace(found, argmax=best)
+
+    assert answered(model, asked[:1]) == set()  # its weights are random
+    monkeypatch.setattr(knowledge, "_read", taught_some)
+    assert answered(model, asked[1:]) == {asked[1].identity, asked[4].identity}
+    assert answered(model, asked) == {asked[1].identity, asked[4].identity}  # from the cache
+    never, always = asked[:2], asked[2:]
+    monkeypatch.setattr(
+        resources, "answered", lambda backbone, edits: {edit.identity for edit in edits[2:]}
+    )
+    spec = {"stream": {"template": "Question: {}"}}
+    left = resources.unanswered(replace(dataset, edits=tuple(asked)), spec, model)
+    assert [edit.identity for edit in left.edits] == [edit.identity for edit in never]
+    assert left.left_out[-1] == f"{len(always)} facts that the backbone answers before any edit"
+    assert left.near == streams.pool(replace(dataset, edits=tuple(asked)), "near", 6)

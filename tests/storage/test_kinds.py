@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib.backbones import checkpoints
-from lib.backbones.knowledge import known_facts, likelihoods
+from lib.backbones.knowledge import answered, known_facts, likelihoods
 from lib.backbones.sources import loading
 from lib.backbones.text_states import KeyText, second_moments, stored_states
 from lib.backbones.tuning.classes import ClassifierConfig, tune_classifier
@@ -75,6 +75,10 @@ def likelihood(root: Path) -> dict[str, Any]:
     return likelihoods(loading.load("tiny-llama"), edits(3), cap=3).answers
 
 
+def answers(root: Path) -> dict[str, Any]:
+    return dict.fromkeys(answered(loading.load("tiny-llama"), edits(3)), True)
+
+
 def moments(root: Path) -> dict[str, Any]:
     found = second_moments(loading.load("tiny-gpt2"), (1, 2), CORPUS, KeyText(tokens=1))
     return {f"{block} {k}": v for block, m in found.items() for k, v in vars(m).items()}
@@ -127,6 +131,7 @@ ON_BACKBONES = {
     "tuned": [tuned_questions, tuned_classes],
     "knowledge": [knowledge],
     "likelihood": [likelihood],
+    "answered": [answers],
     "statistics": [moments],
     "states": [states],
     "networks": [hyper_network, serac_networks],
