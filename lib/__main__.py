@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--self-contained", action="store_true", help="pages carry their figures inside")
     add("--reference", action="store_true", help="copy finished pages to OUTPUT/reference, no more")
     add("--part", action="store_true", help=argparse.SUPPRESS)  # one of several at a time
+    add("--free-runs", action="store_true", help=argparse.SUPPRESS)  # do these and write no page
     bad = build.add_mutually_exclusive_group()
     bad.add_argument("--strict", action="store_true", help="stop at a malformed record (default)")
     bad.add_argument(
@@ -112,6 +113,10 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     check_cache_dir()
     for study in studies:
         study.check_memory()
+    if options.free_runs:
+        for study in studies:
+            study.run_missing(quiet=True, prefix=f"{study.paper}: ", free=True)
+        return 0
     return _execute(studies, options, arguments)
 
 
@@ -179,12 +184,12 @@ def _make(studies: list["Study"], options: argparse.Namespace, arguments: list[s
     from lib.runs import machine
 
     device = machine.default_device()
-    peaks = [max(run.gigabytes for run in study.runs) for study in studies]
+    peaks = [run.gigabytes for study in studies for run in study.to_do()] or [0.0]
     count = parallel.jobs(options.jobs, peaks, device, machine.available_gigabytes(device))
     if count > 1:
         # The longest first, so that nothing waits for it at the end.
         order = sorted(studies, key=lambda study: -sum(run.seconds for run in study.to_do()))
-        print(f"{len(order)} reports, {count} at a time", file=sys.stderr)
+        print(f"{len(order)} reports, {count} processes", file=sys.stderr)
         return parallel.run([study.paper for study in order], arguments, count)
     return all([_report(study, options) for study in studies])
 

@@ -1,7 +1,8 @@
 """Several papers at once, each in a process of its own with its share of the cores.
 
 Small tensors do not fill two cores: two papers with one thread each end sooner than one after the
-other with two. Threads never exceed the cores, because oversubscribed ones wait for each other.
+other with two. Threads never exceed the cores, because oversubscribed ones wait for each other. A
+process that finds no paper left does the runs that are still free in the others'.
 """
 
 import os
@@ -23,16 +24,16 @@ def cores() -> int:
 
 
 def jobs(asked: int | None, peaks: Sequence[float], device: str, room: float) -> int:
-    """How many papers run at the same time: as asked, else one for each core, or for as many cores
-    as a run has threads; on a GPU one.
+    """How many processes run at the same time: as asked, else one for each core, or for as many
+    cores as a run has threads; on a GPU one.
 
-    `peaks` [papers]: the memory each needs at most, and `room`: what is free, both in GiB. Without
+    `peaks` [runs]: the memory each run needs, and `room`: what is free, both in GiB. Without
     `asked`, no more than fit together. Raises UsageError for less than one.
     """
     if asked is not None:
         if asked < 1:
             raise UsageError(f"--jobs {asked}: at least one paper has to run at a time")
-        return min(asked, len(peaks))
+        return asked
     count = 1 if device != "cpu" else min(len(peaks), max(cores() // threads(), 1))
     largest = sorted(peaks, reverse=True)
     while count > 1 and sum(largest[:count]) > room:
@@ -51,20 +52,22 @@ def threads() -> int:
 
 def run(papers: Sequence[str], arguments: Sequence[str], count: int) -> bool:
     """`python -m lib` with the given arguments for each paper alone, `count` at a time in the given
-    order; whether all ended well. What they print appears as it comes."""
+    order, and where a place is left, one more that does what runs of all papers are free; whether
+    all ended well. What they print appears as it comes."""
     environment = threads_of(os.environ, max(cores() // count, 1))
     # Wherever this process found the library, the others find it too.
     paths = (str(ROOT), environment.get("PYTHONPATH", ""))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     environment["PYTHONSAFEPATH"] = "1"  # and never in the caller's folder
 
-    def one(paper: str) -> int:
-        one_paper = ("--only", paper, "--jobs", "1", "--part")  # the last mention of a flag counts
-        command = [sys.executable, "-m", "lib", *arguments, *one_paper]
+    def one(chosen: Sequence[str]) -> int:
+        own = ("--only", *chosen, "--jobs", "1", "--part")  # the last mention of a flag counts
+        command = [sys.executable, "-m", "lib", *arguments, *own]
         return subprocess.run(command, env=environment, check=False).returncode
 
+    free = [(",".join(papers), "--free-runs")] * (count - 1)
     with ThreadPoolExecutor(count) as pool:
-        return not any(list(pool.map(one, papers)))
+        return not any(list(pool.map(one, [*((paper,) for paper in papers), *free])))
 
 
 def threads_of(environment: Mapping[str, str], count: int) -> dict[str, str]:

@@ -149,12 +149,20 @@ def _like(setting: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(document: Mapping[str, Any], profile: str, setting: str) -> dict[str, Any]:
-    """What a profile, and before it the one that it extends, changes of a setting."""
-    own = document["profiles"][profile] or {}
-    if setting in own.get("leaves_out", ()):
+    """What a profile changes of a setting: nothing, if it leaves it out."""
+    if setting in (document["profiles"][profile] or {}).get("leaves_out", ()):
         return {"enabled": False}
-    base = _changes(document, own["extends"], setting) if own.get("extends") else {}
-    changes = own.get("settings", {}).get(setting, {})
+    return _layers(document, profile, setting)
+
+
+def _layers(document: Mapping[str, Any], profile: str, setting: str) -> dict[str, Any]:
+    """What a profile says of a setting, over what the profile that it extends says of it."""
+    own = document["profiles"][profile] or {}
+    changes, base = own.get("settings", {}).get(setting, {}), {}
+    if extended := own.get("extends"):
+        base = _layers(document, extended, setting)
+        if setting in document["profiles"][extended].get("leaves_out", ()):
+            base["enabled"] = False
     if not (changes.get("like") or base.get("like")):  # such a setting is another page's
         changes = merged(own.get("every", {}), changes)
     return merged(base, changes)

@@ -214,12 +214,18 @@ class Study(Outline):
                 )
 
     def run_missing(
-        self, *, quiet: bool = False, prefix: str = "", retry_failed: bool = True
+        self,
+        *,
+        quiet: bool = False,
+        prefix: str = "",
+        retry_failed: bool = True,
+        free: bool = False,
     ) -> bool:
         """Do every run that the store does not have; True if all are finished in the end.
 
         Runs on one backbone follow each other in the plan, so that it is loaded once. A run that
-        failed before is tried again unless `retry_failed` is False.
+        failed before is tried again unless `retry_failed` is False. `free`: only those that no
+        other process works on.
         """
         progress: Progress = LineProgress(prefix) if quiet else BarProgress()
         if to_do := self.to_do():
@@ -234,22 +240,22 @@ class Study(Outline):
                     f"{len(to_do)} runs of the former ones are done again",
                     file=sys.stderr,
                 )
-            self._do(to_do, progress)
+            self._do(to_do, progress, free=free)
             self.runs = [self.store.told(run) for run in self.runs]
             to_do = [run for run in self.to_do() if self.store.failure(run) is None]
-            if not to_do:
+            if free or not to_do:
                 break
         return not self.to_do()
 
-    def _do(self, runs: list[Run], progress: Progress) -> None:
-        """Do the runs; those that another process works on, for a page that shares them, last."""
+    def _do(self, runs: list[Run], progress: Progress, *, free: bool = False) -> None:
+        """Do the runs; those that another process works on last, or, if `free`, not at all."""
         taken = []
         for run in runs:
             try:
                 execute(run, self.store, self.resources, progress, wait=False)
             except TakenError:
                 taken.append(run)
-        for run in taken:
+        for run in () if free else taken:
             execute(run, self.store, self.resources, progress)
 
     def finished(self, run: Run) -> Finished | None:

@@ -284,3 +284,6 @@ def test_taken_runs_come_last(tmp_path: Path, monkeypatch) -> None:
     taken, *others = study.unique_runs()
     study._do([taken, *others], LineProgress())
     assert tried == [(run.title, False) for run in (taken, *others)] + [(taken.title, True)]
+    tried.clear()
+    study._do([taken, *others], LineProgress(), free=True)
+    assert tried == [(run.title, False) for run in (taken, *others)]

@@ -17,12 +17,12 @@ def four_cores(monkeypatch):
     ("asked", "peaks", "device", "room", "count"),
     [
         (None, [2.0] * 5, "cpu", 99.0, 4),  # one for each core
-        (None, [2.0, 2.0], "cpu", 99.0, 2),  # no more than there are papers
+        (None, [2.0, 2.0], "cpu", 99.0, 2),  # no more than there are runs
         (None, [2.0] * 5, "cuda", 99.0, 1),  # one card
         (None, [2.0, 6.0, 3.0], "cpu", 9.5, 2),  # 6 + 3 fit, 6 + 3 + 2 do not
         (None, [6.0, 6.0], "cpu", 5.0, 1),  # the plan itself refuses what cannot fit
         (3, [2.0] * 5, "cuda", 1.0, 3),  # as asked
-        (9, [2.0, 2.0], "cpu", 9.0, 2),
+        (9, [2.0, 2.0], "cpu", 9.0, 9),
     ],
 )
 def test_how_many_papers_run_at_a_time(four_cores, asked, peaks, device, room, count):
@@ -55,7 +55,11 @@ def test_each_paper_is_a_call_of_its_own_and_one_failure_stops_no_other(
     monkeypatch.setattr(parallel.subprocess, "run", run)
     papers = ["melo", "malmen", "elder"]
     fine = parallel.run(papers, ["--profile", "smoke", "--only", "melo,malmen,elder"], 2)
-    assert fine is (failing is None) and list(calls) == papers
+    # The last one helps with what is left of all.
+    assert fine is (failing is None) and list(calls) == [*papers, ",".join(papers)]
+    assert [paper for paper, (command, _) in calls.items() if "--free-runs" in command] == [
+        ",".join(papers)
+    ]
     for command, env in calls.values():
         assert command[1:3] == ["-m", "lib"] and "smoke" in command
         assert command[-2:] == ["1", "--part"] and env["OMP_NUM_THREADS"] in ("1", "2")
