@@ -48,13 +48,11 @@ def defers(
         rows = rows[rows["subset"].isin(subsets)]
         found = mean_interval(rows["deferred"].astype(float), groups=facts(rows["record"]))
         what = f"Share of prompts ({', '.join(map(on, subsets))}) that {editor} defers"
-        judged = bounded(
-            found, what, at_least, at_most, metric="deferred", subset=", ".join(subsets)
-        )
+        read = {"metric": "deferred", "subset": ", ".join(subsets)}
+        judged = bounded(found, what, at_least, at_most, **read)
         if len(others) and not others["deferred"].any():
-            text = (
-                f"{judged.evidence} None of {len(others)} others ({', '.join(map(on, beside))}) is."
-            )
+            named = ", ".join(map(on, beside))
+            text = f"{judged.evidence} Of {len(others)} others ({named}) it defers none either."
             return Verdict.of(judged.rows, text, [VACUOUS])
         return judged
 

@@ -224,8 +224,11 @@ def judge(claims: Iterable[Claim], material: Material) -> Judgement:
         try:
             found = claim.test(material)
         except Exception as error:  # a broken test must not take the report down
-            reason = f"The test could not run: {type(error).__name__}: {error}"
-            found = Verdict(INCONCLUSIVE, reason)
+            found = Verdict(
+                INCONCLUSIVE, f"The test could not run: {type(error).__name__}: {error}"
+            )
+            if material.records.empty:
+                found = Verdict(NOT_TESTABLE, "No run that it could be read on is finished.")
         if claim.by_construction and found.word == HOLDS:
             found = dataclasses.replace(found, marks=(*found.marks, BY_CONSTRUCTION))
         rows.append((claim, found))
