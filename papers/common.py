@@ -148,7 +148,8 @@ def summary(
     titles: Mapping[str, str] | None = None,
 ) -> summaries.PaperSummary:
     """What the front page says about a report, our own findings included. The numbers behind every
-    verdict are also written as CSV (`<paper>-verdicts`), a row for each row of evidence.
+    verdict are also written as CSV (`<paper>-verdicts`), a row for each row of evidence, and the
+    means of all scores (`<paper>-cells`), by which pages can be held against each other.
 
     `judged`: the claims as every setting judges them. `headline`: table cells worth a place there.
     `titles`: how keys of `judged` that are no settings are called.
@@ -157,6 +158,7 @@ def summary(
     told = {"claim": verdicts(study, judged, titles), "finding": findings(study)}
     numbers = [found.numbers.assign(kind=kind) for kind, found in told.items()]
     kept(study, f"{study.paper}-verdicts", pd.concat(numbers, ignore_index=True))
+    kept(study, f"{study.paper}-cells", cells(study))
     manifests = list(study.manifests(sweep=None).values())
     return summaries.PaperSummary(
         key=study.paper,
@@ -178,6 +180,32 @@ def summary(
         short=study.document["short"],
         made=_made(manifests),
     )
+
+
+def cells(study: Study) -> pd.DataFrame:
+    """The mean of every score that a claim can read, and its number of rows, for each editor of the
+    main tables by data, backbone, protocol, prompts and moment."""
+    found = []
+    for setting in study.settings:
+        records = study.records(setting)
+        for run, manifest in study.manifests(setting).items():
+            mine = records[records["run"] == run] if len(records) else records
+            scores = [name for name in verdict.SCORES if name in mine and mine[name].notna().any()]
+            keys = ["editor", "seed", "subset", "moment", "n_edits"]
+            if not scores or not set(keys) <= set(mine):
+                continue
+            long = mine.melt(keys, scores, "score", "mean").dropna(subset="mean")
+            long["mean"] = long["mean"].astype(float)
+            means = long.groupby([*keys, "score"])["mean"].agg(["size", "mean"]).reset_index()
+            spec, backbone = manifest["spec"], manifest["backbone"]
+            about = {
+                "data": manifest["dataset"]["content"],
+                "backbone": backbone.get("content", backbone.get("name", "")),
+                "rounds": spec.get("protocol", {}).get("rounds", ""),
+                "batch_size": spec["stream"]["batch_size"],
+            }
+            found.append(means.rename(columns={"size": "n"}).assign(**about))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _told(verdicts: claims.Verdicts) -> tuple[summaries.Told, ...]:

@@ -24,6 +24,7 @@ from lib.report.claims.verdict import (
     Material,
     Test,
     Verdict,
+    best_of,
     bounded,
     claim_test,
     decide,
@@ -39,15 +40,15 @@ from lib.report.claims.verdict import (
 @dataclass(frozen=True)
 class Pair:
     """Two selections of rows, ours against theirs, in one score; `tests`: how many share the level,
-    so that the interval is widened (Bonferroni). `best`: the mean that no editor can exceed, inf
-    where there is none."""
+    so that the interval is widened (Bonferroni). `best`: the mean that no editor can exceed, that
+    of the score's scale if None."""
 
     name: str
     metric: str
     ours: pd.DataFrame
     theirs: pd.DataFrame
     tests: int = 1
-    best: float = math.inf
+    best: float | None = None
 
 
 def compare(
@@ -64,7 +65,8 @@ def compare(
         d = paired(pair.ours, pair.theirs, pair.metric, 1 - (1 - LEVEL) / pair.tests)
         p = d.p if math.isnan(d.p) else min(1.0, chances * d.p)
         theirs = pair.theirs[pair.metric].astype(float).mean() if d.n else math.nan
-        found.append(Compared(pair.name, replace(d, p=p), theirs, pair.best - theirs, group))
+        best = best_of(pair.metric) if pair.best is None else pair.best
+        found.append(Compared(pair.name, replace(d, p=p), theirs, best - theirs, group))
     metric = ", ".join(dict.fromkeys(pair.metric for pair in pairs))
     how = {"strictly": strictly, "metric": metric, "subset": subset, "note": note}
     return decide(found, what, margin, better, **how)
@@ -518,7 +520,7 @@ def read_higher_by_all(
         adjusted = holm([one.p for one in single])
         sure = sum(p < 1 - LEVEL and one.mean > 0 for p, one in zip(adjusted, single, strict=True))
         note = f"Significant of {sure} of {len(names)} single editors (Holm)."
-        pair = Pair("mean over editors", "read", higher, lower)
+        pair = Pair("mean over editors", "read", higher, lower, best=best_of(column))
         what = f"{named(column)} against {named(than)}; {on(subset)}"
         return compare([pair], what, margin, strictly=True, subset=subset, note=note)
 
@@ -540,7 +542,8 @@ def reads_higher(
         rows = rows[rows[other].notna()]
         left, right = (rows[name].astype(float) for name in (metric, other))
         found = paired_difference(left, right, groups=_facts(rows))
-        pair = Compared(f"{named(metric)} minus {named(other)}", found, right.mean())
+        room = best_of(metric) - right.mean()
+        pair = Compared(f"{named(metric)} minus {named(other)}", found, right.mean(), room)
         how = {"strictly": strictly, "metric": f"{metric}, {other}", "subset": subset}
         return decide([pair], f"readings of {on(subset)}, {editor}", margin, **how)
 
@@ -593,9 +596,8 @@ def ahead_on_subset(
         joined = pd.concat(sides, axis=1, join="inner", keys=["a", "b"]).astype(float)
         units = joined.index.get_level_values(0)
         found = paired_difference(joined["a"], joined["b"], groups=units, level=LEVEL)
-        pair = Compared(
-            f"{on(subset)} minus {on(other)} of the same facts", found, joined["b"].mean()
-        )
+        name, theirs = f"{on(subset)} minus {on(other)} of the same facts", joined["b"].mean()
+        pair = Compared(name, found, theirs, best_of(metric) - theirs)
         how = {"strictly": True, "metric": metric, "subset": f"{subset}, {other}"}
         return decide([pair], f"{named(metric)}, {editor}", margin, **how)
 

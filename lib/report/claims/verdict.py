@@ -359,7 +359,7 @@ def chance(p: float, floor: float = 1 / (FLIPS + 1)) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-_SCORES = {
+SCORES = {  # what a claim can be read on, and how readers know it
     "f1_released": "F1 as released (end mark included)",
     "f1_ids": "F1 without end marks",
     "exact_match": "exact match, decoded",
@@ -376,15 +376,21 @@ _SCORES = {
     "seconds_per_edit": "seconds per edit",
     "stored_floats": "stored numbers",
 }
+UNBOUNDED = ("answer_nll_released", "seconds_per_edit", "stored_floats")  # the others are shares
 _SUBSETS = {
     "holdout": "held-out rephrases", "near": "prompts of the same relation",
     "upstream": "unrelated prompts", "general": "general tasks", "average": "average of an edit",
 }  # fmt: skip
 
 
+def best_of(metric: str) -> float:
+    """The most that the mean of a score can be, inf where there is no such number."""
+    return 1.0 if metric in SCORES and metric not in UNBOUNDED else math.inf
+
+
 def named(metric: str, subset: str = "") -> str:
     """A score, and the prompts it is read on, as readers know them."""
-    score = _SCORES.get(metric, metric.replace("_", " "))
+    score = SCORES.get(metric, metric.replace("_", " "))
     return f"{score}; {_SUBSETS.get(subset, subset)}" if subset else score
 
 

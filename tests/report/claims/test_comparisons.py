@@ -148,12 +148,12 @@ def test_claims_come_from_plain_specs() -> None:
 def test_better_needs_a_difference_and_not_only_the_absence_of_one() -> None:
     assert better_than("MELO", ["LoRA"], "f1_ids")(MATERIAL).word == HOLDS
     assert better_than("LoRA", ["MELO"], "f1_ids")(MATERIAL).word == FAILS
-    twin = MATERIAL.records[MATERIAL.records["editor"] == "MELO"].assign(editor="Twin", run="t")
+    twin = MATERIAL.records[MATERIAL.records["editor"] == "LoRA"].assign(editor="Twin", run="t")
     both = Material(pd.concat([MATERIAL.records, twin]))
     # A twin's scores agree on 96 prompts: at least as good for sure, better by no more than this.
-    assert at_least("Twin", ["MELO"], "f1_ids", margin=0.2)(both).word == HOLDS
-    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.2)(both).word == FAILS
-    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.01)(both).word == INCONCLUSIVE
+    assert at_least("Twin", ["LoRA"], "f1_ids", margin=0.2)(both).word == HOLDS
+    assert better_than("Twin", ["LoRA"], "f1_ids")(both).word == FAILS
+    assert better_than("Twin", ["LoRA"], "f1_ids", margin=0.01)(both).word == INCONCLUSIVE
 
 
 def test_a_rival_that_was_not_run_is_named_or_leaves_the_claim_open() -> None:
