@@ -26,6 +26,7 @@ from lib.report.claims.verdict import (
     Verdict,
     best_of,
     bounded,
+    changed,
     claim_test,
     decide,
     exactly,
@@ -66,7 +67,8 @@ def compare(
         p = d.p if math.isnan(d.p) else min(1.0, chances * d.p)
         theirs = pair.theirs[pair.metric].astype(float).mean() if d.n else math.nan
         best = best_of(pair.metric) if pair.best is None else pair.best
-        found.append(Compared(pair.name, replace(d, p=p), theirs, best - theirs, group))
+        moved = changed(pair.ours, pair.theirs, pair.metric)
+        found.append(Compared(pair.name, replace(d, p=p), theirs, best - theirs, group, moved))
     metric = ", ".join(dict.fromkeys(pair.metric for pair in pairs))
     how = {"strictly": strictly, "metric": metric, "subset": subset, "note": note}
     return decide(found, what, margin, better, **how)

@@ -55,7 +55,8 @@ class Evidence:
     `margin` is the margin of a difference or the bound of an amount; `p` is corrected for the
     verdict's comparisons. `reference` is the mean of their side; `room`, how much better than it a
     score can be at all. `exact`: counted or timed and not sampled, so no number of facts is asked
-    for. `group`: one of several sentences of which one is enough.
+    for. `group`: one of several sentences of which one is enough. `changed`: the facts that a
+    difference is not 0 in, where that was counted.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Evidence:
     room: float = math.inf
     exact: bool = False
     group: str = ""
+    changed: int = 0
 
     @property
     def outcome(self) -> str:
@@ -231,23 +233,34 @@ def scores(
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str, level: float = LEVEL) -> Difference:
     """Differences a - b of the same prompt, setting and seed; one fact is one unit."""
+    joined, units = _joined(a, b, metric)
+    return paired_difference(joined["a"], joined["b"], groups=units, level=level)
+
+
+def changed(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> int:
+    """The facts whose scores differ at all between the same prompts of `a` and `b`."""
+    joined, units = _joined(a, b, metric)
+    return len({unit for unit, d in zip(units, joined["a"] - joined["b"], strict=True) if d != 0})
+
+
+def _joined(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
     keys = ["setting", "seed", "record", "prompt"]
     left, right = (frame.groupby(keys)[metric].mean() for frame in (a, b))
     joined = pd.concat([left, right], axis=1, join="inner", keys=["a", "b"])
-    units = facts(joined.index.get_level_values("record"))
-    return paired_difference(joined["a"], joined["b"], groups=units, level=level)
+    return joined, facts(joined.index.get_level_values("record"))
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A difference (ours minus theirs) with its name, the mean of `theirs`, and the `room` above
-    it; `group` as in `Evidence`."""
+    """A difference (ours minus theirs) with its name, the mean of `theirs`, the `room` above it,
+    and the facts that it `changed` in; `group` as in `Evidence`."""
 
     name: str
     difference: Difference
     reference: float = math.nan
     room: float = math.inf
     group: str = ""
+    changed: int = 0
 
 
 def decide(
@@ -278,7 +291,8 @@ def decide(
             continue
         row = Evidence(
             pair.name, BETTER if strictly else NOT_WORSE, d.mean, d.low, d.high, d.n, d.clusters,
-            margin, p, better, reference=pair.reference, room=pair.room, **told,
+            margin, p, better, reference=pair.reference, room=pair.room,
+            changed=pair.changed, **told,
         )  # fmt: skip
         text = f"{pair.name}: {amount(d)}, {chance(p, floor)}"
         few = FEWEST_FACTS if row.outcome == INCONCLUSIVE else 0
