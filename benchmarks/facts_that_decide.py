@@ -69,7 +69,10 @@ def needed(evidence: pd.DataFrame) -> pd.DataFrame:
             continue  # counted or timed, whatever the facts
         groups: dict[str, list[tuple[float, str]]] = {}
         for _, row in part.iterrows():
-            groups.setdefault(str(row["group"]), []).append(of_row(row, len(part)))
+            facts, then = of_row(row, len(part))
+            share = max(row["facts"], 1) / max(part["facts"].max(), 1)  # read on a part of them
+            decided = facts if math.isinf(facts) else math.ceil(facts / share)
+            groups.setdefault(str(row["group"]), []).append((decided, then))
         facts, then = together(HOLDS, [together(FAILS, rows) for rows in groups.values()])
         found.append((*place, int(part["facts"].max()), part["verdict"].iloc[0], facts, then))
     return pd.DataFrame(found, columns=[*PLACE, "facts", "verdict", "needed", "then"])

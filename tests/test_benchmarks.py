@@ -88,6 +88,11 @@ def test_one_row_that_fails_decides_and_all_that_hold_are_waited_for() -> None:
     rows = [place | evidence(**holds).to_dict(), place | evidence(**fails).to_dict()]
     found = facts_that_decide.needed(pd.DataFrame(rows)).iloc[0]
     assert (found["needed"], found["then"]) == (11, "fails")
+    half = [rows[0] | {"facts": 12}, rows[0]]
+    assert facts_that_decide.needed(pd.DataFrame(half))["needed"].tolist() == [96]
+    few = [rows[0] | {"rule": "not worse", "mean": 0.0, "low": -0.01, "high": 0.01, "facts": 6}]
+    found = facts_that_decide.needed(pd.DataFrame([*few, rows[0] | {"mean": 0.5, "low": 0.4}]))
+    assert found["needed"].tolist() == [40]  # ten facts of a part that has a quarter of all
     either = [row | {"group": name} for row, name in zip(rows, "ab", strict=True)]
     found = facts_that_decide.needed(pd.DataFrame(either)).iloc[0]
     assert (found["needed"], found["then"]) == (96, "holds")

@@ -69,9 +69,9 @@ def says(row: pd.Series) -> str:
         return "fails"
     if significant and low > 0 and mean >= margin:
         return "holds"
-    if row["room"] < margin:
-        return AWAY
-    return "fails" if enough and high <= margin else "inconclusive"
+    if not (enough and high <= margin):
+        return "inconclusive"
+    return AWAY if row["room"] < margin else "fails"
 
 
 def together(found: Iterable[str]) -> str:

@@ -58,6 +58,7 @@ def row(rule: str, mean: float, low: float, high: float, **more: object) -> Evid
         (row(BETTER, 0.2, 0.1, 0.3, p=0.001), HOLDS),
         (row(BETTER, 0.2, -0.1, 0.3, p=0.2), INCONCLUSIVE),
         (row(BETTER, 0.0, -0.02, 0.02, room=0.01), NOT_TESTABLE),  # theirs is at the top already
+        (row(BETTER, 0.0, -0.2, 0.2, room=0.01), INCONCLUSIVE),
         (row(BETTER, -0.3, -0.4, -0.2, p=0.001, room=0.01), FAILS),
         (row(AT_MOST, 1.0, 1.0, 1.0, facts=0, margin=1.0, exact=True), HOLDS),
         (row(AT_MOST, 1.0, 1.0, 1.0, facts=0, margin=1.0), INCONCLUSIVE),

@@ -89,8 +89,8 @@ def outcome(row: Evidence) -> str:
     "not worse": holds if the whole interval stays above -margin (10 facts) or the difference is
     significantly for us; fails if it is significantly against us. "better": holds if the difference
     is significant, at least the margin, and its interval above 0; fails if it is significantly
-    against us, or the interval shows a gain of at most the margin (10 facts); where theirs leaves
-    no room for a gain of the margin it cannot be tested. Significant: p < 0.05 with 5 facts. "at
+    against us, or the interval shows a gain of at most the margin (10 facts), unless theirs leaves
+    no room for more: then it cannot be tested. Significant: p < 0.05 with 5 facts. "at
     least", "at most", "below": the whole interval decides (10 facts).
     """
     if row.rule == UNTOLD:
@@ -111,9 +111,9 @@ def outcome(row: Evidence) -> str:
         return FAILS
     if significant and mean >= row.margin and low > 0:
         return HOLDS
-    if row.room < row.margin:
-        return NOT_TESTABLE
-    return FAILS if enough and high <= row.margin else INCONCLUSIVE
+    if enough and high <= row.margin:
+        return NOT_TESTABLE if row.room < row.margin else FAILS
+    return INCONCLUSIVE
 
 
 def _against_bound(row: Evidence) -> str:
