@@ -156,8 +156,11 @@ def summary(
     """
     errors = [f"{title}: {text.strip().splitlines()[-1]}" for title, text in study.errors().items()]
     told = {"claim": verdicts(study, judged, titles), "finding": findings(study)}
-    numbers = [found.numbers.assign(kind=kind) for kind, found in told.items()]
-    kept(study, f"{study.paper}-verdicts", pd.concat(numbers, ignore_index=True))
+    numbers = pd.concat(
+        [found.numbers.assign(kind=kind) for kind, found in told.items()], ignore_index=True
+    )
+    data = {place: data_of(study, place) for place in numbers["setting"].unique()}
+    kept(study, f"{study.paper}-verdicts", numbers.assign(data=numbers["setting"].map(data)))
     kept(study, f"{study.paper}-cells", cells(study))
     manifests = list(study.manifests(sweep=None).values())
     return summaries.PaperSummary(
@@ -180,6 +183,17 @@ def summary(
         short=study.document["short"],
         made=_made(manifests),
     )
+
+
+def data_of(study: Study, place: str) -> str:
+    """The content of the longest stream of a setting, named by its key or in a title; "" where it
+    is not a single setting's, or nothing ran."""
+    named = [name for name in study.settings if place == name or study.title(name) in place]
+    if len(named) != 1:
+        return ""
+    streams = [manifest["dataset"] for manifest in study.manifests(named[0]).values()]
+    longest = max(streams, key=lambda stream: stream["counts"]["edits"], default={})
+    return longest.get("content", "")
 
 
 def cells(study: Study) -> pd.DataFrame:

@@ -160,20 +160,11 @@ def contradictions(verdicts: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
         if {"holds", "fails"} <= set(rows["says"]):
             found.append(f"{sentence} ({editor}): {', '.join(rows['page'] + ' ' + rows['says'])}")
     same = [
-        "editor",
-        "row",
-        "rule",
-        "margin",
-        "metric",
-        "subset",
-        "mean",
-        "n",
-        "facts",
-        "reference",
-    ]
-    drawn = verdicts[verdicts["rule"].isin(["not worse", "better"])]
+        "data", "editor", "row", "metric", "subset", "mean", "n", "facts", "reference", "level",
+    ]  # fmt: skip
+    drawn = verdicts[verdicts["rule"].isin(["not worse", "better"]) & verdicts["data"].notna()]
     for place, rows in drawn.groupby(same, dropna=False):
-        if rows.groupby("setting")[["low", "high"]].first().round(9).nunique().max() > 1:
+        if rows[["low", "high"]].round(9).nunique(dropna=False).max() > 1:
             found.append(f"{place}: {rows[['page', 'low', 'high']].values.tolist()}")
     for place, rows in cells.groupby(CELL, dropna=False):
         if rows["n"].nunique() > 1 or rows["mean"].max() - rows["mean"].min() > 1e-9:

@@ -157,7 +157,7 @@ JUDGED = Verdicts(
 def written(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Verdicts and cells of two pages that agree."""
     (tmp_path / "tables").mkdir()
-    numbers = JUDGED.numbers.assign(kind="claim")
+    numbers = JUDGED.numbers.assign(kind="claim", data="facts")
     cell = dict.fromkeys(checks.CELL, "x") | {"seed": 0, "n": 10, "mean": 0.5}
     for page in ("one", "two"):
         numbers.to_csv(tmp_path / "tables" / f"{page}-verdicts.csv", index=False)
@@ -199,9 +199,11 @@ def test_pages_that_contradict_each_other_are_caught(written) -> None:
     opposite.loc[other & (verdicts["key"] == "better"), "verdict"] = HOLDS
     (said,) = checks.contradictions(opposite, cells)
     assert said.startswith("More. (LoRA): one fails, two holds")
-    wider = verdicts.assign(setting=verdicts["page"] + verdicts["setting"])
+    wider = verdicts.copy()
     wider.loc[other & (verdicts["key"] == "best"), "low"] = 0.0
     assert len(checks.contradictions(wider, cells)) == 1
+    wider.loc[other, "data"] = "other facts"
+    assert checks.contradictions(wider, cells) == []
     for name, value in (("mean", 0.6), ("n", 11)):
         differing = cells.copy()
         differing.loc[differing["page"] == "two", name] = value

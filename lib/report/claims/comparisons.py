@@ -63,12 +63,14 @@ def compare(
     """
     found, pairs = [], list(pairs)
     for pair in pairs:
-        d = paired(pair.ours, pair.theirs, pair.metric, 1 - (1 - LEVEL) / pair.tests)
+        level = 1 - (1 - LEVEL) / pair.tests
+        d = paired(pair.ours, pair.theirs, pair.metric, level)
         p = d.p if math.isnan(d.p) else min(1.0, chances * d.p)
         theirs = pair.theirs[pair.metric].astype(float).mean() if d.n else math.nan
         best = best_of(pair.metric) if pair.best is None else pair.best
         moved = changed(pair.ours, pair.theirs, pair.metric)
-        found.append(Compared(pair.name, replace(d, p=p), theirs, best - theirs, group, moved))
+        told = (theirs, best - theirs, group, moved, level)
+        found.append(Compared(pair.name, replace(d, p=p), *told))
     metric = ", ".join(dict.fromkeys(pair.metric for pair in pairs))
     how = {"strictly": strictly, "metric": metric, "subset": subset, "note": note}
     return decide(found, what, margin, better, **how)

@@ -56,7 +56,7 @@ class Evidence:
     verdict's comparisons. `reference` is the mean of their side; `room`, how much better than it a
     score can be at all. `exact`: counted or timed and not sampled, so no number of facts is asked
     for. `group`: one of several sentences of which one is enough. `changed`: the facts that a
-    difference is not 0 in, where that was counted.
+    difference is not 0 in, where that was counted. `level` is the interval's.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Evidence:
     exact: bool = False
     group: str = ""
     changed: int = 0
+    level: float = LEVEL
 
     @property
     def outcome(self) -> str:
@@ -253,7 +254,7 @@ def _joined(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[pd.DataFrame
 @dataclass(frozen=True)
 class Compared:
     """A difference (ours minus theirs) with its name, the mean of `theirs`, the `room` above it,
-    and the facts that it `changed` in; `group` as in `Evidence`."""
+    and the facts that it `changed` in; `group` and `level` as in `Evidence`."""
 
     name: str
     difference: Difference
@@ -261,6 +262,7 @@ class Compared:
     room: float = math.inf
     group: str = ""
     changed: int = 0
+    level: float = LEVEL
 
 
 def decide(
@@ -292,7 +294,7 @@ def decide(
         row = Evidence(
             pair.name, BETTER if strictly else NOT_WORSE, d.mean, d.low, d.high, d.n, d.clusters,
             margin, p, better, reference=pair.reference, room=pair.room,
-            changed=pair.changed, **told,
+            changed=pair.changed, level=pair.level, **told,
         )  # fmt: skip
         text = f"{pair.name}: {amount(d)}, {chance(p, floor)}"
         few = FEWEST_FACTS if row.outcome == INCONCLUSIVE else 0
