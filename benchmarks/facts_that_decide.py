@@ -110,7 +110,8 @@ def of_row(row: pd.Series, rows: int = 1) -> tuple[float, str]:
     ahead = _reached(facts, down, mean, HOLDS, least)
     if row["rule"] == NOT_WORSE:
         return min(_reached(facts, down, mean + margin, HOLDS, FEWEST_FACTS), worse, ahead)
-    little = _reached(facts, up, margin - mean, FAILS, FEWEST_FACTS)
+    word = FAILS if row["room"] >= margin else NOT_TESTABLE
+    little = _reached(facts, up, margin - mean, word, FEWEST_FACTS)
     return ahead if mean >= margin else min(worse, little)
 
 

@@ -45,7 +45,7 @@ def test_the_fast_ways_give_the_plain_results(program: str, lines: int) -> None:
 
 def evidence(**change: object) -> pd.Series:
     told = {"rule": "not worse", "mean": 0.0, "low": -0.138, "high": 0.138, "facts": 24, "p": 1.0,
-            "margin": 0.05, "better": "higher", "changed": 0}  # fmt: skip
+            "margin": 0.05, "better": "higher", "changed": 0, "room": 1.0}  # fmt: skip
     return pd.Series(told | change)
 
 
@@ -71,6 +71,8 @@ def test_facts_of_which_none_may_change(margin: float, facts: int) -> None:
         ({"mean": 0.6, "low": 0.4, "high": 0.8, "rule": "at least", "margin": 0.5}, (96, "holds")),
         ({"mean": 0.6, "low": 0.4, "high": 0.8, "rule": "at most", "margin": 0.5}, (96, "fails")),
         ({"low": float("nan"), "high": float("nan")}, facts_that_decide.UNCLEAR),
+        ({"mean": 0.01, "low": -0.07, "high": 0.09, "rule": "better", "room": 0.02},
+         (96, "not testable in this profile")),
         # Three of 24 fell: an interval without 0, and p = 2 / 2³. Six must fall.
         ({"mean": -0.125, "low": -0.2, "high": -0.04, "changed": 3}, (48, "fails")),
     ],
