@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from lib.metrics.costs import costs_by_editor, inference
-from lib.report.claims.claims import Claim, judge
+from lib.report.claims.claims import Beside, Claim, Judgement, Verdicts, judge
 from lib.report.claims.comparisons import (
     at_least,
     better_than,
@@ -13,13 +13,14 @@ from lib.report.claims.comparisons import (
     stable_over,
     stable_over_steps,
 )
-from lib.report.claims.costs import constant_size, fewest, overhead_below
+from lib.report.claims.costs import constant_size, faster_as_published, fewest, overhead_below
 from lib.report.claims.verdict import (
     FAILS,
     HOLDS,
     INCONCLUSIVE,
     NOT_TESTABLE,
     TESTS,
+    Evidence,
     Material,
     Verdict,
     claim_test,
@@ -275,3 +276,48 @@ def test_display_has_words_and_escapes() -> None:
     assert "✗</span> fails" in shown
     with pytest.raises(ValueError, match="perhaps"):
         Verdict("perhaps", "")
+
+
+def test_speed_is_compared_at_each_ones_published_steps() -> None:
+    """Both take about 1/8 of a second an edit: at eight times the steps MELO is far slower."""
+    steps = {"MELO": (10, 80), "GRACE": (10, 10)}
+    found = faster_as_published("MELO", "GRACE", steps)(MATERIAL)
+    assert found.word == FAILS and "at 80 steps (measured" in found.evidence
+    assert "12.9 ms per step and edit" in found.evidence
+    assert faster_as_published("GRACE", "MELO", steps)(MATERIAL).word == HOLDS
+    same = faster_as_published("MELO", "GRACE", {"MELO": (10, 50), "GRACE": (10, 50)})
+    assert same(MATERIAL).word == INCONCLUSIVE
+    assert faster_as_published("MELO", "Nobody", steps | {"Nobody": (1, 1)})(MATERIAL).word == (
+        NOT_TESTABLE
+    )
+
+
+def test_a_training_that_belongs_to_the_method_counts_in_its_seconds() -> None:
+    timed = pd.DataFrame({"run": ["GRACE-0"], "editor": "GRACE", "fit_seconds": 96.0})
+    material = Material(MATERIAL.records, MATERIAL.steps, timed)
+    costs = ["seconds_per_edit"]
+    assert fewest("MELO", ["GRACE"], costs)(material).word == INCONCLUSIVE
+    trained = fewest("MELO", ["GRACE"], costs, prepared=["GRACE"])
+    found = trained(material)  # a second an edit more
+    assert found.word == HOLDS and "With the preparation before the first edit: GRACE" in (
+        found.evidence
+    )
+    # A network from the cache: what its training took when it was done.
+    seen = pd.DataFrame({"run": ["GRACE-0"], "kind": "training", "seconds": 960.0})
+    cached = Material(MATERIAL.records, MATERIAL.steps, timed.assign(fit_seconds=0.1), seen)
+    assert "GRACE 10.1" in trained(cached).evidence
+    assert trained(MATERIAL).word == NOT_TESTABLE  # nothing says what its preparation took
+
+
+def test_a_page_tells_a_claim_once_with_all_its_settings() -> None:
+    claim = Claim("k", "It holds.", "t", fewest("MELO", ["LoRA"]), "Table 1", "MELO")
+    small = Judgement(((claim, Verdict(INCONCLUSIVE, "Little.")),))
+    row = Evidence("a", "not worse", 0.0, -0.01, 0.01, 90, 80, 0.05, 1.0)
+    large = Judgement(((claim, Verdict.of([row], "Much.")),))
+    beside = {"k": (Beside("overnight", FAILS, (1, 2), 500, "../overnight/melo.html"),)}
+    shown = Verdicts({"a": small, "b": large}, {"a": "Small", "b": "Large"}, beside).to_html()
+    assert shown.count("It holds.") == 1 and "in 1 of 2 settings" in shown
+    assert shown.index("Large") < shown.index("Small")  # the most independent facts first
+    assert '<a href="../overnight/melo.html">overnight</a>' in shown and "(500 facts)" in shown
+    assert "No setting" in Verdicts({})._repr_html_()
+    assert Verdicts({"a": small, "b": large}).numbers["says"].tolist()[1:] == [HOLDS]
