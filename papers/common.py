@@ -1,10 +1,8 @@
 """What every paper's report says in the same way: reported numbers, examples, substitutions, failed
 runs, the summary for the front page."""
 
-import html
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -19,29 +17,19 @@ from lib.runs.settings import FOLDER
 from lib.runs.study import Study
 
 
-@dataclass(frozen=True)
-class OwnFindings:
-    """The findings of a paper's page, judged per setting; shows itself in notebooks."""
-
-    by_setting: Mapping[str, claims.Judgement]
-    titles: Mapping[str, str]
-
-    @property
-    def tidy(self) -> pd.DataFrame:
-        """One row per finding and setting: setting, key, sentence, source, verdict, evidence."""
-        parts = [judged.tidy.assign(setting=name) for name, judged in self.by_setting.items()]
-        names = ["setting", *claims.Judgement(()).tidy.columns]
-        return pd.concat(parts, ignore_index=True)[names] if parts else pd.DataFrame(columns=names)
-
-    def _repr_html_(self) -> str:
-        shown = [
-            f"<h3>Findings: {html.escape(self.titles[name])}</h3>{judged.to_html()}"
-            for name, judged in self.by_setting.items()
-        ]
-        return "".join(shown) or "<p><em>No setting of this profile can test a finding.</em></p>"
+def verdicts(
+    study: Study,
+    judged: Mapping[str, claims.Judgement],
+    titles: Mapping[str, str] | None = None,
+) -> claims.Verdicts:
+    """The claims as every setting judges them, what longer profiles say beside them; `titles`: how
+    keys of `judged` that are no settings are called."""
+    named = {name: setting["title"] for name, setting in study.document["settings"].items()}
+    others = summaries.beside(study.folder, study.profile, study.paper)
+    return claims.Verdicts(judged, named | dict(titles or {}), others)
 
 
-def findings(study: Study) -> OwnFindings:
+def findings(study: Study) -> claims.Verdicts:
     """Every finding in every setting that plans its editors, also written as CSV.
 
     An entry of `findings:` is one of `claims:` (`Claim.from_spec`). Its `editor`, if it has one,
@@ -54,10 +42,8 @@ def findings(study: Study) -> OwnFindings:
     }
     judged = {name: _judged(study, name) for name in planned}
     judged = {name: found for name, found in judged.items() if found.rows}
-    found = OwnFindings(judged, {name: planned[name]["title"] for name in judged})
-    path = study.folder / "tables" / f"{study.paper}-findings.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found.tidy.to_csv(path, index=False)
+    found = verdicts(study, judged)
+    kept(study, f"{study.paper}-findings", found.tidy)
     return found
 
 
@@ -73,7 +59,7 @@ def _judged(study: Study, setting: str) -> claims.Judgement:
         return claims.Judgement(())
     records = study.records(setting, None)
     if records.empty:
-        nothing = verdict.Verdict(verdict.UNKNOWN, "No run of this setting is finished.")
+        nothing = verdict.Verdict(verdict.NOT_TESTABLE, "No run of this setting is finished.")
         return claims.Judgement(tuple((finding, nothing) for finding in stated))
     material = verdict.Material(
         records,
@@ -155,20 +141,27 @@ def substitutions(study: Study, setting: str) -> list[str]:
 
 def summary(
     study: Study,
-    verdicts: Mapping[str, claims.Judgement],
+    judged: Mapping[str, claims.Judgement],
     listed: Mapping[str, list[str]],
     headline: Iterable[Cell],
     *,
     titles: Mapping[str, str] | None = None,
 ) -> summaries.PaperSummary:
-    """What the front page says about a report, our own findings included.
+    """What the front page says about a report, our own findings included. The numbers behind every
+    verdict are also written as CSV (`<paper>-verdicts`), a row for each row of evidence, and the
+    means of all scores (`<paper>-cells`), by which pages can be held against each other.
 
-    `verdicts`: the claims as every setting judges them. `headline`: table cells worth a place
-    there. `titles`: how keys of `verdicts` that are no settings are called.
+    `judged`: the claims as every setting judges them. `headline`: table cells worth a place there.
+    `titles`: how keys of `judged` that are no settings are called.
     """
     errors = [f"{title}: {text.strip().splitlines()[-1]}" for title, text in study.errors().items()]
-    named = {name: setting["title"] for name, setting in study.document["settings"].items()}
-    named |= titles or {}
+    told = {"claim": verdicts(study, judged, titles), "finding": findings(study)}
+    numbers = pd.concat(
+        [found.numbers.assign(kind=kind) for kind, found in told.items()], ignore_index=True
+    )
+    data = {place: data_of(study, place) for place in numbers["setting"].unique()}
+    kept(study, f"{study.paper}-verdicts", numbers.assign(data=numbers["setting"].map(data)))
+    kept(study, f"{study.paper}-cells", cells(study))
     manifests = list(study.manifests(sweep=None).values())
     return summaries.PaperSummary(
         key=study.paper,
@@ -180,8 +173,8 @@ def summary(
         headline=tuple(
             summaries.Headline.of(cell, label=f"{cell.editor}: {cell.metric}") for cell in headline
         ),
-        claims=_told(verdicts, named),
-        findings=_told(findings(study).by_setting, named),
+        claims=_told(told["claim"]),
+        findings=_told(told["finding"]),
         substitutions=tuple(dict.fromkeys(text for texts in listed.values() for text in texts)),
         runtime_seconds=sum(sum(manifest["seconds"].values()) for manifest in manifests),
         errors=tuple(errors),
@@ -192,15 +185,51 @@ def summary(
     )
 
 
-def _told(
-    verdicts: Mapping[str, claims.Judgement], titles: Mapping[str, str]
-) -> tuple[summaries.Told, ...]:
+def data_of(study: Study, place: str) -> str:
+    """The content of the longest stream of a setting, named by its key or in a title; "" where it
+    is not a single setting's, or nothing ran."""
+    named = [name for name in study.settings if place == name or study.title(name) in place]
+    if len(named) != 1:
+        return ""
+    streams = [manifest["dataset"] for manifest in study.manifests(named[0]).values()]
+    longest = max(streams, key=lambda stream: stream["counts"]["edits"], default={})
+    return longest.get("content", "")
+
+
+def cells(study: Study) -> pd.DataFrame:
+    """The mean of every score that a claim can read, and its number of rows, for each editor of the
+    main tables by data, backbone, protocol, prompts and moment."""
+    found = []
+    for setting in study.settings:
+        records = study.records(setting)
+        for run, manifest in study.manifests(setting).items():
+            mine = records[records["run"] == run] if len(records) else records
+            scores = [name for name in verdict.SCORES if name in mine and mine[name].notna().any()]
+            keys = ["editor", "seed", "subset", "moment", "n_edits"]
+            if not scores or not set(keys) <= set(mine):
+                continue
+            long = mine.melt(keys, scores, "score", "mean").dropna(subset="mean")
+            long["mean"] = long["mean"].astype(float)
+            means = long.groupby([*keys, "score"])["mean"].agg(["size", "mean"]).reset_index()
+            spec, backbone = manifest["spec"], manifest["backbone"]
+            about = {
+                "data": manifest["dataset"]["content"],
+                "backbone": backbone.get("content", backbone.get("name", "")),
+                "rounds": spec.get("protocol", {}).get("rounds", ""),
+                "batch_size": spec["stream"]["batch_size"],
+            }
+            found.append(means.rename(columns={"size": "n"}).assign(**about))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _told(verdicts: claims.Verdicts) -> tuple[summaries.Told, ...]:
     return tuple(
         summaries.Told(
-            claim.key, claim.sentence, claim.source, titles[place], found.word, found.evidence,
-            editor=claim.editor, section=claim.shown,
+            claim.key, claim.sentence, claim.source, verdicts.titles[place], found.word,
+            found.evidence, editor=claim.editor, section=claim.shown, marks=found.marks, n=found.n,
+            facts=found.facts,
         )
-        for place, judged in verdicts.items()
+        for place, judged in verdicts.by_setting.items()
         for claim, found in judged.rows
     )  # fmt: skip
 

@@ -9,27 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.errors import StoreError
-from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN
+from lib.report.claims.claims import Beside
+from lib.report.claims.verdict import COUNTED, MARKS, WORDS, decided_in, over_settings
 from lib.report.tables import Cell
+from lib.runs.settings import PROFILES
 from lib.storage.atomic import write_text
 
-SCHEMA = 2  # 1 counted claims and did not tell them
+SCHEMA = 3  # 1 counted claims and did not tell them, 2 knew other verdicts
 STATUSES = ("done", "partial", "failed")
-DIFFERS = "differs by setting"
-VERDICTS = (HOLDS, FAILS, DIFFERS, UNKNOWN)
-
-
-def overall(verdicts: Iterable[str]) -> str:
-    """The verdict on a sentence that was judged in several settings.
-
-    As strict as the verdict on several differences (`verdict.decide`): it holds only if it holds
-    in every setting. It fails if it fails somewhere and holds nowhere; where one setting says so
-    and another the opposite, it "differs by setting".
-    """
-    found = set(verdicts)
-    if FAILS in found:
-        return DIFFERS if HOLDS in found else FAILS
-    return HOLDS if found == {HOLDS} else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -61,7 +48,8 @@ class Told:
     """One sentence as one setting judges it: a claim of the paper, or a finding of our own.
 
     `setting` is the setting's title, `editor` whom the sentence is judged on, `section` the id of
-    the report's section that shows the numbers ("" for none).
+    the report's section that shows the numbers ("" for none). `n` and `facts`: scored rows and
+    independent facts behind the largest piece of evidence.
     """
 
     key: str
@@ -72,10 +60,16 @@ class Told:
     evidence: str
     editor: str = ""
     section: str = ""
+    marks: tuple[str, ...] = ()
+    n: int = 0
+    facts: int = 0
 
     def __post_init__(self) -> None:
-        if self.verdict not in (HOLDS, FAILS, UNKNOWN):
+        object.__setattr__(self, "marks", tuple(self.marks))  # JSON has lists
+        if self.verdict not in WORDS:
             raise ValueError(f"{self.key}: unknown verdict {self.verdict!r}")
+        if not set(self.marks) <= set(MARKS):
+            raise ValueError(f"{self.key}: unknown mark among {self.marks!r}")
 
 
 @dataclass(frozen=True)
@@ -138,18 +132,45 @@ class PaperSummary:
 
 
 def by_sentence(told: Iterable[Told]) -> list[tuple[Told, ...]]:
-    """The judgements of each sentence together, in the order of their first appearance."""
+    """The judgements of each sentence together, in the order of their first appearance; within one,
+    the setting with the most independent facts first."""
     found: dict[str, list[Told]] = {}
     for one in told:
         found.setdefault(one.key, []).append(one)
-    return [tuple(group) for group in found.values()]
+    return [tuple(sorted(group, key=lambda one: -one.facts)) for group in found.values()]
+
+
+def overall(group: Iterable[Told]) -> str:
+    """The verdict on one sentence over the settings that judged it (`verdict.over_settings`)."""
+    return over_settings([(one.verdict, one.marks) for one in group])
 
 
 def tally(told: Iterable[Told]) -> dict[str, int]:
-    """How many sentences hold, fail, differ by setting, cannot be told; each counts once, in
+    """How many sentences have each verdict over their settings (`COUNTED`); each counts once, in
     however many settings it was judged."""
-    counts = Counter(overall(one.verdict for one in group) for group in by_sentence(told))
-    return {verdict: counts[verdict] for verdict in VERDICTS}
+    counts = Counter(overall(group) for group in by_sentence(told))
+    return {verdict: counts[verdict] for verdict in COUNTED}
+
+
+def beside(folder: Path, profile: str, paper: str) -> dict[str, tuple[Beside, ...]]:
+    """What the longer profiles whose results lie beside `folder` say of a report's claims and
+    findings, by key; a summary that is missing or cannot be read says nothing."""
+    known = PROFILES[PROFILES.index(profile) + 1 :] if profile in PROFILES else ()
+    found: dict[str, list[Beside]] = {}
+    for name in known:
+        path = Path(folder).parent / name / f"{paper}.summary.json"
+        try:
+            other = PaperSummary.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            continue
+        page = other.safe_report
+        link = f"../{name}/{page}" if page and (path.parent / page).is_file() else ""
+        for group in by_sentence([*other.claims, *other.findings]):
+            judged = [(one.verdict, one.marks) for one in group]
+            found.setdefault(group[0].key, []).append(
+                Beside(name, over_settings(judged), decided_in(judged), group[0].facts, link)
+            )
+    return {key: tuple(rows) for key, rows in found.items()}
 
 
 def write_summary(folder: Path, summary: PaperSummary) -> None:

@@ -315,6 +315,9 @@ class Claim(Described):
     gigabytes: float = 0.0
     backbone: dict[str, str] = {}
     unchanged: list[str] = []
+    prepared: list[str] = []
+    beside: list[str] = []
+    by_construction: bool = False
     missing: str = ""
     needs: list[str] = []
     settings: list[str] = []

@@ -1,15 +1,18 @@
 """Tests of claims about ELDER's rule and codes; importing this registers them."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from lib.metrics.intervals import facts, mean_interval
 from lib.report.claims.verdict import (
-    UNKNOWN,
+    NOT_TESTABLE,
+    VACUOUS,
     Material,
     Test,
     Verdict,
     bounded,
     claim_test,
+    on,
     one_bound,
 )
 from papers.elder.forgetting import LATER, NEAR, RIGHT, answers
@@ -23,25 +26,35 @@ def defers(
     *,
     at_least: float | None = None,
     at_most: float | None = None,
+    beside: Sequence[str] = (),
     setting: str | None = None,
 ) -> Test:
     """The share of the prompts of `subsets` that an editor's own rule leaves to the unedited model
     is at least, or at most, so large. Observations of ELDER: columns subset, record, deferred.
 
-    Holds and fails by the 95 % interval of the share; in between it cannot be told.
+    Holds and fails by the 95 % interval of the share; in between it is inconclusive. `beside`:
+    other subsets; where the rule defers none of their prompts either, that it defers few says
+    nothing, and what holds is vacuous.
     """
     one_bound("defers", at_least, at_most)
 
     def test(material: Material) -> Verdict:
         rows = material.observations
         if rows.empty or "deferred" not in rows:
-            return Verdict(UNKNOWN, f"No run of {editor} observed what it defers.")
-        chosen = (rows["editor"] == editor) & (rows["sweep"] == "")
-        rows = rows[chosen & rows["subset"].isin(subsets)]
+            return Verdict(NOT_TESTABLE, f"No run of {editor} observed what it defers.")
+        rows = rows[(rows["editor"] == editor) & (rows["sweep"] == "")]
         rows = rows if setting is None else rows[rows["setting"] == setting]
+        others = rows[rows["subset"].isin(beside)]
+        rows = rows[rows["subset"].isin(subsets)]
         found = mean_interval(rows["deferred"].astype(float), groups=facts(rows["record"]))
-        what = f"Share of prompts ({', '.join(subsets)}) that {editor} defers"
-        return bounded(found, what, at_least, at_most)
+        what = f"Share of prompts ({', '.join(map(on, subsets))}) that {editor} defers"
+        read = {"metric": "deferred", "subset": ", ".join(subsets)}
+        judged = bounded(found, what, at_least, at_most, **read)
+        if len(others) and not others["deferred"].any():
+            named = ", ".join(map(on, beside))
+            text = f"{judged.evidence} Of {len(others)} others ({named}) it defers none either."
+            return Verdict.of(judged.rows, text, [VACUOUS])
+        return judged
 
     return test
 
@@ -55,14 +68,14 @@ def codes_move(editor: str, *, at_least: float) -> Test:
     def test(material: Material) -> Verdict:
         rows = material.observations
         if "own_stored" not in rows:
-            return Verdict(UNKNOWN, f"No run of {editor} observed its codes.")
+            return Verdict(NOT_TESTABLE, f"No run of {editor} observed its codes.")
         rows = rows[(rows["editor"] == editor) & (rows["sweep"] == "")]
         rows = rows[(rows["subset"] == "edits") & rows["own_stored"].notna()]
         digits = rows["own_stored"].astype(float)
         found = mean_interval((digits > 0).astype(float), groups=facts(rows["record"]))
         judged = bounded(found, f"Share of edits of {editor} with another code", at_least, None)
         more = f" They differ in {digits.mean():.1f} digits on average." if len(rows) else ""
-        return Verdict(judged.word, judged.evidence + more)
+        return dataclasses.replace(judged, evidence=judged.evidence + more)
 
     return test
 

@@ -153,9 +153,21 @@ def judged(study: Study, setting: str) -> claims.Judgement:
         spec: dict[str, Any] = {**given, "editor": OWN}
         if given["test"] == "ahead_at_equal_edits":
             spec |= _rivals(study, setting, given["others"])
+        if given["test"] == "faster_as_published":
+            spec["steps"] = {name: _steps(study, setting, name) for name in (OWN, spec["other"])}
         if spec.get("sweep", "") in ("", *study.sweeps(setting)):
             found.append(claims.Claim.from_spec(spec))
     return claims.judge(found, _material(study, setting))
+
+
+def _steps(study: Study, setting: str, editor: str) -> tuple[int, int]:
+    """The optimiser steps of an edit (of a batch, where batches are edited at once) here and in the
+    paper profile."""
+    here, published = (
+        document["settings"][setting]["editors"][editor]["config"]["steps"]
+        for document in (study.document, study.original)
+    )
+    return int(here), int(published)
 
 
 def _rivals(study: Study, setting: str, others: Sequence[str]) -> dict[str, Any]:

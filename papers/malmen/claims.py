@@ -2,20 +2,25 @@
 registers them."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import pandas as pd
 
 from lib.report.claims.comparisons import METRIC, NAMES, common_sizes, listed, right_after
 from lib.report.claims.verdict import (
-    FAILS,
-    HOLDS,
+    AT_LEAST,
+    AT_MOST,
+    BELOW,
+    INCONCLUSIVE,
     LEVEL,
-    UNKNOWN,
+    NOT_TESTABLE,
+    Evidence,
     Material,
     Test,
     Verdict,
     claim_test,
+    exactly,
     paired,
 )
 
@@ -37,14 +42,17 @@ def carries_more(
 
     What an editor carries: the largest m up to which its score stays within `margin` of its own at
     the smallest m. An interval (Bonferroni over the sizes) that lies within the margin shows that
-    it stays, one beyond that it does not. A range of m below `times` cannot tell.
+    it stays, one beyond that it does not. Where the sizes decide neither and span no factor of
+    `times`, it cannot be tested.
     """
 
     def test(material: Material) -> Verdict:
         rows = right_after(material, metric, subset, setting)
         sizes = common_sizes(rows, editor, other)
         if len(sizes) < 2:
-            return Verdict(UNKNOWN, f"{editor} and {other} ran together at {listed(sizes)} only.")
+            return Verdict(
+                NOT_TESTABLE, f"{editor} and {other} ran together at {listed(sizes)} only."
+            )
         spans = {name: _span(rows, name, sizes, metric, margin) for name in (editor, other)}
         told = "; ".join(
             f"{name} keeps its {NAMES.get(subset, subset)} of m = {sizes[0]} within {margin:g} "
@@ -53,16 +61,14 @@ def carries_more(
         )
         evidence = f"{told} (sizes run: {listed(sizes)})."
         (sure, possible), (least, most) = spans[editor], spans[other]
-        if sizes[-1] / sizes[0] < times:
-            ratio = sizes[-1] / sizes[0]
-            return Verdict(
-                UNKNOWN, f"{evidence} The sizes span a factor of {ratio:g}, not {times:g}."
-            )
-        if sure / most >= times:
-            return Verdict(HOLDS, evidence)
         # Where the editor still stands at the largest m, what it carries may be more.
-        beyond = possible == sizes[-1]
-        return Verdict(FAILS if possible / least < times and not beyond else UNKNOWN, evidence)
+        ends = (sure / most, math.inf if possible == sizes[-1] else possible / least)
+        judged = exactly(f"{editor} over {other}", AT_LEAST, times, evidence, *ends)
+        span = sizes[-1] / sizes[0]
+        if judged.word == INCONCLUSIVE and span < times:
+            short = f"{evidence} The sizes span a factor of {span:g}, not {times:g}."
+            return Verdict(NOT_TESTABLE, short)
+        return judged
 
     return test
 
@@ -79,10 +85,10 @@ def sum_overshoots(editor: str) -> Test:
     def test(material: Material) -> Verdict:
         rows = material.observations
         if "summed_residual" not in rows:
-            return Verdict(UNKNOWN, f"No run of {editor} observed its residuals.")
+            return Verdict(NOT_TESTABLE, f"No run of {editor} observed its residuals.")
         rows = rows[(rows["editor"] == editor) & (rows["kind"] == "module")]
         if rows.empty:
-            return Verdict(UNKNOWN, f"No run of {editor} observed its residuals.")
+            return Verdict(NOT_TESTABLE, f"No run of {editor} observed its residuals.")
         rows = rows[rows["m"] == rows["m"].max()].drop_duplicates(["run", "path"])
         summed, solved = rows["summed_residual"].astype(float), rows["residual"].astype(float)
         evidence = (
@@ -90,9 +96,15 @@ def sum_overshoots(editor: str) -> Test:
             f"{summed.min():.3g} to {summed.max():.3g}, of least squares {solved.min():.2g} to "
             f"{solved.max():.2g}; no shift at all gives 1."
         )
-        if summed.min() > 1 and solved.max() < 1:
-            return Verdict(HOLDS, evidence)
-        return Verdict(FAILS, evidence)
+        ends = {
+            "smallest residual of the sum": (AT_LEAST, summed.min()),
+            "largest residual of least squares": (BELOW, solved.max()),
+        }
+        found = [
+            Evidence(name, rule, end, end, end, len(rows), 0, 1.0, exact=True)
+            for name, (rule, end) in ends.items()
+        ]
+        return Verdict.of(found, evidence)
 
     return test
 
@@ -102,19 +114,19 @@ def passes_stay_flat(editor: str, mini_batch: int, *, margin: float = 0.25) -> T
     """What the decoupled passes of a meta-step keep does not grow with m; the row store is apart.
 
     Sizes below `mini_batch` facts fill no mini-batch and are left out. Holds if the bytes grow by
-    at most `margin` in all; fails if they grow more than half as fast as m.
+    at most `margin` in all, else it fails: bytes are counted and exact.
     """
 
     def test(material: Material) -> Verdict:
         rows = material.observations
         if rows.empty or "kind" not in rows:
-            return Verdict(UNKNOWN, "No run counted the memory of its passes.")
+            return Verdict(NOT_TESTABLE, "No run counted the memory of its passes.")
         rows = rows[(rows["kind"] == "memory") & (rows["editor"] == editor)]
         rows = rows[rows["m"] >= mini_batch].drop_duplicates("m").sort_values("m")
         if len(rows) < 2 or rows["m"].iloc[-1] / rows["m"].iloc[0] < ROOM:
             known = ", ".join(f"{m:g}" for m in rows["m"]) or "none"
             return Verdict(
-                UNKNOWN,
+                NOT_TESTABLE,
                 f"Memory of {editor} was counted at too few sizes of at least {mini_batch} facts "
                 f"(m = {known}); a factor of {ROOM} between them is needed.",
             )
@@ -130,9 +142,8 @@ def passes_stay_flat(editor: str, mini_batch: int, *, margin: float = 0.25) -> T
             f"({last['decoupled_bytes'] / 2**20:,.1f} MiB; allowed: {1 + margin:g} times), the row "
             f"store {growth['row_store']:.2f} times, all passes together {growth['joint']:.2f}."
         )
-        if growth["decoupled"] <= 1 + margin:
-            return Verdict(HOLDS, evidence)
-        return Verdict(FAILS if growth["decoupled"] > larger / 2 else UNKNOWN, evidence)
+        what, grown = "growth of the decoupled passes", float(growth["decoupled"])
+        return exactly(what, AT_MOST, 1 + margin, evidence, grown, n=len(rows))
 
     return test
 
@@ -156,7 +167,7 @@ def less_time(editor: str, other: str, *, facts: int, tolerance: float = 0.1) ->
         )
         common = set.intersection(*both) if both else set()
         if not common:
-            return Verdict(UNKNOWN, f"{editor} and {other} did not both run at one m.")
+            return Verdict(NOT_TESTABLE, f"{editor} and {other} did not both run at one m.")
         m = max(common)
         at = rows[rows["m"] == m].groupby("editor")[["train", "edit"]].mean()
         total = at.sum(axis=1)
@@ -166,19 +177,19 @@ def less_time(editor: str, other: str, *, facts: int, tolerance: float = 0.1) ->
             for name in (editor, other)
         )
         evidence = f"At m = {m}: {evidence}; ratio {ours / max(theirs, 1e-9):.2f}."
-        if ours < (1 - tolerance) * theirs:
-            return Verdict(HOLDS, evidence)
         saved = float(at.loc[other, "edit"] - at.loc[editor, "edit"]) / m
         if saved <= 0:
-            return Verdict(FAILS, f"{evidence} Editing itself is not faster either.")
-        if m >= facts:
-            late = ours > (1 + tolerance) * theirs
-            return Verdict(FAILS if late else UNKNOWN, evidence)
+            evidence += " Editing itself is not faster either."
+        ratio = ours / max(theirs, 1e-9)
+        ends = (ratio / (1 + tolerance), ratio * (1 + tolerance))
+        judged = exactly(f"{editor} over {other}, m = {m}", BELOW, 1.0, evidence, *ends, n=len(at))
+        if ends[1] < 1 or saved <= 0 or m >= facts:
+            return judged
         meet = float(at.loc[editor, "train"] - at.loc[other, "train"]) / saved
         return Verdict(
-            UNKNOWN,
-            f"{evidence} A fact costs {saved:.2g} s less: training pays from about {meet:,.0f} "
-            f"facts on, and the claim is about {facts:,}.",
+            NOT_TESTABLE,
+            f"{evidence} A fact costs {saved:.2g} s less: by arithmetic, not measured, training "
+            f"pays from about {meet:,.0f} facts on, and the claim is about {facts:,}.",
         )
 
     return test

@@ -85,7 +85,7 @@ def _same(lead: int, low: float, high: float) -> str:
     """Whether a lead (runs ahead minus runs behind) has the sign of an interval that excludes 0."""
     ours = (low > 0) - (high < 0)
     if not lead or not ours:
-        return "cannot be told"
+        return "inconclusive"
     return "yes" if (lead > 0) == (ours > 0) else "no"
 
 
@@ -96,6 +96,6 @@ def agreement(frame: pd.DataFrame) -> str:
     counts = frame["same order"].value_counts()
     told = counts.get("yes", 0) + counts.get("no", 0)
     return (
-        f"{counts.get('yes', 0)} of the {told} orderings that can be told here are those of most "
-        f"of the others' runs; {len(frame) - told} cannot be told."
+        f"{counts.get('yes', 0)} of the {told} orderings that are clear here are those of most "
+        f"of the others' runs; {len(frame) - told} are inconclusive."
     )

@@ -21,10 +21,17 @@ def judged(study: Study, setting: str, editor: str = "MELO") -> claims.Judgement
             continue
         if "others" in spec:
             spec["others"] = [e for e in spec["others"] if e in here and e != editor]
+        if spec["test"] == "fits":
+            planned = study.original["settings"][setting]
+            spec["planned"] = planned.get("cost", {}).get("gigabytes")
         found.append(claims.Claim.from_spec(spec | {"editor": editor}))
-    records = scored(study, setting)
-    timed = costs.inference(study.records(setting), study.manifests(setting))
-    return claims.judge(found, verdict.Material(records, study.steps(setting), timed))
+    material = verdict.Material(
+        scored(study, setting),
+        study.steps(setting),
+        costs.inference(study.records(setting), study.manifests(setting)),
+        study.observations(setting),
+    )
+    return claims.judge(found, material)
 
 
 def verdicts(study: Study) -> dict[str, claims.Judgement]:

@@ -15,7 +15,10 @@ def test_findings_are_judged_where_their_editors_are_planned(tmp_path: Path) -> 
     assert set(found.by_setting) == {"counterfact", "zsre"}
     kept = pd.read_csv(tmp_path / "tables" / "elder-findings.csv")
     assert kept["verdict"].tolist() == found.tidy["verdict"].tolist() and len(kept) == 11
-    assert "<h3>Findings: zsre, a tiny model</h3>" in found._repr_html_()
+    shown = found._repr_html_()
+    assert "<b>zsre, a tiny model.</b>" in shown and shown.count('class="claim"') == 6
+    numbers = found.numbers
+    assert list(numbers["setting"].unique()) == ["counterfact", "zsre"] and len(numbers) >= 11
 
     document = study.document
     spec = {"key": "k", "sentence": "s", "source": "o", "test": "defers", "editor": "ELDER",

@@ -19,6 +19,7 @@ from lib.runs.settings import papers
 from lib.runs.store import Store
 from lib.runs.study import Outline
 from tests.processes import PATIENCE
+from tests.report import evidence_checks
 from tests.report.pages import browser_checks
 from tests.runs import kills as kills_of
 
@@ -100,6 +101,20 @@ def test_every_page_table_and_figure_is_there(output: Path) -> None:
     own = [row for row in rows if row["editor"] == "MELO"]
     assert all(row["n"] != "0" and row["reproduced"] for row in own)
     assert all("random" in row["substitutions"] or row["substitutions"] for row in own)
+
+
+def test_verdicts_and_counts_follow_from_the_files_beside_the_pages(output: Path) -> None:
+    verdicts = evidence_checks.read(output, "verdicts")
+    assert set(verdicts["page"]) == set(papers())
+    assert evidence_checks.check_verdicts(verdicts) >= 40
+    evidence_checks.check_front_page(output / "index.html", verdicts)
+
+
+def test_no_two_pages_contradict_each_other(output: Path) -> None:
+    cells = evidence_checks.read(output, "cells")
+    assert set(cells["page"]) == set(papers())
+    found = evidence_checks.contradictions(evidence_checks.read(output, "verdicts"), cells)
+    assert not found, "\n".join(found[:10])
 
 
 @pytest.mark.skipif(browser_checks.browser_path() is None, reason=browser_checks.why_no_browser())

@@ -4,16 +4,36 @@ A test is a function of `Material` that returns a `Verdict`; `TESTS` names the f
 them: those imported here, and a paper's own (`papers/<paper>/claims.py`).
 """
 
+import dataclasses
 import difflib
 import html
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from lib.report.claims import comparisons, costs  # noqa: F401  (they register their tests)
-from lib.report.claims.verdict import SYMBOLS, TESTS, UNKNOWN, Material, Test, Verdict
+from lib.report.claims.verdict import (
+    BY_CONSTRUCTION,
+    COUNTED,
+    DIFFERS,
+    HOLDS,
+    INCONCLUSIVE,
+    MARKS,
+    NOT_TESTABLE,
+    SYMBOLS,
+    TESTS,
+    Evidence,
+    Material,
+    Test,
+    Verdict,
+    decided_in,
+    over_settings,
+)
+
+SAID = ["key", "sentence", "source", "editor", "verdict", "marks", "evidence"]
+NUMBERS = ["row", *(item.name for item in dataclasses.fields(Evidence)[1:])]
 
 
 @dataclass(frozen=True)
@@ -21,7 +41,7 @@ class Claim:
     """A sentence of the paper, where it stands, and the test that decides about it.
 
     `shown` is the heading of the report's section with its table or figure, "" for none; `editor`
-    whom the sentence is judged on.
+    whom the sentence is judged on. `by_construction`: the method is made so that it must hold.
     """
 
     key: str
@@ -30,6 +50,7 @@ class Claim:
     test: Test
     shown: str = ""
     editor: str = ""
+    by_construction: bool = False
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, object]) -> "Claim":
@@ -37,56 +58,179 @@ class Claim:
         arguments = dict(spec)
         texts = [str(arguments.pop(name)) for name in ("key", "sentence", "source")]
         name, shown = str(arguments.pop("test")), str(arguments.pop("shown", ""))
+        built = bool(arguments.pop("by_construction", False))
         if name not in TESTS:
             near = difflib.get_close_matches(name, TESTS)
             known = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(TESTS)}"
             raise ValueError(f"claim {texts[0]}: no test {name!r}; {known}")
-        return cls(*texts, TESTS[name](**arguments), shown, str(arguments.get("editor", "")))
+        editor = str(arguments.get("editor", ""))
+        return cls(*texts, TESTS[name](**arguments), shown, editor, built)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Claims with their verdicts, in order; shows itself as a list in notebooks."""
+    """Claims with their verdicts in one setting, in order; shows itself as a list in notebooks."""
 
     rows: tuple[tuple[Claim, Verdict], ...]
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many claims hold, fail, cannot be told."""
-        return {word: sum(found.word == word for _, found in self.rows) for word in SYMBOLS}
+        """How many claims have each verdict of one setting."""
+        found = [over_settings([(verdict.word, verdict.marks)]) for _, verdict in self.rows]
+        return {word: found.count(word) for word in COUNTED if word != DIFFERS}
 
     @property
     def tidy(self) -> pd.DataFrame:
-        """One row per claim: key, sentence, source, verdict, evidence."""
-        names = ["key", "sentence", "source", "verdict", "evidence"]
-        rows = [(c.key, c.sentence, c.source, f.word, f.evidence) for c, f in self.rows]
-        return pd.DataFrame(rows, columns=names)
+        """One row per claim: `SAID`, n and independent facts."""
+        rows = [(*_said(claim, found), found.n, found.facts) for claim, found in self.rows]
+        return pd.DataFrame(rows, columns=[*SAID, "n", "facts"])
+
+    @property
+    def numbers(self) -> pd.DataFrame:
+        """One row per row of evidence: `SAID`, the row's numbers (`NUMBERS`) and, as "says", what
+        they say by its rule. A claim without evidence has one row without numbers."""
+        rows = [
+            (*_said(claim, found), *told)
+            for claim, found in self.rows
+            for told in [(*dataclasses.astuple(row), row.outcome) for row in found.rows]
+            or [(None,) * (len(NUMBERS) + 1)]
+        ]
+        return pd.DataFrame(rows, columns=[*SAID, *NUMBERS, "says"])
 
     def to_html(self) -> str:
         """An ordered list; the verdict is a word with a symbol, never a colour alone."""
-        items = "".join(
-            f'<li class="claim"><p class="sentence">{html.escape(claim.sentence)} '
-            f'<cite>{html.escape(claim.source)}</cite></p><p class="finding">'
-            f'<span class="badge {found.word.split()[0]}"><span aria-hidden="true">'
-            f"{SYMBOLS[found.word]}</span> {found.word}</span> "
-            f"{html.escape(found.evidence)}{_shown(claim)}</p></li>"
-            for claim, found in self.rows
-        )
-        return f'<ol class="claims">{items}</ol>'
+        return Verdicts({"": self}).to_html()
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
 
+def _said(claim: Claim, found: Verdict) -> tuple[str, ...]:
+    return (
+        claim.key, claim.sentence, claim.source, claim.editor, found.word, ", ".join(found.marks),
+        found.evidence,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What another profile says of a claim: its verdict (of `COUNTED`), in how many settings of how
+    many that could test it, the independent facts of the largest, and the page that says so."""
+
+    profile: str
+    verdict: str
+    settings: tuple[int, int]
+    facts: int
+    link: str = ""
+
+    def to_html(self) -> str:
+        """ "overnight: holds in 2 of 3 settings (500 facts)" with a link to the page."""
+        facts = f" ({self.facts:,} facts)" if self.facts else ""
+        text = f"{badge(self.verdict)}{html.escape(reach(self.verdict, self.settings) + facts)}"
+        name = html.escape(self.profile)
+        if self.link:
+            name = f'<a href="{html.escape(self.link)}">{name}</a>'
+        return f'<span class="beside">{name}: {text}</span>'
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Every claim as all settings judge it, the one with the most independent facts first; shows
+    itself as a list with one entry a claim. `titles` of settings, `beside` by key of the claim."""
+
+    by_setting: Mapping[str, Judgement]
+    titles: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, tuple[Beside, ...]] = field(default_factory=dict)
+
+    @property
+    def tidy(self) -> pd.DataFrame:
+        """`Judgement.tidy` of all settings, with the column "setting" in front."""
+        return _together({name: judged.tidy for name, judged in self.by_setting.items()})
+
+    @property
+    def numbers(self) -> pd.DataFrame:
+        """`Judgement.numbers` of all settings, with the column "setting" in front."""
+        return _together({name: judged.numbers for name, judged in self.by_setting.items()})
+
+    def to_html(self) -> str:
+        """An ordered list: sentence, verdict over the settings, evidence of each setting."""
+        found: dict[str, list[tuple[str, Claim, Verdict]]] = {}
+        for name, judged in self.by_setting.items():
+            for claim, verdict in judged.rows:
+                title = self.titles.get(name, name)
+                found.setdefault(claim.key, []).append((title, claim, verdict))
+        items = "".join(self._entry(key, rows) for key, rows in found.items())
+        return f'<ol class="claims">{items}</ol>' if items else ""
+
+    def _entry(self, key: str, rows: list[tuple[str, Claim, Verdict]]) -> str:
+        claim = rows[0][1]
+        judged = [(verdict.word, verdict.marks) for _, _, verdict in rows]
+        word = over_settings(judged)
+        where = reach(word, decided_in(judged))
+        beside = "".join(f" {one.to_html()}" for one in self.beside.get(key, ()))
+        link = ""
+        if claim.shown:
+            link = f' <a href="#{section_id(claim.shown)}">{html.escape(claim.shown)}</a>'
+        rows = sorted(rows, key=lambda row: -row[2].facts)
+        told = "".join(_setting(*row, alone=len(rows) == 1) for row in rows)
+        return (
+            f'<li class="claim"><p class="sentence">{html.escape(claim.sentence)} '
+            f'<cite>{html.escape(claim.source)}</cite></p><p class="finding">{badge(word)}'
+            f"{html.escape(where)}{beside}{link}</p>{told}</li>"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_html() or "<p><em>No setting of this profile can test one.</em></p>"
+
+
+def _together(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Frames of settings, one below the other, each row with its setting in front."""
+    if not frames:
+        return Judgement(()).numbers.assign(setting=[])
+    parts = [frame.astype(object).assign(setting=name) for name, frame in frames.items()]
+    rows = pd.concat(parts, ignore_index=True).infer_objects()
+    return rows[["setting", *(name for name in rows if name != "setting")]]
+
+
+def _setting(title: str, claim: Claim, verdict: Verdict, *, alone: bool) -> str:
+    """The evidence of one setting, with its own verdict where there are several."""
+    own = "" if alone else f"{badge(verdict.word, verdict.marks)} "
+    place = f"<b>{html.escape(title)}.</b> " if title else ""
+    return f'<p class="finding">{own}{place}{html.escape(verdict.evidence)}</p>'
+
+
+def badge(verdict: str, marks: Iterable[str] = (), where: str = "") -> str:
+    """A verdict (one of `COUNTED`) and its marks as words with a symbol, never a colour alone."""
+    marks = tuple(marks)
+    named = marks[0] if marks else verdict
+    text = f"{HOLDS}, {named}" if named in MARKS else verdict
+    symbol = f'<span aria-hidden="true">{SYMBOLS[named]}</span>'
+    kind = "marked" if named in MARKS else named.split()[0]
+    return f'<span class="badge {kind}">{symbol} {html.escape(text + where)}</span>'
+
+
+def reach(verdict: str, settings: tuple[int, int]) -> str:
+    """ " in 1 of 3 settings": where a verdict is not that of all settings that could test it."""
+    same, testable = settings
+    if verdict in (DIFFERS, INCONCLUSIVE, NOT_TESTABLE) or same == testable:
+        return ""
+    return f" in {same} of {testable} settings"
+
+
 def judge(claims: Iterable[Claim], material: Material) -> Judgement:
-    """Every claim judged; one whose test cannot run is "cannot be told here", with the reason."""
+    """Every claim judged; one whose test breaks is inconclusive, with the reason."""
     rows = []
     for claim in claims:
         try:
             found = claim.test(material)
         except Exception as error:  # a broken test must not take the report down
-            reason = f"The test could not run: {type(error).__name__}: {error}"
-            found = Verdict(UNKNOWN, reason)
+            found = Verdict(
+                INCONCLUSIVE, f"The test could not run: {type(error).__name__}: {error}"
+            )
+            if material.records.empty:
+                found = Verdict(NOT_TESTABLE, "No run that it could be read on is finished.")
+        if claim.by_construction and found.word == HOLDS:
+            found = dataclasses.replace(found, marks=(*found.marks, BY_CONSTRUCTION))
         rows.append((claim, found))
     return Judgement(tuple(rows))
 
@@ -94,10 +238,3 @@ def judge(claims: Iterable[Claim], material: Material) -> Judgement:
 def section_id(heading: str) -> str:
     """The id that `notebook.finish` gives to the first section with this heading."""
     return re.sub(r"[^\w-]+", "-", heading.lower()).strip("-")
-
-
-def _shown(claim: Claim) -> str:
-    """A link to the section that shows the claim's numbers."""
-    if not claim.shown:
-        return ""
-    return f' <a href="#{section_id(claim.shown)}">{html.escape(claim.shown)}</a>'

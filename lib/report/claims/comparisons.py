@@ -6,58 +6,74 @@ Each function makes a `Test`. `metric` is a score column, `subset` the rows it i
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
 from lib.editors.base import UNEDITED
 from lib.metrics.intervals import Interval, facts, holm, mean_interval, paired_difference
 from lib.report.claims.verdict import (
-    FAILS,
-    FEWEST_FACTS,
-    HOLDS,
+    AT_LEAST,
+    BELOW,
     LEVEL,
-    UNKNOWN,
+    NOT_TESTABLE,
+    UNTOLD,
+    Compared,
+    Evidence,
     Material,
     Test,
     Verdict,
+    best_of,
     bounded,
+    changed,
     claim_test,
     decide,
+    exactly,
+    named,
+    on,
     one_bound,
     paired,
     scores,
 )
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True)
+class Pair:
     """Two selections of rows, ours against theirs, in one score; `tests`: how many share the level,
-    so that the interval is widened (Bonferroni)."""
+    so that the interval is widened (Bonferroni). `best`: the mean that no editor can exceed, that
+    of the score's scale if None."""
 
     name: str
     metric: str
     ours: pd.DataFrame
     theirs: pd.DataFrame
     tests: int = 1
+    best: float | None = None
 
 
 def compare(
     pairs: Iterable[Pair], what: str, margin: float, better: str = "higher", *,
-    strictly: bool = False, chances: int = 1, note: str = "",
+    strictly: bool = False, chances: int = 1, subset: str = "", group: str = "", note: str = "",
 ) -> Verdict:  # fmt: skip
     """One verdict over the differences of the same prompts in all pairs, as `decide` gives it.
 
     `chances`: how many such verdicts may each carry a claim; p-values are multiplied by it. `note`
-    ends the evidence.
+    ends the evidence; `subset` and `group` stand in its rows (`Evidence`).
     """
-    found = []
-    for name, metric, ours, theirs, tests in pairs:
-        d = paired(ours, theirs, metric, 1 - (1 - LEVEL) / tests)
+    found, pairs = [], list(pairs)
+    for pair in pairs:
+        level = 1 - (1 - LEVEL) / pair.tests
+        d = paired(pair.ours, pair.theirs, pair.metric, level)
         p = d.p if math.isnan(d.p) else min(1.0, chances * d.p)
-        found.append((name, replace(d, p=p)))
-    verdict = decide(found, what, margin, better, strictly=strictly)
-    return Verdict(verdict.word, f"{verdict.evidence} {note}".strip())
+        theirs = pair.theirs[pair.metric].astype(float).mean() if d.n else math.nan
+        best = best_of(pair.metric) if pair.best is None else pair.best
+        moved = changed(pair.ours, pair.theirs, pair.metric)
+        told = (theirs, best - theirs, group, moved, level)
+        found.append(Compared(pair.name, replace(d, p=p), *told))
+    metric = ", ".join(dict.fromkeys(pair.metric for pair in pairs))
+    how = {"strictly": strictly, "metric": metric, "subset": subset, "note": note}
+    return decide(found, what, margin, better, **how)
 
 
 def pick(rows: pd.DataFrame, **wanted: Hashable) -> pd.DataFrame:
@@ -73,12 +89,11 @@ def pick(rows: pd.DataFrame, **wanted: Hashable) -> pd.DataFrame:
 @claim_test
 def at_least(
     editor: str, others: Sequence[str], metric: str, subset: str = "edits", *, moment: str = "end",
-    margin: float = 0.02, better: str = "higher", setting: str | None = None,
+    margin: float = 0.05, better: str = "higher", setting: str | None = None,
 ) -> Test:  # fmt: skip
     """`editor` scores at least as well as each of `others` on the same prompts.
 
-    Fails if any other is significantly better (Holm). Holds if the interval of every difference
-    (Bonferroni-widened) stays above -margin.
+    Every difference must be "not worse" (`verdict.outcome`), by its Bonferroni-widened interval.
     """
     return _against(editor, others, metric, subset, moment, margin, better, setting)
 
@@ -86,12 +101,11 @@ def at_least(
 @claim_test
 def better_than(
     editor: str, others: Sequence[str], metric: str, subset: str = "edits", *, moment: str = "end",
-    margin: float = 0.02, better: str = "higher", setting: str | None = None, missing: str = "",
+    margin: float = 0.05, better: str = "higher", setting: str | None = None, missing: str = "",
 ) -> Test:  # fmt: skip
     """`editor` scores better than each of `others` on the same prompts.
 
-    Holds if every difference is significant (Holm) and its Bonferroni-widened interval lies above
-    zero. Fails if any other is significantly better, or the gain is shown to be at most `margin`.
+    Every difference must be "better" (`verdict.outcome`), by its Bonferroni-widened interval.
     `missing` names, in the evidence, rivals that the claim means and that were not run.
     """
     how = {"strictly": True, "note": missing}
@@ -109,7 +123,7 @@ def _against(
             Pair(f"{editor} against {other}", metric, mine, pick(rows, editor=other), n)
             for other in others
         ]
-        return compare(pairs, f"{metric}, {subset}", margin, better, **how)
+        return compare(pairs, named(metric, subset), margin, better, subset=subset, **how)
 
     return test
 
@@ -122,8 +136,9 @@ def ahead_at_equal_edits(
     """After as many edits `editor` scores at least as well as each of `others` on the same prompts.
 
     Each rival is met at its own last edit: by the checkpoint of `editor` with as many edits, or by
-    its end. Fails, holds and stays open as `decide` says; `strictly`: it must score better.
-    `missing` names, in the evidence, rivals that the claim means and that were not planned.
+    its end. Verdicts as in `decide`; `strictly`: it must score better.
+    `missing` names, in the evidence, rivals that the claim means and that were not planned: without
+    them it can fail and not hold.
     """
 
     def test(material: Material) -> Verdict:
@@ -137,15 +152,17 @@ def ahead_at_equal_edits(
             met = f" after {edits:g} edits" if edits < mine["n_edits"].max() else ""
             then = pick(mine, n_edits=edits)
             pairs.append(Pair(f"against {other}{met}", metric, then, theirs, len(others)))
-        what = f"{metric}, {subset}, {editor}"
-        return compare(pairs, what, margin, strictly=strictly, note=missing)
+        what = f"{named(metric, subset)}, {editor}"
+        found = compare(pairs, what, margin, strictly=strictly, subset=subset, note=missing)
+        absent = [Evidence(missing, UNTOLD, metric=metric, subset=subset)] if missing else []
+        return Verdict.of([*found.rows, *absent], found.evidence, found.marks)
 
     return test
 
 
 @claim_test
 def family_ahead(
-    ours: Sequence[str], others: Sequence[str], parts: Mapping[str, str], *, margin: float = 0.02,
+    ours: Sequence[str], others: Sequence[str], parts: Mapping[str, str], *, margin: float = 0.05,
     setting: str | None = None,
 ) -> Test:  # fmt: skip
     """After the last edit the mean editor of `ours` scores better than that of `others` on the same
@@ -157,7 +174,7 @@ def family_ahead(
             rows = _last(scores(material.records, column, subset, setting))
             sides = [rows[rows["editor"].isin(names)] for names in (ours, others)]
             met |= {name for side in sides for name in side["editor"]}
-            pairs.append(Pair(subset, column, *sides, len(parts)))
+            pairs.append(Pair(named(column, subset), column, *sides, len(parts)))
         left = [name for name in (*ours, *others) if name not in met]
         note = f"Not among the editors with all edits: {', '.join(left)}." if left else ""
         what = "means over the editors of each side"
@@ -171,7 +188,7 @@ def none_keeps(parts: Mapping[str, str], bound: float, *, setting: str | None = 
     """No editor has all `parts` (subset to score column) above `bound` after the last edit.
 
     Holds if every editor has a part whose interval (Bonferroni over the parts) lies below the
-    bound; fails if one has all of them above it (Bonferroni over the editors).
+    bound; fails if one has none below it (Bonferroni over the editors).
     """
 
     def test(material: Material) -> Verdict:
@@ -181,27 +198,32 @@ def none_keeps(parts: Mapping[str, str], bound: float, *, setting: str | None = 
         }
         editors = list(dict.fromkeys(name for part in rows.values() for name in part["editor"]))
         if not editors:
-            return Verdict(UNKNOWN, "No editor was scored after the last edit.")
-        short, keeping, told = [], [], []
+            return Verdict(NOT_TESTABLE, "No editor was scored after the last edit.")
+        found = []
         for editor in editors:
             below, above = (
                 [_share(rows[s], c, editor, 1 - (1 - LEVEL) / n) for s, c in parts.items()]
                 for n in (len(parts), len(editors))
             )
-            if any(part.high < bound and part.clusters >= FEWEST_FACTS for part in below):
-                short.append(editor)
-            if all(part.low > bound and part.clusters >= FEWEST_FACTS for part in above):
-                keeping.append(editor)
             worst = min(below, key=lambda part: part.mean)
-            told.append((worst.mean, f"{editor} {worst.mean:.2f}"))
-        nearest = ", ".join(text for _, text in sorted(told, reverse=True)[:3])
+            ends = min(part.low for part in above), min(part.high for part in below)
+            found.append(
+                Evidence(
+                    f"worst part of {editor}", BELOW, worst.mean, *ends, worst.n,
+                    min(part.clusters for part in below), bound,
+                    metric=", ".join(dict.fromkeys(parts.values())), subset=", ".join(parts),
+                )
+            )  # fmt: skip
+        told = sorted((row.mean, row.name.removeprefix("worst part of ")) for row in found)[::-1]
+        keeping = [row.name.removeprefix("worst part of ") for row in found if row.low >= bound]
+        nearest = ", ".join(f"{editor} {mean:.2f}" for mean, editor in told[:3])
         evidence = (
-            f"{len(short)} of {len(editors)} editors have a part below {bound:g} by its interval, "
-            f"{len(keeping)} have all above it{': ' if keeping else ''}{', '.join(keeping)}. The "
-            f"worst part is highest for {nearest}."
+            f"{sum(row.high < bound for row in found)} of {len(editors)} editors have a part below "
+            f"{bound:g} by its interval, {len(keeping)} have all above it"
+            f"{': ' if keeping else ''}{', '.join(keeping)}. The worst part is highest for "
+            f"{nearest}."
         )
-        verdict = FAILS if keeping else HOLDS if len(short) == len(editors) else UNKNOWN
-        return Verdict(verdict, evidence)
+        return Verdict.of(found, evidence)
 
     return test
 
@@ -211,7 +233,7 @@ def none_keeps(parts: Mapping[str, str], bound: float, *, setting: str | None = 
 
 @claim_test
 def no_worse_than_before(
-    editor: str, metric: str, subset: str = "upstream", *, margin: float = 0.02,
+    editor: str, metric: str, subset: str = "upstream", *, margin: float = 0.05,
     better: str = "higher", setting: str | None = None,
 ) -> Test:  # fmt: skip
     """After all edits `editor` answers the prompts of `subset` as well as the unedited backbone."""
@@ -223,7 +245,7 @@ def no_worse_than_before(
             before = pick(rows, moment="before")
         after = pick(rows, editor=editor, moment="end")
         pair = Pair(f"{editor} after all edits against before", metric, after, before)
-        return compare([pair], f"{metric}, {subset}", margin, better)
+        return compare([pair], named(metric, subset), margin, better, subset=subset)
 
     return test
 
@@ -233,19 +255,19 @@ def flat_retention(
     editor: str, metric: str, subset: str = "edits", *, margin: float = 0.05,
     better: str = "higher", setting: str | None = None,
 ) -> Test:  # fmt: skip
-    """Edits score after the whole stream as right after their own batch; the oldest third too."""
+    """Edits score after the whole stream as right after their own batch; the older half too."""
 
     def test(material: Material) -> Verdict:
         rows = pick(scores(material.records, metric, subset, setting), editor=editor)
         ages = rows["edit_index"]
-        oldest = ages <= (ages.max() + 1) / 3 - 1 if len(rows) else ages.astype(bool)
+        oldest = ages <= (ages.max() + 1) / 2 - 1 if len(rows) else ages.astype(bool)
         old = rows[rows["record"].isin(set(rows.loc[oldest, "record"]))]
         pairs = [
             Pair(f"{which}, end against own moment", metric,
                  pick(part, moment="end"), pick(part, moment="own"))
-            for which, part in (("all edits", rows), ("oldest third", old))
+            for which, part in (("all edits", rows), ("older half", old))
         ]  # fmt: skip
-        return compare(pairs, f"{metric}, {subset}", margin, better)
+        return compare(pairs, named(metric, subset), margin, better, subset=subset)
 
     return test
 
@@ -255,24 +277,26 @@ def stable_over_steps(
     editor: str, metric: str, subset: str = "edits", *, margin: float = 0.05,
     better: str = "higher", setting: str | None = None,
 ) -> Test:  # fmt: skip
-    """What was edited by an earlier checkpoint scores after the last step as it did then.
+    """Edits score after the last step as at their own moment, right after their own batch.
 
-    One comparison per checkpoint, on the rows of the edits applied so far (`edit_index`).
+    Read on all edits that both moments have. Where nothing was scored at the own moment, each edit
+    is read at the first checkpoint after it.
     """
 
     def test(material: Material) -> Verdict:
         rows = pick(scores(material.records, metric, subset, setting), editor=editor)
         rows = rows[rows["edit_index"] < rows["n_edits"]]
-        end, earlier = pick(rows, moment="end"), pick(rows, moment="checkpoint")
-        if earlier.empty:
-            return Verdict(
-                UNKNOWN, f"No checkpoint of {editor} before the end: nothing to compare."
-            )
-        pairs = [
-            Pair(f"end against {then} edits", metric, end, part)
-            for then, part in earlier.groupby("n_edits")
-        ]
-        return compare(pairs, f"{metric}, {subset} edited by then, {editor}", margin, better)
+        end, own, name = pick(rows, moment="end"), pick(rows, moment="own"), "their own moment"
+        if own.empty:
+            earlier = pick(rows, moment="checkpoint").sort_values("n_edits", kind="stable")
+            own = earlier[earlier["n_edits"] < end["n_edits"].max()]
+            own = own.drop_duplicates(["setting", "seed", "record", "prompt"])
+            name = "the first checkpoint after them"
+        if own.empty:
+            return Verdict(NOT_TESTABLE, f"Nothing of {editor} was scored before the last step.")
+        pair = Pair(f"the end against {name}", metric, end, own)
+        what = f"{named(metric, subset)}, {editor}"
+        return compare([pair], what, margin, better, subset=subset)
 
     return test
 
@@ -291,7 +315,7 @@ def stable_over(
 
 @claim_test
 def better_at_largest(
-    editor: str, sweep: str, metric: str, subset: str = "edits", *, margin: float = 0.02,
+    editor: str, sweep: str, metric: str, subset: str = "edits", *, margin: float = 0.05,
     setting: str | None = None,
 ) -> Test:  # fmt: skip
     """An editor ends better with the largest swept value than with the smallest."""
@@ -311,14 +335,16 @@ def _over(
         by_value = dict(list(rows.groupby(rows["value"].astype(float))))
         if len(by_value) < 2:
             known = ", ".join(f"{value:g}" for value in by_value) or "none"
-            return Verdict(UNKNOWN, f"Too few values of {sweep} were run with {editor} ({known}).")
+            return Verdict(
+                NOT_TESTABLE, f"Too few values of {sweep} were run with {editor} ({known})."
+            )
         (first, base), *others = by_value.items()
         pairs = [
             Pair(f"{value:g} against {first:g}", metric, part, base)
             for value, part in (others[-1:] if largest else others)
         ]
-        what = f"{metric}, {subset}, {editor} by {sweep}"
-        return compare(pairs, what, margin, better, strictly=strictly)
+        what = f"{named(metric, subset)}, {editor} by {sweep}"
+        return compare(pairs, what, margin, better, strictly=strictly, subset=subset)
 
     return test
 
@@ -326,7 +352,7 @@ def _over(
 @claim_test
 def better_variant(
     editor: str, sweep: str, value: str, others: Sequence[str], metric: str, subset: str = "edits",
-    *, margin: float = 0.02, setting: str | None = None,
+    *, margin: float = 0.05, setting: str | None = None,
 ) -> Test:  # fmt: skip
     """With the swept value `value` an editor ends better than with each of `others`."""
 
@@ -338,7 +364,8 @@ def better_variant(
             Pair(f"{value} against {other}", metric, mine, pick(rows, value=other), n)
             for other in others
         ]
-        return compare(pairs, f"{metric}, {subset}, {editor} by {sweep}", margin, strictly=True)
+        what = f"{named(metric, subset)}, {editor} by {sweep}"
+        return compare(pairs, what, margin, strictly=True, subset=subset)
 
     return test
 
@@ -353,7 +380,7 @@ NAMES = {"edits": "ES", "holdout": "GS", "upstream": "LS"}
 @claim_test
 def better_at_sizes(
     editor: str, others: Sequence[str], subset: str, usual: int, *, metric: str = METRIC,
-    margin: float = 0.02, setting: str | None = None, behind: bool = False,
+    margin: float = 0.05, setting: str | None = None, behind: bool = False,
 ) -> Test:  # fmt: skip
     """`editor` scores better than each of `others`, at the usual m and at the largest common one;
     with `behind` each of `others` better than `editor`.
@@ -363,9 +390,11 @@ def better_at_sizes(
     duels = [(other, editor) if behind else (editor, other) for other in others]
 
     def test(material: Material) -> Verdict:
-        rows = right_after(material, metric, subset, setting)
-        pairs = [pair for duel in duels for pair in _pairs(rows, *duel, usual, metric, len(duels))]
-        return compare(pairs, _what(metric, subset), margin, strictly=True)
+        rows, best = right_after(material, metric, subset, setting), _best(material, metric, subset)
+        pairs = [
+            pair for duel in duels for pair in _pairs(rows, *duel, usual, metric, len(duels), best)
+        ]
+        return compare(pairs, _what(metric, subset), margin, strictly=True, subset=subset)
 
     return test
 
@@ -373,7 +402,7 @@ def better_at_sizes(
 @claim_test
 def better_on_some(
     editor: str, others: Sequence[str], subsets: Sequence[str], usual: int, *,
-    metric: str = METRIC, margin: float = 0.02, setting: str | None = None,
+    metric: str = METRIC, margin: float = 0.05, setting: str | None = None,
 ) -> Test:  # fmt: skip
     """`editor` scores better than all `others` on at least one of `subsets`.
 
@@ -387,13 +416,13 @@ def better_on_some(
             pairs = [
                 pair
                 for other in others
-                for pair in _pairs(rows, editor, other, usual, metric, len(others) * n)
+                for pair in _pairs(rows, editor, other, usual, metric, len(others) * n, 1.0)
             ]
             what = _what(metric, subset)
-            found.append(compare(pairs, what, margin, strictly=True, chances=n))
-        words = {one.word for one in found}
-        word = HOLDS if HOLDS in words else FAILS if words == {FAILS} else UNKNOWN
-        return Verdict(word, " ".join(one.evidence for one in found))
+            how = {"strictly": True, "chances": n, "subset": subset, "group": subset}
+            found.append(compare(pairs, what, margin, **how))
+        rows = [row for one in found for row in one.rows]
+        return Verdict.of(rows, " ".join(one.evidence for one in found))
 
     return test
 
@@ -401,7 +430,7 @@ def better_on_some(
 @claim_test
 def gap_grows(
     editor: str, other: str, subsets: Sequence[str], *, metric: str = METRIC,
-    margin: float = 0.02, setting: str | None = None,
+    margin: float = 0.05, setting: str | None = None,
 ) -> Test:  # fmt: skip
     """The lead of `editor` over `other` on a prompt is larger at the largest common m than at the
     smallest; differences of differences on the same prompts, all `subsets` together."""
@@ -414,7 +443,7 @@ def gap_grows(
             sizes = common_sizes(rows, editor, other)
             if len(sizes) < 2:
                 return Verdict(
-                    UNKNOWN, f"{editor} and {other} ran together at {listed(sizes)} only."
+                    NOT_TESTABLE, f"{editor} and {other} ran together at {listed(sizes)} only."
                 )
             leads = [_lead(pick(rows, m=m), editor, other, metric) for m in (sizes[-1], sizes[0])]
             pairs.append(Pair(NAMES.get(subset, subset), metric, *leads))
@@ -436,18 +465,25 @@ def common_sizes(rows: pd.DataFrame, *editors: str) -> list[int]:
 
 
 def _pairs(
-    rows: pd.DataFrame, editor: str, other: str, usual: int, metric: str, rivals: int
+    rows: pd.DataFrame, editor: str, other: str, usual: int, metric: str, rivals: int, best: float
 ) -> list[Pair]:
-    """Two editors at the usual and the largest common m."""
+    """Two editors at the usual and the largest common m; `best` as in `Pair`."""
     known = common_sizes(rows, editor, other)
     sizes = sorted({m for m in (usual, *known[-1:]) if m in known}) or [usual]
     found = []
     for m in sizes:
         sides = [pick(rows, m=m, editor=name) for name in (editor, other)]
-        found.append(
-            Pair(f"{editor} against {other}, m = {m}", metric, *sides, len(sizes) * rivals)
-        )
+        name = f"{editor} against {other}, m = {m}"
+        found.append(Pair(name, metric, *sides, len(sizes) * rivals, best))
     return found
+
+
+def _best(material: Material, metric: str, subset: str) -> float:
+    """The most that a share can be: of unrelated prompts what the unedited model gets right, which
+    is all that an edit can leave alone; of others 1."""
+    rows = material.records
+    before = rows[(rows["subset"] == subset) & (rows["moment"] == "before") & rows[metric].notna()]
+    return float(before[metric].mean()) if subset == "upstream" and len(before) else 1.0
 
 
 def _lead(rows: pd.DataFrame, editor: str, other: str, metric: str) -> pd.DataFrame:
@@ -471,7 +507,7 @@ def listed(sizes: Sequence[int]) -> str:
 
 @claim_test
 def read_higher_by_all(
-    column: str, than: str, subset: str = "edits", *, margin: float = 0.02,
+    column: str, than: str, subset: str = "edits", *, margin: float = 0.05,
     setting: str | None = None,
 ) -> Test:  # fmt: skip
     """After the last edit the score `column` is higher than the score `than` of the same answers,
@@ -488,9 +524,9 @@ def read_higher_by_all(
         adjusted = holm([one.p for one in single])
         sure = sum(p < 1 - LEVEL and one.mean > 0 for p, one in zip(adjusted, single, strict=True))
         note = f"Significant of {sure} of {len(names)} single editors (Holm)."
-        pair = Pair("mean over editors", "read", higher, lower)
-        what = f"{column} against {than}, {subset}"
-        return compare([pair], what, margin, strictly=True, note=note)
+        pair = Pair("mean over editors", "read", higher, lower, best=best_of(column))
+        what = f"{named(column)} against {named(than)}; {on(subset)}"
+        return compare([pair], what, margin, strictly=True, subset=subset, note=note)
 
     return test
 
@@ -498,7 +534,7 @@ def read_higher_by_all(
 @claim_test
 def reads_higher(
     editor: str, metric: str, other: str, subset: str = "edits", *, moment: str = "end",
-    margin: float = 0.02, strictly: bool = True,
+    margin: float = 0.05, strictly: bool = True,
 ) -> Test:  # fmt: skip
     """The same rows score higher read as `metric` than read as `other`; not `strictly`: at most
     `margin` lower. Verdicts as in `decide`."""
@@ -506,11 +542,14 @@ def reads_higher(
     def test(material: Material) -> Verdict:
         rows = _rows(material, editor, metric, subset, moment)
         if other not in rows:
-            return Verdict(UNKNOWN, f"No run scored {other}.")
+            return Verdict(NOT_TESTABLE, f"No run scored {named(other)}.")
         rows = rows[rows[other].notna()]
         left, right = (rows[name].astype(float) for name in (metric, other))
-        pair = (f"{metric} minus {other}", paired_difference(left, right, groups=_facts(rows)))
-        return decide([pair], f"readings of {subset}, {editor}", margin, strictly=strictly)
+        found = paired_difference(left, right, groups=_facts(rows))
+        room = best_of(metric) - right.mean()
+        pair = Compared(f"{named(metric)} minus {named(other)}", found, right.mean(), room)
+        how = {"strictly": strictly, "metric": f"{metric}, {other}", "subset": subset}
+        return decide([pair], f"readings of {on(subset)}, {editor}", margin, **how)
 
     return test
 
@@ -526,12 +565,16 @@ def hidden_by_forcing(editor: str, *, moment: str = "end") -> Test:
     def test(material: Material) -> Verdict:
         rows = _rows(material, editor, "prompt_accuracy", "edits", moment)
         fed, alone = (rows[name].astype(float) for name in ("answer_accuracy", "prompt_accuracy"))
-        hidden = (fed == 1.0) & (alone < 1.0)
+        hidden = int(((fed == 1.0) & (alone < 1.0)).sum())
+        if rows.empty:
+            return Verdict(NOT_TESTABLE, f"No edit of {editor} was scored.")
         evidence = (
-            f"{int(hidden.sum())} of {len(rows)} edits of {editor} are right when the answer is "
+            f"{hidden} of {len(rows)} edits of {editor} are right when the answer is "
             "fed and counted, and not when the prompt alone decides what is edited."
         )
-        return Verdict(HOLDS if hidden.any() else UNKNOWN, evidence)
+        # As many as were seen, and more in a longer stream.
+        most = {"high": math.inf, "n": len(rows)}
+        return exactly("edits hidden by forcing", AT_LEAST, 1, evidence, hidden, **most)
 
     return test
 
@@ -541,7 +584,7 @@ def hidden_by_forcing(editor: str, *, moment: str = "end") -> Test:
 
 @claim_test
 def ahead_on_subset(
-    editor: str, metric: str, subset: str, other: str, *, moment: str = "end", margin: float = 0.02,
+    editor: str, metric: str, subset: str, other: str, *, moment: str = "end", margin: float = 0.05,
 ) -> Test:  # fmt: skip
     """Prompts of `subset` score better than those of `other` about the same facts.
 
@@ -556,11 +599,11 @@ def ahead_on_subset(
         ]
         joined = pd.concat(sides, axis=1, join="inner", keys=["a", "b"]).astype(float)
         units = joined.index.get_level_values(0)
-        pair = (
-            f"{subset} minus {other} of the same facts",
-            paired_difference(joined["a"], joined["b"], groups=units, level=LEVEL),
-        )
-        return decide([pair], f"{metric}, {editor}", margin, strictly=True)
+        found = paired_difference(joined["a"], joined["b"], groups=units, level=LEVEL)
+        name, theirs = f"{on(subset)} minus {on(other)} of the same facts", joined["b"].mean()
+        pair = Compared(name, found, theirs, best_of(metric) - theirs)
+        how = {"strictly": True, "metric": metric, "subset": f"{subset}, {other}"}
+        return decide([pair], f"{named(metric)}, {editor}", margin, **how)
 
     return test
 
@@ -576,7 +619,8 @@ def mean_within(
     def test(material: Material) -> Verdict:
         rows = _rows(material, editor, metric, subset, moment)
         found = mean_interval(rows[metric].astype(float), groups=facts(rows["record"]))
-        return bounded(found, f"{metric}, {subset}, {editor}", at_least, at_most)
+        what, kind = f"{named(metric, subset)}, {editor}", {"metric": metric, "subset": subset}
+        return bounded(found, what, at_least, at_most, **kind)
 
     return test
 
@@ -595,8 +639,8 @@ def left_to_backbone(
         found = mean_interval(
             (rows["route"] == UNEDITED).astype(float), groups=facts(rows["record"])
         )
-        what = f"Share of {subset} prompts that {editor} leaves to the unedited model"
-        return bounded(found, what, at_least, at_most)
+        what = f"Share of prompts ({on(subset)}) that {editor} leaves to the unedited model"
+        return bounded(found, what, at_least, at_most, metric="route", subset=subset)
 
     return test
 

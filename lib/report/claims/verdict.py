@@ -1,23 +1,38 @@
-"""What a claim's test sees and says: `Material` in, a `Verdict` out, and the arithmetic between.
+"""What a claim's test sees and says, and the rules by which verdicts come about: in one setting
+from rows of evidence (`outcome`, `combine`), of a claim over its settings (`over_settings`).
 
 All tests compare scores of the same prompts, correct for the number of comparisons (Holm) and say
-"cannot be told here" when the data allow both answers; absence of evidence never counts as "holds".
+"inconclusive" when the data allow both answers; absence of evidence never counts as "holds".
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import pandas as pd
 
-from lib.metrics.intervals import Difference, Interval, facts, holm, paired_difference
+from lib.metrics.intervals import FLIPS, Difference, Interval, facts, holm, paired_difference
 
-HOLDS, FAILS, UNKNOWN = "holds", "fails", "cannot be told here"
-SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}
+HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
+NOT_TESTABLE = "not testable in this profile"
+WORDS = (HOLDS, FAILS, INCONCLUSIVE, NOT_TESTABLE)  # of one setting
+DIFFERS = "differs between settings"
+BY_CONSTRUCTION, VACUOUS = "by construction", "vacuous"
+MARKS = (BY_CONSTRUCTION, VACUOUS)  # beside "holds": what neither counts as a claim that holds
+COUNTED = (HOLDS, FAILS, DIFFERS, INCONCLUSIVE, BY_CONSTRUCTION, VACUOUS, NOT_TESTABLE)
+SYMBOLS = {
+    HOLDS: "✓", FAILS: "✗", DIFFERS: "≠", INCONCLUSIVE: "?", BY_CONSTRUCTION: "=", VACUOUS: "∅",
+    NOT_TESTABLE: "–",
+}  # fmt: skip
 LEVEL = 0.95
 FEWEST_FACTS = 10  # resampling fewer independent facts gives intervals that are far too narrow
+FEWEST_SIGNIFICANT = 5  # a permutation test is exact, so that a significant difference needs fewer
+
+NOT_WORSE, BETTER = "not worse", "better"  # rules of differences, ours minus theirs
+AT_LEAST, AT_MOST, BELOW = "at least", "at most", "below"  # rules of amounts against a bound
+UNTOLD = "no rows"  # in place of a rule: there is nothing to read one on
 
 
 @dataclass(frozen=True)
@@ -34,15 +49,162 @@ class Material:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """One row of evidence: a difference or an amount with its interval, and the rule it meets.
+
+    `margin` is the margin of a difference or the bound of an amount; `p` is corrected for the
+    verdict's comparisons. `reference` is the mean of their side; `room`, how much better than it a
+    score can be at all. `exact`: counted or timed and not sampled, so no number of facts is asked
+    for. `group`: one of several sentences of which one is enough. `changed`: the facts that a
+    difference is not 0 in, where that was counted. `level` is the interval's.
+    """
+
+    name: str
+    rule: str
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    facts: int = 0
+    margin: float = math.nan
+    p: float = math.nan
+    better: str = "higher"
+    metric: str = ""
+    subset: str = ""
+    reference: float = math.nan
+    room: float = math.inf
+    exact: bool = False
+    group: str = ""
+    changed: int = 0
+    level: float = LEVEL
+
+    @property
+    def outcome(self) -> str:
+        """What the row says by its rule, one of `WORDS`."""
+        return outcome(self)
+
+
+def outcome(row: Evidence) -> str:
+    """The verdict on one row of evidence.
+
+    "not worse": holds if the whole interval stays above -margin (10 facts) or the difference is
+    significantly for us; fails if it is significantly against us. "better": holds if the difference
+    is significant, at least the margin, and its interval above 0; fails if it is significantly
+    against us, or the interval shows a gain of at most the margin (10 facts), unless theirs leaves
+    no room for more: then it cannot be tested. Significant: p < 0.05 with 5 facts. "at
+    least", "at most", "below": the whole interval decides (10 facts).
+    """
+    if row.rule == UNTOLD:
+        return NOT_TESTABLE
+    known = math.isfinite(row.low) or math.isfinite(row.high)
+    enough = row.exact or row.facts >= FEWEST_FACTS
+    if row.rule in (AT_LEAST, AT_MOST, BELOW):
+        return _against_bound(row) if known and enough else INCONCLUSIVE
+    sign = {"higher": 1.0, "lower": -1.0}[row.better]
+    low, high = sorted((sign * row.low, sign * row.high)) if known else (-math.inf, math.inf)
+    mean = sign * row.mean
+    significant = row.p < 1 - LEVEL and row.facts >= FEWEST_SIGNIFICANT
+    if row.rule == NOT_WORSE:
+        if (enough and low >= -row.margin) or (significant and mean > 0):
+            return HOLDS
+        return FAILS if significant and mean < 0 else INCONCLUSIVE
+    if significant and mean < 0:
+        return FAILS
+    if significant and mean >= row.margin and low > 0:
+        return HOLDS
+    if enough and high <= row.margin:
+        return NOT_TESTABLE if row.room < row.margin else FAILS
+    return INCONCLUSIVE
+
+
+def _against_bound(row: Evidence) -> str:
+    if row.rule == AT_LEAST:
+        holds, fails = row.low >= row.margin, row.high < row.margin
+    elif row.rule == AT_MOST:
+        holds, fails = row.high <= row.margin, row.low > row.margin
+    else:
+        holds, fails = row.high < row.margin, row.low >= row.margin
+    return HOLDS if holds else FAILS if fails else INCONCLUSIVE
+
+
+def combine(rows: Sequence[Evidence]) -> str:
+    """The verdict of several rows together: fails if one fails, holds if all hold, else
+    inconclusive if one is, else not testable. With groups, each is judged so, and one group that
+    holds is enough; all must fail to fail."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row.outcome)
+    order = (FAILS, INCONCLUSIVE, NOT_TESTABLE, HOLDS)
+    words = [next(word for word in order if word in found) for found in groups.values()]
+    if len(words) > 1:
+        order = (HOLDS, INCONCLUSIVE, NOT_TESTABLE, FAILS)
+    return next((word for word in order if word in words), NOT_TESTABLE)
+
+
+def over_settings(judged: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """The verdict on a claim from (word, marks) of every setting, one of `COUNTED`.
+
+    It holds if it holds in a setting and fails in none, fails if it fails in one and holds in none,
+    and "differs between settings" if both happen: holding and failing weigh the same, and settings
+    that decide nothing take nothing away. A marked "holds" counts for neither: a claim that is only
+    held so is "by construction" or, where no other setting is inconclusive, "vacuous".
+    """
+    judged = [(word, tuple(marks)) for word, marks in judged]
+    found = {word for word, marks in judged if not marks}
+    if {HOLDS, FAILS} <= found:
+        return DIFFERS
+    marks = {mark for word, marks in judged if word == HOLDS for mark in marks}
+    for word in (HOLDS, FAILS):
+        if word in found:
+            return word
+    if BY_CONSTRUCTION in marks:
+        return BY_CONSTRUCTION
+    return INCONCLUSIVE if INCONCLUSIVE in found else VACUOUS if marks else NOT_TESTABLE
+
+
+def decided_in(judged: Sequence[tuple[str, Sequence[str]]]) -> tuple[int, int]:
+    """In how many settings a claim has the verdict of `over_settings`, of how many that could test
+    it."""
+    verdict = over_settings(judged)
+    testable = [(word, marks) for word, marks in judged if word != NOT_TESTABLE]
+    same = [marks for word, marks in testable if verdict in (marks or (word,))]
+    return len(same), len(testable)
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """The outcome of a test: its word and the sentence of numbers it rests on."""
+    """The outcome of a test: its word, the sentence of numbers it rests on, and these numbers as
+    `rows`. `marks` stand beside a verdict that holds without saying much (`MARKS`)."""
 
     word: str
     evidence: str
+    rows: tuple[Evidence, ...] = ()
+    marks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.word not in SYMBOLS:
-            raise ValueError(f"verdict {self.word!r} is none of {', '.join(SYMBOLS)}")
+        if self.word not in WORDS:
+            raise ValueError(f"verdict {self.word!r} is none of {', '.join(WORDS)}")
+        if not set(self.marks) <= set(MARKS):
+            raise ValueError(f"marks {self.marks!r} are not all of {', '.join(MARKS)}")
+        if self.rows and self.word != combine(self.rows):
+            raise ValueError(f"verdict {self.word!r}, and its evidence says {combine(self.rows)}")
+
+    @classmethod
+    def of(cls, rows: Iterable[Evidence], evidence: str, marks: Iterable[str] = ()) -> "Verdict":
+        """The verdict that the rows have together; marks are kept only where it holds."""
+        rows = tuple(rows)
+        word = combine(rows)
+        return cls(word, evidence, rows, tuple(marks) if word == HOLDS else ())
+
+    @property
+    def facts(self) -> int:
+        """The independent facts of the row that has the most."""
+        return max((row.facts for row in self.rows), default=0)
+
+    @property
+    def n(self) -> int:
+        """The scored rows (pairs of them, in differences) of the row that has the most."""
+        return max((row.n for row in self.rows), default=0)
 
 
 Test = Callable[[Material], Verdict]
@@ -72,54 +234,85 @@ def scores(
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str, level: float = LEVEL) -> Difference:
     """Differences a - b of the same prompt, setting and seed; one fact is one unit."""
-    keys = ["setting", "seed", "record", "prompt"]
-    left, right = (frame.groupby(keys)[metric].mean() for frame in (a, b))
-    joined = pd.concat([left, right], axis=1, join="inner", keys=["a", "b"])
-    units = facts(joined.index.get_level_values("record"))
+    joined, units = _joined(a, b, metric)
     return paired_difference(joined["a"], joined["b"], groups=units, level=level)
 
 
+def changed(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> int:
+    """The facts whose scores differ at all between the same prompts of `a` and `b`."""
+    joined, units = _joined(a, b, metric)
+    return len({unit for unit, d in zip(units, joined["a"] - joined["b"], strict=True) if d != 0})
+
+
+def _joined(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
+    keys = ["setting", "seed", "record", "prompt"]
+    left, right = (frame.groupby(keys)[metric].mean() for frame in (a, b))
+    joined = pd.concat([left, right], axis=1, join="inner", keys=["a", "b"])
+    return joined, facts(joined.index.get_level_values("record"))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A difference (ours minus theirs) with its name, the mean of `theirs`, the `room` above it,
+    and the facts that it `changed` in; `group` and `level` as in `Evidence`."""
+
+    name: str
+    difference: Difference
+    reference: float = math.nan
+    room: float = math.inf
+    group: str = ""
+    changed: int = 0
+    level: float = LEVEL
+
+
 def decide(
-    pairs: Sequence[tuple[str, Difference]],
+    pairs: Sequence[Compared],
     what: str,
     margin: float,
     better: str = "higher",
     *,
     strictly: bool = False,
+    metric: str = "",
+    subset: str = "",
+    note: str = "",
 ) -> Verdict:
-    """One verdict over several differences (name, ours minus theirs).
+    """One verdict over several differences: each "better" if `strictly`, else "not worse" (see
+    `outcome`), all together (see `combine`). `note` ends the evidence.
 
-    Fails if any difference is significantly against us (Holm). Holds if every interval stays above
-    -margin. `strictly`: holds only if every difference is significantly for us, and fails also
-    where an interval shows a gain of at most the margin.
+    "Not worse" than what is at most the margin itself is vacuous: nothing could have been lost.
     """
-    sign = {"higher": 1.0, "lower": -1.0}[better]
-    adjusted = holm([difference.p for _, difference in pairs])
-    parts, words = [], []
-    for (name, d), p in zip(pairs, adjusted, strict=True):
+    adjusted = holm([pair.difference.p for pair in pairs])
+    floor = len(pairs) / (FLIPS + 1)
+    rows, parts = [], []
+    for pair, p in zip(pairs, adjusted, strict=True):
+        d = pair.difference
+        told = {"metric": metric, "subset": subset, "group": pair.group}
         if d.n == 0:
-            parts.append(f"{name}: no common prompts")
-            words.append(UNKNOWN)
+            parts.append(f"{pair.name}: no common prompts")
+            rows.append(Evidence(pair.name, UNTOLD, **told))
             continue
-        parts.append(f"{name}: {amount(d)}, {chance(p)}")
-        ends = sorted((sign * d.low, sign * d.high)) if d.known else (-math.inf, math.inf)
-        significant = p < 1 - LEVEL
-        if significant and sign * d.mean < 0:
-            words.append(FAILS)
-        elif d.clusters < FEWEST_FACTS:
-            parts[-1] += f", only {d.clusters} independent facts"
-            words.append(UNKNOWN)
-        elif strictly:
-            better_indeed = significant and ends[0] > 0
-            words.append(HOLDS if better_indeed else FAILS if ends[1] <= margin else UNKNOWN)
-        else:
-            words.append(HOLDS if ends[0] >= -margin else UNKNOWN)
-    word = next((w for w in (FAILS, UNKNOWN) if w in words), HOLDS if words else UNKNOWN)
+        row = Evidence(
+            pair.name, BETTER if strictly else NOT_WORSE, d.mean, d.low, d.high, d.n, d.clusters,
+            margin, p, better, reference=pair.reference, room=pair.room,
+            changed=pair.changed, level=pair.level, **told,
+        )  # fmt: skip
+        text = f"{pair.name}: {amount(d)}, {chance(p, floor)}"
+        few = FEWEST_FACTS if row.outcome == INCONCLUSIVE else 0
+        if d.clusters < few:
+            text += f", only {d.clusters} independent facts"
+        elif row.outcome == NOT_TESTABLE:
+            text += f", and with {pair.reference:.2f} there is no room for a gain of the margin"
+        rows.append(row)
+        parts.append(text)
     tail = f" (Holm over {len(pairs)})" if len(pairs) > 1 else ""
-    return Verdict(
-        word, f"Difference in {what}: {'; '.join(parts)}{tail}; margin {margin:g}, "
-        f"{better} is better."
-    )  # fmt: skip
+    evidence = (
+        f"Difference in {what}: {'; '.join(parts)}{tail}; margin {margin:g}, {better} is better."
+    )
+    empty = better == "higher" and not strictly and rows
+    empty = empty and all(row.reference <= margin for row in rows)
+    if empty:
+        note = f"{note} What is compared with is at most the margin itself.".strip()
+    return Verdict.of(rows, f"{evidence} {note}".strip(), [VACUOUS] if empty else ())
 
 
 def one_bound(name: str, at_least: float | None, at_most: float | None) -> None:
@@ -129,29 +322,94 @@ def one_bound(name: str, at_least: float | None, at_most: float | None) -> None:
 
 
 def bounded(
-    found: Interval, what: str, at_least: float | None = None, at_most: float | None = None
-) -> Verdict:
+    found: Interval, what: str, at_least: float | None = None, at_most: float | None = None, *,
+    metric: str = "", subset: str = "",
+) -> Verdict:  # fmt: skip
     """Whether a mean is at least, or at most, so large (one of the two is None): the whole interval
-    decides, and one that holds the bound cannot tell."""
+    decides, and one that holds the bound is inconclusive."""
     if not found.n:
-        return Verdict(UNKNOWN, f"{what}: no rows.")
+        return Verdict(NOT_TESTABLE, f"{what}: no rows.")
     bound = at_least if at_most is None else at_most
+    rule = AT_LEAST if at_most is None else AT_MOST
+    row = Evidence(
+        what, rule, found.mean, found.low, found.high, found.n, found.clusters, bound,
+        metric=metric, subset=subset,
+    )  # fmt: skip
     ends = f"[{found.low:.3f}, {found.high:.3f}]" if found.known else "no interval"
-    wanted = f"wanted: at {'least' if at_most is None else 'most'} {bound:g}"
-    evidence = f"{what}: {found.mean:.3f} {ends}, n = {found.n}; {wanted}."
-    if not found.known or found.clusters < FEWEST_FACTS:
-        return Verdict(UNKNOWN, f"{evidence} Only {found.clusters} independent facts.")
-    above, below = found.low >= bound, found.high <= bound
-    holds, fails = (above, found.high < bound) if at_most is None else (below, found.low > bound)
-    return Verdict(HOLDS if holds else FAILS if fails else UNKNOWN, evidence)
+    evidence = f"{what}: {found.mean:.3f} {ends}, {counted(found)}; wanted: {rule} {bound:g}."
+    if found.clusters < FEWEST_FACTS:
+        evidence += f" Only {found.clusters} independent facts."
+    return Verdict.of([row], evidence)
+
+
+def exactly(
+    name: str, rule: str, margin: float, evidence: str, low: float, high: float | None = None, *,
+    n: int = 0,
+) -> Verdict:  # fmt: skip
+    """The verdict on a counted or timed amount, or on the range from `low` to `high` that it can
+    lie in, against a bound."""
+    top = low if high is None else high
+    middle = (low + top) / 2 if math.isfinite(top) else low
+    return Verdict.of([Evidence(name, rule, middle, low, top, n, 0, margin, exact=True)], evidence)
 
 
 def amount(d: Difference) -> str:
     """A difference as a reader wants it: "+0.120 [+0.050, +0.190], n = 48"."""
     middle, low, high = (f"{x:+.3f}".replace("-", "−") for x in (d.mean, d.low, d.high))
-    return f"{middle} {f'[{low}, {high}]' if d.known else 'no interval'}, n = {d.n}"
+    return f"{middle} {f'[{low}, {high}]' if d.known else 'no interval'}, {counted(d)}"
 
 
-def chance(p: float) -> str:
-    """A p-value in words that never show more digits than it has."""
-    return "p undefined" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def counted(found: Interval) -> str:
+    """The rows of a mean, and its independent facts where these are fewer: "n = 40 of 10 facts"."""
+    few = found.clusters < found.n
+    return f"n = {found.n}" + (f" of {found.clusters} facts" if few else "")
+
+
+def chance(p: float, floor: float = 1 / (FLIPS + 1)) -> str:
+    """A p-value in words that never show more digits than it has; `floor`: the least that the
+    random permutations behind it can give, corrected as it is."""
+    if math.isnan(p):
+        return "p undefined"
+    if p <= floor * (1 + 1e-9):
+        return f"p ≤ {max(1, round(p * (FLIPS + 1)))}/{FLIPS + 1:,}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+SCORES = {  # what a claim can be read on, and how readers know it
+    "f1_released": "F1 as released (end mark included)",
+    "f1_ids": "F1 without end marks",
+    "exact_match": "exact match, decoded",
+    "agreement": "same decoded answer as before",
+    "begins_with": "decoded answers that begin with the right one",
+    "answer_nll_released": "loss per target token (logarithm of the perplexity, as released)",
+    "token_accuracy": "target tokens right, teacher-forced",
+    "answer_accuracy": "answer tokens right, teacher-forced",
+    "prompt_accuracy": "answer tokens right with the prompt alone deciding what is edited",
+    "answer_agreement": "first choices as before, teacher-forced",
+    "right_answers": "answers with all tokens right, teacher-forced",
+    "same_answers": "answers with all first choices as before, teacher-forced",
+    "score": "score",
+    "seconds_per_edit": "seconds per edit",
+    "stored_floats": "stored numbers",
+}
+UNBOUNDED = ("answer_nll_released", "seconds_per_edit", "stored_floats")  # the others are shares
+_SUBSETS = {
+    "holdout": "held-out rephrases", "near": "prompts of the same relation",
+    "upstream": "unrelated prompts", "general": "general tasks", "average": "average of an edit",
+}  # fmt: skip
+
+
+def best_of(metric: str) -> float:
+    """The most that the mean of a score can be, inf where there is no such number."""
+    return 1.0 if metric in SCORES and metric not in UNBOUNDED else math.inf
+
+
+def named(metric: str, subset: str = "") -> str:
+    """A score, and the prompts it is read on, as readers know them."""
+    score = SCORES.get(metric, metric.replace("_", " "))
+    return f"{score}; {_SUBSETS.get(subset, subset)}" if subset else score
+
+
+def on(subset: str) -> str:
+    """The prompts of a subset as readers know them."""
+    return _SUBSETS.get(subset, subset)

@@ -8,15 +8,26 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lib.report.claims.claims import section_id
-from lib.report.claims.verdict import FAILS, HOLDS, SYMBOLS, UNKNOWN
+from lib.report.claims.claims import Beside, badge, reach, section_id
+from lib.report.claims.verdict import (
+    BY_CONSTRUCTION,
+    COUNTED,
+    DIFFERS,
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    MARKS,
+    NOT_TESTABLE,
+    VACUOUS,
+    decided_in,
+)
 from lib.report.pages.notebook import ASSETS
 from lib.report.summaries import (
-    DIFFERS,
-    VERDICTS,
     PaperSummary,
     Told,
+    beside,
     by_sentence,
+    overall,
     read_summaries,
     tally,
 )
@@ -26,21 +37,21 @@ from lib.storage.atomic import write_text
 VERBS = {  # one sentence, several
     HOLDS: ("holds", "hold"),
     FAILS: ("fails", "fail"),
-    DIFFERS: (
-        "holds in one setting and fails in another",
-        "hold in one setting and fail in another",
-    ),
-    UNKNOWN: (UNKNOWN,) * 2,
+    DIFFERS: ("differs between settings", "differ between settings"),
+    INCONCLUSIVE: ("is inconclusive", "are inconclusive"),
+    BY_CONSTRUCTION: ("holds by construction", "hold by construction"),
+    VACUOUS: ("is vacuous", "are vacuous"),
+    NOT_TESTABLE: ("is not testable in this profile", "are not testable in this profile"),
 }
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:
-    """ "12 hold, 1 fails, 3 cannot be told here": verdicts that nobody got are left out, except
-    that "hold" and "fail" are always told."""
+    """ "12 hold, 1 fails, 3 are inconclusive": verdicts that nobody got are left out, except that
+    "hold" and "fail" are always told."""
     parts = [
         f"{counts[verdict]} {VERBS[verdict][counts[verdict] != 1]}"
-        for verdict in VERDICTS
+        for verdict in COUNTED
         if counts[verdict] or verdict in (HOLDS, FAILS)
     ]
     return ", ".join(parts)
@@ -52,8 +63,9 @@ def tally_bar(told: Sequence[Told], name: str) -> str:
         return ""
     counts = tally(told)
     bar = "".join(
-        f'<span class="{verdict.split()[0]}" style="flex:{counts[verdict]}"></span>'
-        for verdict in VERDICTS
+        f'<span class="{"marked" if verdict in MARKS else verdict.split()[0]}" '
+        f'style="flex:{counts[verdict]}"></span>'
+        for verdict in COUNTED
         if counts[verdict]
     )
     return (
@@ -62,14 +74,21 @@ def tally_bar(told: Sequence[Told], name: str) -> str:
     )
 
 
-def told_list(paper: PaperSummary, told: Sequence[Told], *, link: bool) -> str:
-    """A list with one row a sentence: the sentence and its verdict in every setting; unfolded, its
-    source and the evidence of each setting. `link`: whether the report can be linked to."""
+def told_list(
+    paper: PaperSummary, told: Sequence[Told], *, link: bool,
+    others: Mapping[str, Sequence[Beside]] | None = None,
+) -> str:  # fmt: skip
+    """A list with one row a sentence: the sentence and its verdict over the settings; unfolded, its
+    source and the evidence of each setting. `link`: whether the report can be linked to; `others`:
+    what other profiles say of a sentence, by its key."""
     if not told:
         return ""
     letters = _letters(told)
     report = paper.safe_report if link else ""
-    rows = "".join(_row(group, letters, report) for group in by_sentence(told))
+    said = others or {}
+    rows = "".join(
+        _row(group, letters, report, said.get(group[0].key, ())) for group in by_sentence(told)
+    )
     return f'{_legend(letters)}<ol class="told">{rows}</ol>'
 
 
@@ -87,31 +106,24 @@ def _legend(letters: Mapping[str, str]) -> str:
     return f'<ul class="places" aria-label="Settings">{items}</ul>' if items else ""
 
 
-def _row(group: Sequence[Told], letters: Mapping[str, str], report: str) -> str:
+def _row(
+    group: Sequence[Told], letters: Mapping[str, str], report: str, others: Sequence[Beside]
+) -> str:
     first = group[0]
+    chips = " ".join([_chip(group), *(one.to_html() for one in others)])
     source = f'<p class="source">{_safe(first.source)}</p>' if first.source else ""
     evidence = "".join(_evidence(one, letters[one.setting], report) for one in group)
     return (
         f'<li><details><summary><span class="sentence">{_safe(first.sentence)}</span> '
-        f"{_chips(group, letters)}</summary>{source}<dl>{evidence}</dl></details></li>"
+        f"{chips}</summary>{source}<dl>{evidence}</dl></details></li>"
     )
 
 
-def _chips(group: Sequence[Told], letters: Mapping[str, str]) -> str:
-    """One badge per verdict, with the letters of the settings that reach it."""
-    found = []
-    for verdict in SYMBOLS:
-        places = [letters[one.setting] for one in group if one.verdict == verdict]
-        if places:
-            where = f" {', '.join(places)}" if any(places) else ""
-            found.append(badge(verdict, where))
-    return " ".join(found)
-
-
-def badge(verdict: str, where: str = "") -> str:
-    """The verdict as a word with a symbol, never as a colour alone."""
-    symbol = f'<span aria-hidden="true">{SYMBOLS[verdict]}</span>'
-    return f'<span class="badge {verdict.split()[0]}">{symbol} {verdict}{_safe(where)}</span>'
+def _chip(group: Sequence[Told]) -> str:
+    """One badge: the verdict over the settings, and in how many of them it is reached."""
+    judged = [(one.verdict, one.marks) for one in group]
+    word = overall(group)
+    return badge(word, where=reach(word, decided_in(judged)))
 
 
 def _evidence(one: Told, letter: str, report: str) -> str:
@@ -121,7 +133,8 @@ def _evidence(one: Told, letter: str, report: str) -> str:
     if report and one.section:
         target = _safe(f"{report}#{section_id(one.section)}")
         link = f' <a href="{target}">{_safe(one.section)}</a>'
-    return f"<dt>{badge(one.verdict)} {_safe(place)}</dt><dd>{_safe(one.evidence)}{link}</dd>"
+    word = badge(one.verdict, one.marks)
+    return f"<dt>{word} {_safe(place)}</dt><dd>{_safe(one.evidence)}{link}</dd>"
 
 
 COMPARED = ("consistent", "above", "below")
@@ -143,19 +156,22 @@ def write_index(
         chosen = [p if isinstance(p, PaperSummary) else PaperSummary.from_dict(p) for p in papers]
     profiles = list(dict.fromkeys(p for p in (profile, *(q.profile for q in chosen)) if p))
     linked = {p.key for p in chosen if p.safe_report and (folder / p.safe_report).exists()}
+    others = {paper.key: beside(folder, paper.profile or profile, paper.key) for paper in chosen}
     body = [
         f"<h1>{_safe(title)}</h1>",
         f'<p class="lead">{_safe(abstract(chosen, profiles))}</p>',
         f"<p>{_safe(note)}</p>" if note else "",
         _glance(chosen, " + ".join(profiles)),
-        *(_paper(paper, paper.key in linked) for paper in chosen),
+        *(_paper(paper, paper.key in linked, others[paper.key]) for paper in chosen),
         "" if chosen else '<p class="empty">No report has been written into this folder yet.</p>',
-        _findings(chosen, linked),
+        _findings(chosen, linked, others),
         _substitutions(chosen, linked),
         '<p class="notes">= consistent, ▲ above and ▼ below compare with the reported number at '
         "the paper's n (5 % level), whatever the better direction; · not comparable: nothing "
         "reported, or too little known about it. Brackets are 95 % intervals. A claim counts once: "
-        "as holding if it holds in every setting that judges it.</p>",
+        "it holds (fails) if it does so in at least one setting and does the opposite in none; "
+        "settings that are inconclusive or cannot test it take nothing away, and their number is "
+        "told. What holds by construction or is vacuous is counted apart.</p>",
     ]
     css = (ASSETS / "report.css").read_text(encoding="utf-8")
     policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -220,7 +236,8 @@ def _glance(papers: Sequence[PaperSummary], profile: str) -> str:
     ]
     for name, which in (("Claims that hold", "claims"), ("Findings that hold", "findings")):
         counts = tally(_unique(papers, which))
-        facts.append((name, f"<b>{counts[HOLDS]}</b> of {sum(counts.values())} tested"))
+        tested = sum(counts.values()) - counts[NOT_TESTABLE]
+        facts.append((name, f"<b>{counts[HOLDS]}</b> of {tested} tested"))
     facts.append(("Substitutions", f"<b>{len(_swapped(papers))}</b> in all"))
     seconds = [p.runtime_seconds for p in papers if p.runtime_seconds is not None]
     if seconds:
@@ -231,7 +248,7 @@ def _glance(papers: Sequence[PaperSummary], profile: str) -> str:
     return f'<dl class="facts">{rows}</dl>'
 
 
-def _paper(paper: PaperSummary, linked: bool) -> str:
+def _paper(paper: PaperSummary, linked: bool, others: Mapping[str, Sequence[Beside]]) -> str:
     title = _safe(paper.title)
     if linked:
         title = f'<a href="{_safe(paper.safe_report)}">{title}</a>'
@@ -244,7 +261,7 @@ def _paper(paper: PaperSummary, linked: bool) -> str:
         f"<p>{_safe(paper.summary)}</p>" if paper.summary else "",
         _headlines(paper),
         tally_bar(paper.claims, "Claims"),
-        told_list(paper, paper.claims, link=linked),
+        told_list(paper, paper.claims, link=linked, others=others),
         _listed("Errors", paper.errors, "problems"),
         "</section>",
     ]
@@ -280,11 +297,14 @@ def _headlines(paper: PaperSummary) -> str:
     )
 
 
-def _findings(papers: Sequence[PaperSummary], linked: set[str]) -> str:
+def _findings(
+    papers: Sequence[PaperSummary], linked: set[str],
+    others: Mapping[str, Mapping[str, Sequence[Beside]]],
+) -> str:  # fmt: skip
     """What this study found that no paper says, per report, judged as claims are."""
     told = [
         f'<h3 id="found-{_slug(paper.key)}">{_safe(paper.name)}</h3>'
-        + told_list(paper, paper.findings, link=paper.key in linked)
+        + told_list(paper, paper.findings, link=paper.key in linked, others=others[paper.key])
         for paper in papers
         if paper.findings
     ]

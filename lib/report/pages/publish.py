@@ -1,5 +1,8 @@
 """A copy of one finished profile's pages, tables and figures, small enough for git.
 
+Links to the pages of a longer profile lead to its copy, a folder of its name inside this one; where
+there is none yet, their text stays.
+
 It starts at `index.html` and takes what links lead to, so no link of the copy is dead, and puts the
 pictures of a page inside it, so every page can be passed on alone. Run store, executed notebooks
 and PNG stay behind, and of the prompts that come from other projects' data as they are
@@ -25,7 +28,9 @@ from lib.runs.settings import ROOT, papers
 from lib.storage.atomic import write_bytes
 
 MANIFEST = "manifest.json"
+_BESIDE = re.compile(r'<a href="\.\./(\w+)/([\w.-]+)">(.*?)</a>')  # `claims.Beside`
 _LINK = re.compile(r'<a\b[^>]*?\shref="([^"]*)"')
+_APART = re.compile(r"<a [^>]*data-beside>")  # is no part of this copy
 _PNG = re.compile(r'(?:\s*·\s*)?<a\b[^>]*?\shref="[^"#]*\.png"[^>]*>.*?</a>', re.DOTALL)
 _BORROWED = re.compile(r"(?<=<td class=b>)[^<]*")
 _BEGINNING = 32  # characters of a borrowed prompt
@@ -45,7 +50,7 @@ def make(source: Path, target: Path, chosen: Iterable[str] | None = None) -> Pat
     summaries = _finished(source, tuple(chosen or papers()))
     if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise StoreError(f"{target} is no copy made by this command; empty it or choose --output")
-    files = _linked(source)
+    files = _linked(source, target)
     for path in [*source.glob("tables/*.csv"), *source.glob("*.summary.json")]:
         files[path.relative_to(source).as_posix()] = path.read_bytes()
     _check_places(files, source)
@@ -57,6 +62,8 @@ def make(source: Path, target: Path, chosen: Iterable[str] | None = None) -> Pat
         for name, content in files.items():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             write_bytes(fresh / name, content)
+        for other in _copies(target):
+            os.replace(target / other, fresh / other)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(fresh, target)
     return target
@@ -82,8 +89,19 @@ def _finished(source: Path, papers: tuple[str, ...]) -> list[PaperSummary]:
     return list(found.values())
 
 
-def _linked(source: Path) -> dict[str, bytes]:
+def _copies(target: Path) -> list[str]:
+    """The folders of `target` that are copies of other profiles."""
+    return sorted(path.parent.name for path in target.glob(f"*/{MANIFEST}"))
+
+
+def _linked(source: Path, target: Path) -> dict[str, bytes]:
     """The index and every file that links lead to from there, by relative name."""
+
+    def beside(link: re.Match[str]) -> str:
+        profile, page, text = link.groups()
+        known = profile in _copies(target) and (target / profile / page).is_file()
+        return f'<a href="{profile}/{page}" data-beside>{text}</a>' if known else text
+
     found: dict[str, bytes] = {}
     wanted = [PurePosixPath("index.html")]
     while wanted:
@@ -92,10 +110,10 @@ def _linked(source: Path) -> dict[str, bytes]:
             continue
         content = (source / name).read_bytes()
         if name.suffix == ".html":
-            text = _PNG.sub("", content.decode("utf-8"))
+            text = _BESIDE.sub(beside, _PNG.sub("", content.decode("utf-8")))
             if _FAILURE in text:
                 raise StoreError(f"{source / name} shows a failed step: run it again first")
-            wanted += [_target(source, name, link) for link in _links(text)]
+            wanted += [_target(source, name, link) for link in _links(_APART.sub("", text))]
             text = with_pictures(_BORROWED.sub(_beginning, text), (source / name).parent)
             content = text.encode("utf-8")
         found[str(name)] = content

@@ -80,9 +80,16 @@ def _shows(study: Study, options: argparse.Namespace) -> list[object]:
         [str(options.output), str(options.data_dir), study.replaced()],
         [digest(run.editor.with_name("manifest.json")) for run in found],
         fingerprints.code(*sorted(modules), *report, "lib.runs.study"),
+        _said_beside(study),
         [digest(source), fingerprints.files(given, ROOT)],
         {name: importlib.metadata.version(name) for name in DRAWN_BY},
     ]
+
+
+def _said_beside(study: Study) -> dict[str, list[str]]:
+    """What longer profiles say of the claims of the page, which it shows too."""
+    found = summaries.beside(study.folder, study.profile, study.paper)
+    return {key: [one.to_html() for one in rows] for key, rows in found.items()}
 
 
 def _written(study: Study) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 
 from lib.metrics.intervals import facts
 from lib.report import page
-from lib.report.claims.verdict import UNKNOWN
+from lib.report.claims.verdict import NOT_TESTABLE
 from lib.storage.documents import Sourced
 from papers import common
 from papers.comeba_hk import report, scores, tables
@@ -131,7 +131,7 @@ def test_what_did_not_run_takes_nothing_down(tmp_path: Path, missing: dict) -> N
     for form in scores.forms(study):
         found = report.judged(study, form)
         assert all("could not run" not in finding.evidence for _, finding in found.rows)
-        assert found.counts[UNKNOWN] == len(found.rows)
+        assert found.counts[NOT_TESTABLE] == len(found.rows)
     verdicts = {form.key: report.judged(study, form) for form in scores.forms(study)[:1]}
     summary = report.summary(study, verdicts, {})
     assert summary.claims

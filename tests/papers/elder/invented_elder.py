@@ -212,7 +212,8 @@ class InventedStudy(invented_study.InventedStudy):
 
     @property
     def original(self) -> dict[str, Any]:
-        paper = {"stream": {"n_edits": 1000, "batch_size": 4}}
+        editors = {name: {"config": {"steps": 50}} for name in ("ELDER", "GRACE")}
+        paper = {"stream": {"n_edits": 1000, "batch_size": 4}, "editors": editors}
         return {"settings": dict.fromkeys(PLACES, paper)}
 
     def frame(self, which: str, setting: str, sweep: str) -> pd.DataFrame:

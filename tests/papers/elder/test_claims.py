@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lib.report.claims.verdict import FAILS, HOLDS, TESTS, UNKNOWN, Material
+from lib.report.claims.verdict import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, TESTS, Material
 from papers.elder.claims import codes_move, defers, overwritten
 
 NOTHING = Material(pd.DataFrame())
@@ -25,17 +25,28 @@ def observed(share: float, n: int = 40) -> Material:
 def test_deferral_is_judged_by_the_interval_of_its_share() -> None:
     unrelated = defers("ELDER", ["upstream"], at_least=0.9)
     assert unrelated(observed(1.0)).word == HOLDS and unrelated(observed(0.1)).word == FAILS
-    assert unrelated(observed(0.9)).word == UNKNOWN
-    assert unrelated(observed(1.0, n=8)).word == UNKNOWN  # too few
+    assert unrelated(observed(0.9)).word == INCONCLUSIVE
+    assert unrelated(observed(1.0, n=8)).word == INCONCLUSIVE  # too few
     few = defers("ELDER", ["upstream"], at_most=0.1)
     assert few(observed(0.0)).word == HOLDS and few(observed(0.5)).word == FAILS
     assert "n = 40;" in few(observed(0.0)).evidence  # the sweep's rows are not among them
-    assert defers("ELDER", ["near"], at_most=0.1)(observed(0.0)).word == UNKNOWN
-    assert unrelated(NOTHING).word == UNKNOWN
+    assert defers("ELDER", ["near"], at_most=0.1)(observed(0.0)).word == NOT_TESTABLE
+    assert unrelated(NOTHING).word == NOT_TESTABLE
     elsewhere = defers("ELDER", ["upstream"], at_least=0.9, setting="counterfact")
-    assert elsewhere(observed(1.0)).word == UNKNOWN
+    assert elsewhere(observed(1.0)).word == NOT_TESTABLE
     with pytest.raises(ValueError, match="at_least or at_most"):
         defers("ELDER", ["upstream"])
+
+
+def test_that_edits_pass_is_vacuous_where_nothing_is_deferred() -> None:
+    edits = observed(0.0).observations.assign(subset="edits")
+    test = defers("ELDER", ["edits"], at_most=0.1, beside=["upstream"])
+    for share, marks in ((0.0, ("vacuous",)), (0.5, ())):
+        rows = pd.concat([edits, observed(share).observations], ignore_index=True)
+        found = test(told(rows))
+        assert (found.word, found.marks) == (HOLDS, marks)
+    nothing = test(told(pd.concat([edits, observed(0.0).observations])))
+    assert "defers none either" in nothing.evidence
 
 
 def test_codes_move_as_observed() -> None:
@@ -47,8 +58,8 @@ def test_codes_move_as_observed() -> None:
     found = test(told(seen))
     assert found.word == HOLDS and "5.4 digits on average" in found.evidence
     assert test(told(seen.assign(own_stored=0.0))).word == FAILS
-    assert test(told(seen.assign(sweep="layers"))).word == UNKNOWN
-    assert test(NOTHING).word == UNKNOWN
+    assert test(told(seen.assign(sweep="layers"))).word == NOT_TESTABLE
+    assert test(NOTHING).word == NOT_TESTABLE
 
 
 def test_lost_edits_are_told_apart_by_whose_answer_they_get() -> None:
@@ -73,7 +84,7 @@ def test_lost_edits_are_told_apart_by_whose_answer_they_get() -> None:
     assert test(Material(records(["Wick"] * 40))).word == FAILS
     assert test(Material(records([""] * 40))).word == FAILS
     right = records(later).assign(answer_accuracy=1.0)
-    assert test(Material(right)).word == UNKNOWN and test(NOTHING).word == UNKNOWN
+    assert test(Material(right)).word == NOT_TESTABLE and test(NOTHING).word == NOT_TESTABLE
 
 
 def test_a_claim_can_name_them() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lib.report.claims.comparisons import ahead_at_equal_edits, better_at_largest, better_variant
-from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
+from lib.report.claims.verdict import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, Material
 from lib.report.tables import measure
 from papers.elder.scores import (
     UNEDITED_MODEL,
@@ -95,7 +95,7 @@ def test_rivals_are_met_at_their_own_number_of_edits() -> None:
     told = Material(rows)
     # FEWER facts are fewer than can be judged: the difference is in the evidence.
     found = ahead_at_equal_edits("ELDER", ["ROME"], METRIC)(told)
-    assert "after 8 edits: +0.375" in found.evidence and found.word == UNKNOWN
+    assert "after 8 edits: +0.375" in found.evidence and found.word == INCONCLUSIVE
     assert ahead_at_equal_edits("ELDER", ["GRACE"], METRIC)(told).word == FAILS
     both = ahead_at_equal_edits("ELDER", ["GRACE", "Absent"], METRIC, missing="Left: X.")(told)
     assert "against Absent: no common prompts" in both.evidence and "after 0" not in both.evidence
@@ -121,4 +121,4 @@ def test_variants_of_a_sweep_are_compared_by_name_and_by_size() -> None:
     same = better_at_largest("ELDER", "experts", METRIC, margin=0.2)(told)
     assert same.word == FAILS and "16 against 4: +0.000" in same.evidence
     alone = better_at_largest("ELDER", "layers", METRIC)(told)
-    assert alone.word == UNKNOWN and "(none)" in alone.evidence
+    assert alone.word == NOT_TESTABLE and "(none)" in alone.evidence

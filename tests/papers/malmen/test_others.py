@@ -54,7 +54,7 @@ def test_orderings_of_others_stand_beside_ours(study) -> None:
     assert (found["m here"] == 16).all()
     shown = others.agreement(found.reset_index())
     told = found["same order"].isin(["yes", "no"]).sum()
-    assert f"of the {told} orderings" in shown and f"{9 - told} cannot be told" in shown
+    assert f"of the {told} orderings" in shown and f"{9 - told} are inconclusive" in shown
 
 
 def test_a_dataset_that_others_lack_has_no_orderings(study) -> None:
@@ -72,7 +72,7 @@ def test_runs_that_failed_have_no_orderings(tmp_path: Path) -> None:
     ("lead", "low", "high", "same"),
     [
         (3, 0.1, 0.2, "yes"), (-3, -0.2, -0.1, "yes"), (3, -0.2, -0.1, "no"),
-        (3, -0.1, 0.2, "cannot be told"), (0, 0.1, 0.2, "cannot be told"),
+        (3, -0.1, 0.2, "inconclusive"), (0, 0.1, 0.2, "inconclusive"),
     ],
 )  # fmt: skip
 def test_an_order_is_the_same_where_both_are_clear(lead, low, high, same) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from lib.report import page
 from lib.report.claims import comparisons
-from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN
+from lib.report.claims.verdict import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE
 from lib.runs.settings import profile_of
 from papers import common
 from papers.malmen import report, tables, times
@@ -148,10 +148,10 @@ def test_the_claims_are_judged_where_their_editors_run(study: InventedStudy) -> 
     assert text.loc["better-memit", "verdict"] == HOLDS
     assert text.loc["flat-memory", "verdict"] == HOLDS
     # 20 s of training against 8 s of searching: the claim is about far more facts.
-    assert text.loc["less-time", "verdict"] == UNKNOWN
+    assert text.loc["less-time", "verdict"] == NOT_TESTABLE
     assert "from about 40 facts" in text.loc["less-time", "evidence"]
-    assert text.loc["more-facts", "verdict"] == UNKNOWN  # 4 to 16 is no factor of 100
-    assert text.loc["behind-locality", "verdict"] in (UNKNOWN, FAILS)
+    assert text.loc["more-facts", "verdict"] == NOT_TESTABLE  # 4 to 16 is no factor of 100
+    assert text.loc["behind-locality", "verdict"] in (INCONCLUSIVE, FAILS)
 
 
 @pytest.mark.parametrize("missing", [{"empty": True}, {"lost": (OWN,)}])
@@ -169,7 +169,7 @@ def test_what_did_not_run_takes_nothing_down(tmp_path: Path, missing: dict) -> N
         tables.ablations(tables.ablation_rows(study, setting))
         times.time_notes(times.times(study, setting))
         verdicts[setting] = report.judged(study, setting)
-        assert verdicts[setting].counts[UNKNOWN] == len(verdicts[setting].rows)
+        assert verdicts[setting].counts[NOT_TESTABLE] == len(verdicts[setting].rows)
         assert "could not run" not in " ".join(f.evidence for _, f in verdicts[setting].rows)
     assert "12.25" in times.total_times(study)
     summary = report.summary(study, verdicts, {})

@@ -140,7 +140,12 @@ class InventedStudy(invented_study.InventedStudy):
         stream = {"n_edits": 1000, "batch_size": 100}
         return {
             "settings": {
-                name: {"stream": stream, "dataset": group, "reported": PLACES[name]}
+                name: {
+                    "stream": stream,
+                    "dataset": group,
+                    "reported": PLACES[name],
+                    "cost": {"gigabytes": 16.0},
+                }
                 for name, group in GROUPS.items()
             }
         }

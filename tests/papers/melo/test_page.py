@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors.numpy import save_file
 
-from lib.report.claims.verdict import FAILS, UNKNOWN
+from lib.report.claims.verdict import FAILS, NOT_TESTABLE
 from lib.runs.settings import PROFILES, profile_of
 from papers import common
 from papers.melo import costs, curves, generality, report, scores, tables
@@ -211,10 +211,11 @@ def test_claims_are_judged_by_each_groups_own_score(study: InventedStudy) -> Non
     assert "best-generality" not in documents
     assert rival["accurate"] == rival["locality"] == FAILS  # where a loss rises, lower is better
     assert "near" not in texts
-    assert {row["one-card"] for row in verdicts.values()} == {UNKNOWN}
+    assert {row["one-card"] for row in verdicts.values()} == {NOT_TESTABLE}
     evidence = found["MELO: hallucination, a tiny model"].tidy.set_index("key")["evidence"]
     assert "lower is better" in evidence["best-es"]
     assert "gpt2-xl" in evidence["one-card"]
+    assert "the plan reckons with 16 GiB there, within 24" in evidence["one-card"]
 
 
 def test_without_runs_everything_says_so(tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_without_runs_everything_says_so(tmp_path: Path) -> None:
     curves.index_curves(empty, "zsre-t5")
     costs.shown(costs.efficiency(empty))
     judged = report.verdicts(empty)
-    assert {v for j in judged.values() for v in j.tidy["verdict"]} == {UNKNOWN}
+    assert {v for j in judged.values() for v in j.tidy["verdict"]} == {NOT_TESTABLE}
     check_findings_of_nothing(report.summary(empty, judged, {}))
 
 

@@ -154,7 +154,7 @@ def test_an_editor_that_lost_edits_is_named_where_quality_was_not_measured(tmp_p
     table = advice.advice_table(answers)
     far = table[table["edits"] == "1,000"].iloc[0]
     assert far["editor"] == "FT"
-    assert far["editing score"] == "not measured here; has lost edits already, p < 0.001"
+    assert far["editing score"] == "not measured here; has lost edits already, p ≤ 1/10,001"
     assert "no other editor was scored" in advice.verdict(answers)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from lib.report.claims.claims import Claim
 from lib.report.claims.comparisons import family_ahead, none_keeps, read_higher_by_all
-from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
+from lib.report.claims.verdict import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, Material
 from papers.side_by_side import compare, costs, scores
 from papers.side_by_side.advice import asked_sizes
 from tests.papers.side_by_side.invented_side_by_side import (
@@ -142,16 +142,16 @@ def test_sizes_beyond_the_measured_ones_are_asked_for() -> None:
 
 def test_no_editor_keeps_everything_holds_fails_or_stays_open() -> None:
     material = Material(ROWS)
-    assert none_keeps(PARTS, 0.85)(material).word == UNKNOWN  # SERAC: 0.9, 0.8 and 0.9 of 30
+    assert none_keeps(PARTS, 0.85)(material).word == INCONCLUSIVE  # SERAC: 0.9, 0.8 and 0.9 of 30
     weak = Material(ROWS[ROWS["editor"].isin(["FT"])])
     assert none_keeps(PARTS, 0.8)(weak).word == HOLDS
     few = weak.records[weak.records["edit_index"] < 8]
-    assert none_keeps(PARTS, 0.8)(Material(few)).word == UNKNOWN
+    assert none_keeps(PARTS, 0.8)(Material(few)).word == INCONCLUSIVE
     found = none_keeps({"edits": "begins_with", "near": "agreement"}, 0.8)(
         Material(ROWS[ROWS["editor"].isin(["FT", "GRACE"])])
     )
     assert found.word == FAILS and "GRACE" in found.evidence
-    assert none_keeps(PARTS, 0.8)(Material(ROWS[ROWS["editor"] == "none"])).word == UNKNOWN
+    assert none_keeps(PARTS, 0.8)(Material(ROWS[ROWS["editor"] == "none"])).word == NOT_TESTABLE
 
 
 def test_families_are_compared_by_their_mean_editor_with_all_edits() -> None:
@@ -173,4 +173,4 @@ def test_the_findings_of_the_yaml_are_tests_on_columns_that_exist(tmp_path: Path
     claims = [Claim.from_spec({k: v for k, v in one.items() if k != "needs"}) for one in stated]
     assert len({claim.key for claim in claims}) == len(claims) >= 4
     for claim in claims:
-        assert claim.test(Material(ROWS)).word in (HOLDS, FAILS, UNKNOWN)
+        assert claim.test(Material(ROWS)).word in (HOLDS, FAILS, INCONCLUSIVE)

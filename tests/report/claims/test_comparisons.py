@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from lib.metrics.costs import costs_by_editor, inference
-from lib.report.claims.claims import Claim, judge
+from lib.report.claims.claims import Beside, Claim, Judgement, Verdicts, judge
 from lib.report.claims.comparisons import (
     at_least,
     better_than,
@@ -13,8 +13,18 @@ from lib.report.claims.comparisons import (
     stable_over,
     stable_over_steps,
 )
-from lib.report.claims.costs import constant_size, fewest, overhead_below
-from lib.report.claims.verdict import FAILS, HOLDS, TESTS, UNKNOWN, Material, Verdict, claim_test
+from lib.report.claims.costs import constant_size, faster_as_published, fewest, overhead_below
+from lib.report.claims.verdict import (
+    FAILS,
+    HOLDS,
+    INCONCLUSIVE,
+    NOT_TESTABLE,
+    TESTS,
+    Evidence,
+    Material,
+    Verdict,
+    claim_test,
+)
 from tests.report.invented import records, steps
 
 MATERIAL = Material(records(n=96), steps(n=96))
@@ -23,18 +33,18 @@ EMPTY = Material(MATERIAL.records.iloc[:0], MATERIAL.steps.iloc[:0])
 
 def test_better_on_the_same_prompts_holds_and_its_reverse_fails() -> None:
     found = at_least("MELO", ["LoRA"], "f1_ids")(MATERIAL)
-    assert found.word == HOLDS and "n = 96" in found.evidence and "p < 0.001" in found.evidence
+    assert found.word == HOLDS and "n = 96" in found.evidence and "p ≤ 1/10,001" in found.evidence
     assert at_least("LoRA", ["MELO"], "f1_ids")(MATERIAL).word == FAILS
 
 
 def test_one_rival_that_cannot_be_judged_leaves_the_claim_open() -> None:
     found = at_least("MELO", ["LoRA", "Absent"], "f1_ids")(MATERIAL)
-    assert found.word == UNKNOWN and "no common prompts" in found.evidence
+    assert found.word == NOT_TESTABLE and "no common prompts" in found.evidence
 
 
 def test_too_few_prompts_cannot_tell() -> None:
     small = Material(records(("MELO", "GRACE"), n=8))
-    assert at_least("MELO", ["GRACE"], "f1_ids", "holdout")(small).word == UNKNOWN
+    assert at_least("MELO", ["GRACE"], "f1_ids", "holdout")(small).word == INCONCLUSIVE
 
 
 def test_lower_is_better_turns_the_test_round() -> None:
@@ -57,7 +67,7 @@ def test_unedited_scores_of_another_run_will_do() -> None:
 def test_retention() -> None:
     assert flat_retention("LoRA", "f1_ids")(MATERIAL).word == FAILS
     found = flat_retention("MELO", "f1_ids", margin=0.2)(MATERIAL)
-    assert found.word == HOLDS and "n = 32" in found.evidence  # the oldest third of 96
+    assert found.word == HOLDS and "n = 48" in found.evidence  # the older half of 96
 
 
 def test_fewest_compares_counts_and_seconds() -> None:
@@ -67,8 +77,8 @@ def test_fewest_compares_counts_and_seconds() -> None:
     found = fewest("GRACE", ["MELO"], ["parameters", "stored_floats"])(MATERIAL)
     assert found.word == HOLDS and "1,836" in found.evidence
     seconds = fewest("MELO", ["GRACE"], ["seconds_per_edit"])(MATERIAL)
-    assert seconds.word == UNKNOWN
-    assert fewest("MELO", ["Absent"])(MATERIAL).word == UNKNOWN
+    assert seconds.word == INCONCLUSIVE
+    assert fewest("MELO", ["Absent"])(MATERIAL).word == NOT_TESTABLE
     with pytest.raises(ValueError, match="no cost joules"):
         fewest("MELO", [], ["joules"])
 
@@ -117,13 +127,13 @@ def test_timed_passes_are_read_off_the_manifests() -> None:
 @pytest.mark.parametrize("material", [EMPTY, Material(pd.DataFrame())])
 def test_without_runs_nothing_can_be_told(test, material: Material) -> None:
     judged = judge([Claim("k", "s", "t", test)], material)
-    assert judged.counts == {HOLDS: 0, FAILS: 0, UNKNOWN: 1}
+    assert judged.counts[NOT_TESTABLE] == sum(judged.counts.values()) == 1
 
 
 def test_a_broken_test_does_not_take_the_report_down() -> None:
     claim = Claim("k", "s", "t", at_least("MELO", ["LoRA"], "no_such_score"))
     found = judge([claim], MATERIAL).tidy.iloc[0]
-    assert found["verdict"] == UNKNOWN and "no_such_score" in found["evidence"]
+    assert found["verdict"] == INCONCLUSIVE and "no_such_score" in found["evidence"]
 
 
 def test_claims_come_from_plain_specs() -> None:
@@ -139,32 +149,39 @@ def test_claims_come_from_plain_specs() -> None:
 def test_better_needs_a_difference_and_not_only_the_absence_of_one() -> None:
     assert better_than("MELO", ["LoRA"], "f1_ids")(MATERIAL).word == HOLDS
     assert better_than("LoRA", ["MELO"], "f1_ids")(MATERIAL).word == FAILS
-    twin = MATERIAL.records[MATERIAL.records["editor"] == "MELO"].assign(editor="Twin", run="t")
+    twin = MATERIAL.records[MATERIAL.records["editor"] == "LoRA"].assign(editor="Twin", run="t")
     both = Material(pd.concat([MATERIAL.records, twin]))
     # A twin's scores agree on 96 prompts: at least as good for sure, better by no more than this.
-    assert at_least("Twin", ["MELO"], "f1_ids", margin=0.2)(both).word == HOLDS
-    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.2)(both).word == FAILS
-    assert better_than("Twin", ["MELO"], "f1_ids", margin=0.01)(both).word == UNKNOWN
+    assert at_least("Twin", ["LoRA"], "f1_ids", margin=0.2)(both).word == HOLDS
+    assert better_than("Twin", ["LoRA"], "f1_ids")(both).word == FAILS
+    assert better_than("Twin", ["LoRA"], "f1_ids", margin=0.01)(both).word == INCONCLUSIVE
 
 
 def test_a_rival_that_was_not_run_is_named_or_leaves_the_claim_open() -> None:
     found = better_than("MELO", ["LoRA"], "f1_ids", missing="Not compared with MEND.")(MATERIAL)
     assert found.word == HOLDS and found.evidence.endswith("Not compared with MEND.")
-    assert better_than("MELO", ["LoRA", "MEND"], "f1_ids")(MATERIAL).word == UNKNOWN
+    assert better_than("MELO", ["LoRA", "MEND"], "f1_ids")(MATERIAL).word == NOT_TESTABLE
 
 
-def test_stable_over_steps_compares_only_what_was_edited_by_then() -> None:
+def test_stable_over_steps_compares_the_end_with_the_own_moment_of_each_edit() -> None:
     found = stable_over_steps("MELO", "f1_ids", margin=0.15)(MATERIAL)
-    # Checkpoints at 48 and 96 edits: as many rows as edits, not all that were scored.
     assert found.word == HOLDS
-    assert "end against 48 edits" in found.evidence and "n = 48" in found.evidence
+    assert "the end against their own moment" in found.evidence and "n = 96" in found.evidence
+    # All that is lost is lost before the first checkpoint: late checkpoints agree with the end.
     forgetting = MATERIAL.records.copy()
-    early = (forgetting["moment"] == "end") & (forgetting["edit_index"] < 40)
-    forgetting.loc[early, "f1_ids"] = 0.0
+    late = forgetting["moment"].isin(["checkpoint", "end"]) & (forgetting["edit_index"] < 40)
+    forgetting.loc[late, "f1_ids"] = 0.0
     assert stable_over_steps("MELO", "f1_ids")(Material(forgetting)).word == FAILS
-    no_checkpoint = MATERIAL.records[MATERIAL.records["moment"] != "checkpoint"]
-    found = stable_over_steps("MELO", "f1_ids")(Material(no_checkpoint))
-    assert found.word == UNKNOWN and "No checkpoint" in found.evidence
+
+
+def test_without_scores_at_the_own_moment_the_first_checkpoint_after_it_stands_in() -> None:
+    rows = MATERIAL.records[MATERIAL.records["moment"] != "own"]
+    found = stable_over_steps("MELO", "f1_ids", margin=0.2)(Material(rows))
+    # Checkpoints at 48 and 96 edits: as many rows as were edited by the first.
+    assert "first checkpoint" in found.evidence and "n = 48" in found.evidence
+    ends = MATERIAL.records[MATERIAL.records["moment"] == "end"]
+    found = stable_over_steps("MELO", "f1_ids")(Material(ends))
+    assert found.word == NOT_TESTABLE and "before the last step" in found.evidence
 
 
 def swept(worse: float) -> Material:
@@ -185,8 +202,8 @@ def test_stable_over_a_sweep_compares_with_its_smallest_value() -> None:
     assert test(swept(0.3)).word == FAILS
     alone = swept(0.0).records
     found = test(Material(alone[alone["value"] != "9"]))
-    assert found.word == UNKNOWN and "Too few values" in found.evidence
-    assert stable_over("MELO", "alpha", "f1_ids")(swept(0.0)).word == UNKNOWN
+    assert found.word == NOT_TESTABLE and "Too few values" in found.evidence
+    assert stable_over("MELO", "alpha", "f1_ids")(swept(0.0)).word == NOT_TESTABLE
 
 
 def test_sweeps_stay_out_of_the_main_comparisons() -> None:
@@ -203,11 +220,11 @@ def test_constant_size_counts_after_every_batch() -> None:
     found = constant_size("MELO")(material)
     assert found.word == FAILS and "428" in found.evidence and "1,836" in found.evidence
     assert constant_size("MELO", ["parameters"])(material).word == HOLDS
-    assert constant_size("LoRA", setting="elsewhere")(material).word == UNKNOWN
+    assert constant_size("LoRA", setting="elsewhere")(material).word == NOT_TESTABLE
     first = rows.groupby("run").head(1)
-    assert constant_size("LoRA")(Material(MATERIAL.records, first)).word == UNKNOWN
+    assert constant_size("LoRA")(Material(MATERIAL.records, first)).word == NOT_TESTABLE
     uncounted = rows.assign(stored_floats=float("nan"))
-    assert constant_size("LoRA")(Material(MATERIAL.records, uncounted)).word == UNKNOWN
+    assert constant_size("LoRA")(Material(MATERIAL.records, uncounted)).word == NOT_TESTABLE
 
 
 def timed(**overheads: float) -> Material:
@@ -224,10 +241,12 @@ def test_overhead_must_clear_the_bound_by_more_than_the_noise() -> None:
     found = test(timed(MELO=0.08, FT=-0.02))
     assert found.word == HOLDS and "+8.0 %" in found.evidence and "2.0 %" in found.evidence
     assert test(timed(MELO=0.3, FT=0.02)).word == FAILS
-    assert test(timed(MELO=0.08, FT=0.2)).word == UNKNOWN
-    assert test(timed(FT=0.01)).word == UNKNOWN
+    assert test(timed(MELO=0.08, FT=0.2)).word == INCONCLUSIVE
+    assert test(timed(FT=0.01)).word == NOT_TESTABLE
+    # No edit makes a pass faster: a pass of -12 % was timed with noise of that size.
+    assert test(timed(MELO=-0.12)).word == HOLDS and test(timed(MELO=-0.9)).word == INCONCLUSIVE
     untimed = timed(MELO=0.08).inference.assign(overhead=float("nan"))
-    assert test(Material(MATERIAL.records, inference=untimed)).word == UNKNOWN
+    assert test(Material(MATERIAL.records, inference=untimed)).word == NOT_TESTABLE
     assert overhead_below("MELO", 0.15)(timed(MELO=0.08)).word == HOLDS
 
 
@@ -257,3 +276,48 @@ def test_display_has_words_and_escapes() -> None:
     assert "✗</span> fails" in shown
     with pytest.raises(ValueError, match="perhaps"):
         Verdict("perhaps", "")
+
+
+def test_speed_is_compared_at_each_ones_published_steps() -> None:
+    """Both take about 1/8 of a second an edit: at eight times the steps MELO is far slower."""
+    steps = {"MELO": (10, 80), "GRACE": (10, 10)}
+    found = faster_as_published("MELO", "GRACE", steps)(MATERIAL)
+    assert found.word == FAILS and "at 80 steps (measured" in found.evidence
+    assert "12.9 ms per step and edit" in found.evidence
+    assert faster_as_published("GRACE", "MELO", steps)(MATERIAL).word == HOLDS
+    same = faster_as_published("MELO", "GRACE", {"MELO": (10, 50), "GRACE": (10, 50)})
+    assert same(MATERIAL).word == INCONCLUSIVE
+    assert faster_as_published("MELO", "Nobody", steps | {"Nobody": (1, 1)})(MATERIAL).word == (
+        NOT_TESTABLE
+    )
+
+
+def test_a_training_that_belongs_to_the_method_counts_in_its_seconds() -> None:
+    timed = pd.DataFrame({"run": ["GRACE-0"], "editor": "GRACE", "fit_seconds": 96.0})
+    material = Material(MATERIAL.records, MATERIAL.steps, timed)
+    costs = ["seconds_per_edit"]
+    assert fewest("MELO", ["GRACE"], costs)(material).word == INCONCLUSIVE
+    trained = fewest("MELO", ["GRACE"], costs, prepared=["GRACE"])
+    found = trained(material)  # a second an edit more
+    assert found.word == HOLDS and "With the preparation before the first edit: GRACE" in (
+        found.evidence
+    )
+    # A network from the cache: what its training took when it was done.
+    seen = pd.DataFrame({"run": ["GRACE-0"], "kind": "training", "seconds": 960.0})
+    cached = Material(MATERIAL.records, MATERIAL.steps, timed.assign(fit_seconds=0.1), seen)
+    assert "GRACE 10.1" in trained(cached).evidence
+    assert trained(MATERIAL).word == NOT_TESTABLE  # nothing says what its preparation took
+
+
+def test_a_page_tells_a_claim_once_with_all_its_settings() -> None:
+    claim = Claim("k", "It holds.", "t", fewest("MELO", ["LoRA"]), "Table 1", "MELO")
+    small = Judgement(((claim, Verdict(INCONCLUSIVE, "Little.")),))
+    row = Evidence("a", "not worse", 0.0, -0.01, 0.01, 90, 80, 0.05, 1.0)
+    large = Judgement(((claim, Verdict.of([row], "Much.")),))
+    beside = {"k": (Beside("overnight", FAILS, (1, 2), 500, "../overnight/melo.html"),)}
+    shown = Verdicts({"a": small, "b": large}, {"a": "Small", "b": "Large"}, beside).to_html()
+    assert shown.count("It holds.") == 1 and "in 1 of 2 settings" in shown
+    assert shown.index("Large") < shown.index("Small")  # the most independent facts first
+    assert '<a href="../overnight/melo.html">overnight</a>' in shown and "(500 facts)" in shown
+    assert "No setting" in Verdicts({})._repr_html_()
+    assert Verdicts({"a": small, "b": large}).numbers["says"].tolist()[1:] == [HOLDS]

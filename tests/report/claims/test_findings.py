@@ -10,7 +10,7 @@ from lib.report.claims.comparisons import (
     mean_within,
     reads_higher,
 )
-from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
+from lib.report.claims.verdict import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, Material
 
 N = 40
 
@@ -39,10 +39,12 @@ def test_a_mean_is_judged_by_its_interval() -> None:
     assert judged(at_least, high).word == HOLDS and judged(at_least, low).word == FAILS
     assert judged(at_most, low).word == HOLDS and judged(at_most, high).word == FAILS
     middle = judged(at_least, rows(f1=share(20)))
-    assert middle.word == UNKNOWN and "0.500 [" in middle.evidence and "n = 40" in middle.evidence
+    assert (
+        middle.word == INCONCLUSIVE and "0.500 [" in middle.evidence and "n = 40" in middle.evidence
+    )
     few = judged(at_least, rows(8, f1=share(8, 8)))
-    assert few.word == UNKNOWN and "Only 8 independent facts" in few.evidence
-    assert judged(at_least, high.assign(moment="own")).word == UNKNOWN
+    assert few.word == INCONCLUSIVE and "Only 8 independent facts" in few.evidence
+    assert judged(at_least, high.assign(moment="own")).word == NOT_TESTABLE
 
 
 @pytest.mark.parametrize("bounds", [{}, {"at_least": 0.1, "at_most": 0.2}])
@@ -66,7 +68,7 @@ def test_two_readings_of_the_same_rows() -> None:
     assert judged(test, rows(fed=share(40), alone=share(20))).word == HOLDS
     assert judged(test, rows(fed=share(20), alone=share(40))).word == FAILS
     equal = rows(fed=share(20), alone=share(20))
-    assert judged(test, equal).word == UNKNOWN
+    assert judged(test, equal).word == INCONCLUSIVE
     loose = reads_higher("A", "alone", "fed", strictly=False, margin=0.15)
     assert judged(loose, equal).word == HOLDS
     assert judged(loose, rows(fed=share(40), alone=share(20))).word == FAILS
@@ -77,9 +79,9 @@ def test_one_witness_is_enough_and_none_proves_nothing() -> None:
     test = hidden_by_forcing("A")
     seen = judged(test, rows(answer_accuracy=1.0, prompt_accuracy=share(39)))
     assert seen.word == HOLDS and "1 of 40 edits" in seen.evidence
-    assert judged(test, rows(answer_accuracy=1.0, prompt_accuracy=1.0)).word == UNKNOWN
+    assert judged(test, rows(answer_accuracy=1.0, prompt_accuracy=1.0)).word == INCONCLUSIVE
     # An edit that is wrong either way is no witness.
-    assert judged(test, rows(answer_accuracy=0.5, prompt_accuracy=0.0)).word == UNKNOWN
+    assert judged(test, rows(answer_accuracy=0.5, prompt_accuracy=0.0)).word == INCONCLUSIVE
 
 
 def test_subsets_meet_fact_by_fact() -> None:

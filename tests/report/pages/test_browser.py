@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         headline=(Headline("MELO, edit success, a long label", 0.9, 0.8, 0.7, 0.9, 24, "below"),),
         claims=tuple(
             Told(f"k{i % 2}", "Said " + "w" * 60, "Table 1", f"setting {i}", verdict, "y" * 150)
-            for i, verdict in enumerate(("holds", "fails", "cannot be told here"))
+            for i, verdict in enumerate(("holds", "fails", "inconclusive"))
         ), substitutions=("z" * 120,), errors=("E: " + "w" * 120,),
         status="partial",
     )  # fmt: skip

@@ -13,7 +13,7 @@ from lib.report.summaries import (
     Headline,
     PaperSummary,
     Told,
-    overall,
+    beside,
     read_summaries,
     tally,
     write_summary,
@@ -21,10 +21,11 @@ from lib.report.summaries import (
 from lib.report.tables import Cell
 
 NASTY = '<script>alert("x")</script>'
-HOLDS, FAILS, OPEN = "holds", "fails", "cannot be told here"
+HOLDS, FAILS, OPEN = "holds", "fails", "inconclusive"
+DIFFERS, AWAY = "differs between settings", "not testable in this profile"
 
 
-def told(key: str, verdict: str, setting: str = "T5", **more: str) -> Told:
+def told(key: str, verdict: str, setting: str = "T5", **more: object) -> Told:
     sentence, evidence = f"Sentence {key}.", f"Evidence of {key} on {setting}."
     return Told(key, sentence, "Table 2", setting, verdict, evidence, **more)
 
@@ -36,6 +37,8 @@ CLAIMS = (
     told("fast", OPEN), told("fast", HOLDS, "SmolLM2"),
     told("small", FAILS), told("small", OPEN, "SmolLM2"),
     told("alone", OPEN),
+    told("constant", HOLDS, marks=["by construction"]), told("empty", HOLDS, marks=("vacuous",)),
+    told("large", AWAY),
 )  # fmt: skip
 SUMMARY = PaperSummary(
     key="melo",
@@ -69,19 +72,10 @@ def row(text: str, sentence: str) -> str:
     return text[text.rindex("<li>", 0, start) : text.index("</details>", start)]
 
 
-@pytest.mark.parametrize(
-    ("verdicts", "said"),
-    [
-        ([HOLDS, HOLDS], HOLDS), ([HOLDS, OPEN], OPEN), ([OPEN], OPEN), ([], OPEN),
-        ([FAILS, OPEN], FAILS), ([FAILS, HOLDS, OPEN], "differs by setting"),
-    ],
-)  # fmt: skip
-def test_a_sentence_holds_only_where_every_setting_says_so(verdicts: list[str], said: str) -> None:
-    assert overall(verdicts) == said
-
-
 def test_every_sentence_counts_once() -> None:
-    assert tally(CLAIMS) == {HOLDS: 1, FAILS: 1, "differs by setting": 1, OPEN: 2}
+    assert tally(CLAIMS) == {
+        HOLDS: 2, FAILS: 1, DIFFERS: 1, OPEN: 1, "by construction": 1, "vacuous": 1, AWAY: 1,
+    }  # fmt: skip
     assert sum(tally(()).values()) == 0
 
 
@@ -107,15 +101,15 @@ def test_index_tells_at_a_glance(tmp_path: Path) -> None:
     assert '<a href="melo.html">MELO</a>' in text
     assert "<b>2</b> of 2 complete" in text and "<b>1</b> of 1 comparable ones agree" in text
     # Two papers may use one key: their claims stay two.
-    assert "<b>1</b> of 6 tested" in text and "<b>1</b> of 1 tested" in text
+    assert "<b>2</b> of 8 tested" in text and "<b>1</b> of 1 tested" in text
     assert "<b>2</b> in all" in text and "7 min 5 s" in text and "laptop" in text
 
 
 def test_the_abstract_is_counted() -> None:
     said = abstract([SUMMARY, replace(OTHER, status="partial")], ["laptop"])
     told_of_claims = (
-        "Of 6 claims of 2 papers, 1 holds, 2 fail, 1 holds in one setting and fails in another, "
-        "2 cannot be told here."
+        "Of 9 claims of 2 papers, 2 hold, 2 fail, 1 differs between settings, 1 is inconclusive, "
+        "1 holds by construction, 1 is vacuous, 1 is not testable in this profile."
     )
     assert told_of_claims in said
     assert "Of 1 finding of our own" in said and "1 holds, 0 fail." in said
@@ -124,17 +118,52 @@ def test_the_abstract_is_counted() -> None:
     assert "claim" not in abstract([]) and "Incomplete" not in abstract([SUMMARY])
 
 
-def test_a_claim_has_one_row_with_the_verdict_of_every_setting(tmp_path: Path) -> None:
+def test_a_claim_has_one_row_with_its_verdict_over_the_settings(tmp_path: Path) -> None:
     text = page(tmp_path, SUMMARY)
-    assert text.count("Sentence best.") == 1 and text.count("<details>") == 5 + 1
+    assert text.count("Sentence best.") == 1 and text.count("<details>") == 8 + 1
     both, split = row(text, "Sentence best."), row(text, "Sentence local.")
-    assert "✓</span> holds A, B" in both and "fails" not in both
-    assert "✓</span> holds A" in split and "✗</span> fails B" in split
+    assert "✓</span> holds</span>" in both and "fails" not in both
+    assert "≠</span> differs between settings</span>" in split
+    assert "✓</span> holds</span> A: T5" in split and "✗</span> fails</span> B: SmolLM2" in split
+    # Undecided settings take nothing away, and how many decide is told.
+    assert "✓</span> holds in 1 of 2 settings</span>" in row(text, "Sentence fast.")
+    assert "✗</span> fails in 1 of 2 settings</span>" in row(text, "Sentence small.")
+    assert "=</span> holds, by construction</span>" in row(text, "Sentence constant.")
+    assert "∅</span> holds, vacuous</span>" in row(text, "Sentence empty.")
+    assert "–</span> not testable in this profile</span>" in row(text, "Sentence large.")
     assert "<b>A</b> T5" in text and "<b>B</b> SmolLM2" in text
     # Unfolded: why, on whom, and where the numbers are.
     assert "Evidence of best on T5." in both and "Evidence of best on SmolLM2." in both
     assert "B: SmolLM2, judged on MELO intended" in both
     assert 'href="melo.html#table-2-what-it-says"' in both
+
+
+def test_the_setting_with_the_most_facts_comes_first(tmp_path: Path) -> None:
+    paper = replace(
+        SUMMARY, claims=(told("k", OPEN, facts=10), told("k", HOLDS, "SmolLM2", facts=90))
+    )
+    shown = row(page(tmp_path, paper), "Sentence k.")
+    assert shown.index("SmolLM2") < shown.index("A: T5")
+
+
+def test_a_longer_profile_beside_is_told_with_a_link(tmp_path: Path) -> None:
+    here, there = tmp_path / "smoke", tmp_path / "laptop"
+    for folder in (here, there):
+        folder.mkdir()
+    own = replace(SUMMARY, profile="smoke")
+    longer = (told("fast", FAILS, "SmolLM2", facts=500), told("fast", OPEN), told("key", HOLDS))
+    write_summary(there, replace(SUMMARY, claims=longer[:2], findings=longer[2:]))
+    assert "laptop</a>" not in page(here, own)  # a page that is not there is not linked to
+    (there / "melo.html").write_text("x")
+    text = page(here, own)
+    said = row(text, "Sentence fast.")
+    assert '<a href="../laptop/melo.html">laptop</a>' in said
+    assert "fails</span> in 1 of 2 settings (500 facts)" in said
+    assert "laptop" in row(text, "Sentence key.") and "laptop" not in row(text, "Sentence best.")
+    # A shorter profile says nothing, nor does a summary that cannot be read.
+    assert beside(there, "laptop", "melo") == {} and "fast" in beside(here, "smoke", "melo")
+    (there / "melo.summary.json").write_text("{")
+    assert "laptop" not in row(page(here, own), "Sentence fast.")
 
 
 def test_one_setting_needs_no_letter(tmp_path: Path) -> None:
@@ -193,13 +222,15 @@ def test_a_broken_summary_is_named(tmp_path: Path, content: str) -> None:
 def test_an_older_summary_names_the_remedy(tmp_path: Path) -> None:
     old = {"schema": SCHEMA - 1, "key": "melo", "title": "MELO", "claims": {HOLDS: 3}}
     (tmp_path / "melo.summary.json").write_text(json.dumps(old))
-    with pytest.raises(StoreError, match=r"of schema 1, .* --only melo"):
+    with pytest.raises(StoreError, match=r"of schema 2, .* --only melo"):
         write_index(tmp_path)
 
 
 def test_an_unknown_verdict_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown verdict 'maybe'"):
         told("k", "maybe")
+    with pytest.raises(ValueError, match=r"unknown mark among \('obvious'"):
+        told("k", HOLDS, marks=("obvious",))
 
 
 def test_durations_are_for_readers() -> None:

@@ -136,3 +136,19 @@ def test_of_borrowed_prompts_the_beginning_is_published(source: Path) -> None:
     assert "<td class=b>which harbour of the two &amp; more…<td>Wick" in made
     assert "<td class=b>short &lt;one&gt;?<td>Holm" in made and made.endswith(f"<td>{long}")
     assert long in (source / "records/one.html").read_text().split("<td class=b>")[1]
+
+
+def test_pages_of_a_longer_profile_are_linked_to_in_their_own_copy(source: Path) -> None:
+    link = '<a href="../gpu/melo.html">gpu</a>'
+    (source / "melo.html").write_text(page(f"<p>{link}: holds</p>"))
+    assert "gpu: holds" in (copied(source) / "melo.html").read_text()  # there is no copy of it yet
+    longer = source.with_name("gpu")
+    longer.mkdir()
+    (longer / "melo.html").write_text(page("longer"))
+    write_summary(longer, PaperSummary("melo", "melo", report="melo.html", profile="gpu"))
+    write_index(longer)
+    make(longer, source.with_name("reference") / "gpu", ["melo"])
+    target = copied(source)  # replaces the copy around the other one, and not that one
+    text = (target / "melo.html").read_text()
+    assert '<a href="gpu/melo.html"' in text and (target / "gpu" / "melo.html").is_file()
+    assert (target / "gpu" / "manifest.json").is_file()
