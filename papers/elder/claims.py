@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lib.metrics.intervals import facts, mean_interval
+from lib.metrics.estimates import estimate
 from lib.report.claims.verdict import (
     UNKNOWN,
     Material,
@@ -39,7 +39,7 @@ def defers(
         chosen = (rows["editor"] == editor) & (rows["sweep"] == "")
         rows = rows[chosen & rows["subset"].isin(subsets)]
         rows = rows if setting is None else rows[rows["setting"] == setting]
-        found = mean_interval(rows["deferred"].astype(float), groups=facts(rows["record"]))
+        found = estimate(rows.assign(deferred=rows["deferred"].astype(float)), "deferred")
         what = f"Share of prompts ({', '.join(subsets)}) that {editor} defers"
         return bounded(found, what, at_least, at_most)
 
@@ -59,7 +59,7 @@ def codes_move(editor: str, *, at_least: float) -> Test:
         rows = rows[(rows["editor"] == editor) & (rows["sweep"] == "")]
         rows = rows[(rows["subset"] == "edits") & rows["own_stored"].notna()]
         digits = rows["own_stored"].astype(float)
-        found = mean_interval((digits > 0).astype(float), groups=facts(rows["record"]))
+        found = estimate(rows.assign(right=(digits > 0).astype(float)), "right")
         judged = bounded(found, f"Share of edits of {editor} with another code", at_least, None)
         more = f" They differ in {digits.mean():.1f} digits on average." if len(rows) else ""
         return Verdict(judged.word, judged.evidence + more)
@@ -76,9 +76,8 @@ def overwritten(editor: str, *, at_least: float) -> Test:
         records = with_scores(material.records)
         said = answers(records[records["editor"] == editor], material.observations)
         wrong = said[(said["moment"] == "end") & (said["said"] != RIGHT)]
-        found = mean_interval(
-            wrong["said"].isin([NEAR, LATER]).astype(float), groups=facts(wrong["record"])
-        )
+        overwrote = wrong["said"].isin([NEAR, LATER]).astype(float)
+        found = estimate(wrong.assign(right=overwrote), "right")
         what = f"Share of the lost edits of {editor} that say a later edit's answer"
         return bounded(found, what, at_least, None)
 

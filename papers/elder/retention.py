@@ -15,9 +15,10 @@ from lib.evaluation.general import embedded
 from lib.evaluation.general.ability import PUBLISHED
 from lib.report import tables
 from lib.report.reported import reported_value
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
-from papers.elder.scores import OWN, UNEDITED_MODEL, Line, lines, scored
+from papers.elder.scores import OWN, REPORTED_BASE, Line, lines, scored
 
 Z = 1.96
 MEAN = "mean of tasks"
@@ -204,7 +205,8 @@ def _overall(
     for label in dict.fromkeys(cell.editor for cell in cells):
         mine = [c for c in cells if c.editor == label and c.metric == MEAN and c.n]
         if len(mine) == layout["means"]:
-            told = reported_value(known, item=layout["item"], **both, method=label)
+            method = REPORTED_BASE if label == UNEDITED_MODEL else label
+            told = reported_value(known, item=layout["item"], **both, method=method)
             yield tables.Cell(
                 item=layout["item"], setting="all settings", backbone="", dataset="", editor=label,
                 metric=MEAN, reported=told, n=sum(cell.n for cell in mine),

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lib.report import tables
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 
-OWN, REFRESHED, REPLAYED, UNEDITED_MODEL = "ELDER", "ELDER refreshed", "ELDER replayed", "Base"
+OWN, REFRESHED, REPLAYED = "ELDER", "ELDER refreshed", "ELDER replayed"
+REPORTED_BASE = "Base"  # what the paper calls the unedited model
 EXTENSIONS = (REFRESHED, REPLAYED)
 NEEDED = (
     "run", "setting", "editor", "sweep", "value", "seed", "record", "prompt", "edit_index",
@@ -48,20 +51,6 @@ def with_scores(records: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(task=named.where(rows["subset"] == "general", "").fillna(""))
 
 
-def unedited(records: pd.DataFrame) -> pd.DataFrame:
-    """The scores before any edit, once: the run with the most of them has them all."""
-    before = records[records["moment"] == "before"]
-    if before.empty:
-        return before
-    return before[before["run"].isin(_longest(before))]
-
-
-def _longest(before: pd.DataFrame) -> set[str]:
-    counted = before.groupby(["seed", "run"], sort=False).size().reset_index(name="rows")
-    best = counted.loc[counted.groupby("seed")["rows"].idxmax()]
-    return set(best["run"])
-
-
 @dataclass(frozen=True)
 class Line:
     """A line of a table: what it is called, whose scores it shows and after how many edits.
@@ -80,7 +69,7 @@ class Line:
     def of(self, records: pd.DataFrame) -> pd.DataFrame:
         """The line's own rows, under its label."""
         own = self.editor == UNEDITED_MODEL
-        rows = unedited(records) if own else at_edits(records, self.editor, self.edits)
+        rows = tables.unedited(records) if own else at_edits(records, self.editor, self.edits)
         return rows.assign(editor=self.label)
 
     def why(self, study: Study, setting: str) -> str:
@@ -92,7 +81,7 @@ def lines(study: Study, setting: str) -> Iterator[Line]:
     """The lines of a setting's tables: the unedited model, the paper's editors whether they are
     planned or not, our extensions, and, below editors that make fewer edits, ELDER after as many.
     """
-    yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=UNEDITED_MODEL)
+    yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=REPORTED_BASE)
     usual, here = study.edits(setting, OWN), editors_of(study, setting)
     edits = {name: study.edits(setting, name) for name in here}
     for name in study.document["tables"]["main"]["order"]:

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import pandas as pd
 
-from lib.metrics.intervals import Difference, Interval, facts, holm, paired_difference
+from lib.metrics.estimates import counted, difference
+from lib.metrics.intervals import Difference, Interval, holm
 
 HOLDS, FAILS, UNKNOWN = "holds", "fails", "cannot be told here"
 SYMBOLS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}
@@ -71,12 +72,8 @@ def scores(
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str, level: float = LEVEL) -> Difference:
-    """Differences a - b of the same prompt, setting and seed; one fact is one unit."""
-    keys = ["setting", "seed", "record", "prompt"]
-    left, right = (frame.groupby(keys)[metric].mean() for frame in (a, b))
-    joined = pd.concat([left, right], axis=1, join="inner", keys=["a", "b"])
-    units = facts(joined.index.get_level_values("record"))
-    return paired_difference(joined["a"], joined["b"], groups=units, level=level)
+    """Differences a - b of the same prompt, setting and seed (`estimates.difference`)."""
+    return difference(a, b, metric, level=level)
 
 
 def decide(
@@ -138,7 +135,7 @@ def bounded(
     bound = at_least if at_most is None else at_most
     ends = f"[{found.low:.3f}, {found.high:.3f}]" if found.known else "no interval"
     wanted = f"wanted: at {'least' if at_most is None else 'most'} {bound:g}"
-    evidence = f"{what}: {found.mean:.3f} {ends}, n = {found.n}; {wanted}."
+    evidence = f"{what}: {found.mean:.3f} {ends}, {counted(found)}; {wanted}."
     if not found.known or found.clusters < FEWEST_FACTS:
         return Verdict(UNKNOWN, f"{evidence} Only {found.clusters} independent facts.")
     above, below = found.low >= bound, found.high <= bound
@@ -149,7 +146,7 @@ def bounded(
 def amount(d: Difference) -> str:
     """A difference as a reader wants it: "+0.120 [+0.050, +0.190], n = 48"."""
     middle, low, high = (f"{x:+.3f}".replace("-", "−") for x in (d.mean, d.low, d.high))
-    return f"{middle} {f'[{low}, {high}]' if d.known else 'no interval'}, n = {d.n}"
+    return f"{middle} {f'[{low}, {high}]' if d.known else 'no interval'}, {counted(d)}"
 
 
 def chance(p: float) -> str:

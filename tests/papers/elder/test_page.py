@@ -38,7 +38,7 @@ def test_table_1_stands_beside_the_reported_numbers(study: InventedStudy) -> Non
     assert own["Reliability"].reproduced == pytest.approx(100 * 23 / 24)
     assert own["Reliability"].n == N and own["Reliability"].ci_high <= 100
     assert own["Reliability"].verdict == "consistent"
-    assert cells(table, "Base")["Reliability"].reported == 0
+    assert cells(table, "unedited model")["Reliability"].reported == 0
     assert cells(table, "ELDER refreshed")["Reliability"].reported is None
     shown = table.to_html()
     assert "Reported after 1,000 edits, here after 24." in shown and "SERAC's" not in shown
@@ -117,7 +117,7 @@ def test_retention_is_a_mean_over_tasks_beside_tables_2_and_7_to_10(study: Inven
 def test_the_benchmarks_own_tasks_take_the_stand_ins_place(tmp_path: Path) -> None:
     study = InventedStudy(tmp_path, harness=True)
     table = retention.tasks_table(study, "counterfact")
-    base, own = cells(table, "Base"), cells(table, "ELDER")
+    base, own = cells(table, "unedited model"), cells(table, "ELDER")
     assert base["RTE"].reproduced == 50 and own["RTE"].reproduced == 40
     assert base["RTE"].reported == 51.8 and base["RTE"].verdict == "not comparable"
     assert own["RTE"].ci_low == pytest.approx(40 - 9.8) and own["RTE"].n == 100
@@ -143,7 +143,7 @@ def test_time_and_parameters_beside_table_3(study: InventedStudy) -> None:
 
 def test_inference_beside_table_6(study: InventedStudy) -> None:
     table = elder_tables.latency_table(study, "zsre")
-    own, base = cells(table, "ELDER"), cells(table, "Base")
+    own, base = cells(table, "ELDER"), cells(table, "unedited model")
     assert base["milliseconds per prompt"].reported == pytest.approx(560)
     assert base["milliseconds per prompt"].reproduced == pytest.approx(10)
     assert own["milliseconds per prompt"].reported == pytest.approx(580)
@@ -160,7 +160,7 @@ def test_the_notes_on_the_papers_tables_say_what_its_numbers_say() -> None:
         by_task = rows.set_index(["method", "task"])["value"].unstack()
         assert by_task.shape == (10, 8)
         if item != "Table 7":
-            assert by_task.loc["GRACE"].equals(by_task.loc["Base"])
+            assert by_task.loc["GRACE"].equals(by_task.loc["unedited model"])
             assert by_task.loc["GRACE"].mean() == pytest.approx(30.24, abs=0.005)
         else:
             assert by_task.loc["LoRA"].mean() == pytest.approx(5.95, abs=0.05)

@@ -6,15 +6,13 @@ import pytest
 
 from lib.report.claims.comparisons import ahead_at_equal_edits, better_at_largest, better_variant
 from lib.report.claims.verdict import FAILS, HOLDS, UNKNOWN, Material
-from lib.report.tables import measure
+from lib.report.tables import UNEDITED_MODEL, measure, unedited
 from papers.elder.scores import (
-    UNEDITED_MODEL,
     Line,
     at_edits,
     by_edits,
     lines,
     scored,
-    unedited,
     with_scores,
 )
 from tests.papers.elder.invented_elder import EVERY, FEWER, InventedStudy, N, records
@@ -58,7 +56,7 @@ def test_the_unedited_model_is_scored_once_and_on_all_prompts(study: InventedStu
 
 def test_lines_follow_the_papers_order(study: InventedStudy) -> None:
     found = {line.label: line for line in lines(study, "zsre")}
-    assert list(found)[:4] == ["Base", "FT-L", "LoRA", "ROME, 8 edits"]
+    assert list(found)[:4] == ["unedited model", "FT-L", "LoRA", "ROME, 8 edits"]
     assert study.edits("zsre", "WilKE") == FEWER and study.edits("zsre") == N
     assert not found["WilKE, 8 edits"].comparable and found["ELDER"].comparable
     assert found["ELDER, after 8 edits"].reported == ""
