@@ -39,8 +39,8 @@ def test_two_phrasings_of_a_fact_widen_the_interval() -> None:
     rows = records()
     options = {"item": "t", "metric": "m", "editor": "MELO", "subset": "holdout"}
     by_fact = measure(rows, "f1_ids", **options)
-    by_row = measure(rows, "f1_ids", **options, groups=lambda frame: frame["record"])
-    assert by_fact.n == by_row.n == 48
+    by_row = measure(rows.assign(unit=rows["record"]), "f1_ids", **options)
+    assert by_fact.n == by_row.n == by_row.facts == 48 and by_fact.facts == 24
     assert (by_fact.ci_low, by_fact.ci_high) != (by_row.ci_low, by_row.ci_high)
 
 

@@ -39,7 +39,7 @@ def test_a_row_is_right_by_the_prompt_alone_and_kept_if_nothing_changed() -> Non
     found = scores.with_scores(rows)
     assert found["right"].tolist() == [1, 0, 0] and found["tokens"].tolist() == [1, 1, 0.5]
     assert found["kept_forced"].tolist()[:2] == [0, 1] and math.isnan(found["kept_forced"][2])
-    assert found["unit"].tolist() == ["f", "f", "b"]
+    assert found["unit"].tolist() == ["f", "f", "q"]
     empty = scores.with_scores(pd.DataFrame(columns=["run", "editor"]))
     assert empty.empty and {"unit", "decoded", "seed"} <= set(empty)
 
@@ -62,7 +62,7 @@ def test_editors_meet_only_at_equal_numbers_of_edits() -> None:
     assert "ROME" not in scores.present(ROWS, N, EDITORS)
     assert scores.present(ROWS, FEWER, EDITORS) == EDITORS
     assert set(scores.at(ROWS, FEWER).query("editor == 'ROME'")["moment"]) == {"end"}
-    assert set(compare.tied(ROWS, EDITORS, N)["editor"]) == {"FT", "GRACE", "SERAC", "MEND"}
+    assert set(compare.against_best(ROWS, EDITORS, N)["editor"]) == {"FT", "GRACE", "SERAC", "MEND"}
 
 
 def test_a_sample_holds_the_units_that_all_editors_share() -> None:
@@ -83,7 +83,7 @@ def test_differences_are_paired_and_adjusted_over_the_whole_table() -> None:
     frame = compare.compared(ROWS, EDITORS, N, ["SERAC", "FT"])
     assert set(frame["reference"]) == {"SERAC", "FT"} and "ROME" not in set(frame["editor"])
     row = frame[(frame["editor"] == "FT") & (frame["measure"] == "reliability")].iloc[0]
-    assert row["mean"] == pytest.approx(0.3 - 0.9) and row["n"] == row["units"] == N
+    assert row["mean"] == pytest.approx(0.3 - 0.9) and row["n"] == row["facts"] == N
     smallest = frame.sort_values("p").iloc[0]
     assert smallest["adjusted"] == pytest.approx(min(1, smallest["p"] * len(frame)))
     assert (frame["adjusted"] >= frame["p"]).all()
