@@ -22,7 +22,8 @@ from lib.metrics.scales import scale_of
 
 FEWEST_BATCHES = 10
 OWN_SUBSETS = ("edits", "holdout", "portability")  # what a batch of edits is answerable for
-FACT, BATCH, ROW = "fact", "batch", "row"
+FACT, BATCH, EVALUATED, ROW = "fact", "batch", "evaluation batch", "row"
+WORDS = {FACT: "facts", EVALUATED: "batches of an evaluation", ROW: "rows"}
 UNITS = ("unit", "edit_batch", "by_batch")
 _Found = TypeVar("_Found", Interval, Difference)
 
@@ -176,7 +177,12 @@ def counted(found: Interval) -> str:
 
 
 def resampled(units: Iterable[str]) -> str:
-    """What intervals resample, in words: "facts (fewer than 10 batches)", "batches of edits"."""
-    words = {FACT: "facts", BATCH: "batches of edits", ROW: "rows"}
-    few = f"facts (fewer than {FEWEST_BATCHES} batches of edits)"
-    return " or ".join(dict.fromkeys(words.get(unit, few) for unit in units if unit))
+    """What intervals resample, in words: "batches of edits, or facts where these are fewer than
+    10". Facts that count where all rows agree, or before any edit, go without saying."""
+    known = dict.fromkeys(unit for unit in units if unit)
+    few = any(unit.startswith(f"{FACT} (") for unit in known)
+    if BATCH in known:
+        return "batches of edits" + (f", or facts of fewer than {FEWEST_BATCHES}" if few else "")
+    if few:
+        return f"facts, there being fewer than {FEWEST_BATCHES} batches of edits"
+    return next((words for unit, words in WORDS.items() if unit in known), "rows")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.metrics.estimates import BATCH, estimate, labels_of, resampled
+from lib.metrics.estimates import EVALUATED, estimate, labels_of, resampled
 from lib.metrics.intervals import compare, mean_interval
 from lib.metrics.scales import scale_of
 from lib.storage.atomic import write_text
@@ -103,7 +103,7 @@ def measure(
         return Cell(**labels, backbone="", dataset="", error=text)
     scale, found = scale_of(column), estimate(rows, column)
     if batches:
-        found = replace(mean_interval(rows[column].astype(float), scale=scale), unit=BATCH)
+        found = replace(mean_interval(rows[column].astype(float), scale=scale), unit=EVALUATED)
     target = reported
     if exponentiate and reported is not None:
         target = math.log(reported) if reported > 0 else None
@@ -371,20 +371,36 @@ def _notes(table: "Table") -> list[str]:
 def _uncertainty(table: "Table") -> Iterator[str]:
     """What the intervals resample, column by column where columns differ, and what n counts."""
     cells = [cell for cell in table.cells if cell.unit and not _absent(cell.ci_low)]
-    told: dict[str, dict[str, None]] = {}
+    columns: dict[Column, list[str]] = {}
     for cell in cells:
-        told.setdefault(resampled([cell.unit]), {})[cell.metric] = None
-    if len(told) == 1:
-        yield f"[low, high]: 95 % intervals; what is resampled: {next(iter(told))}."
-    elif told:
-        parts = "; ".join(f"{words} ({', '.join(names)})" for words, names in told.items())
-        yield f"[low, high]: 95 % intervals; what is resampled: {parts}."
+        columns.setdefault((cell.setting, cell.metric), []).append(cell.unit)
+    told: dict[str, list[Column]] = {}
+    for column, units in columns.items():
+        told.setdefault(resampled(units), []).append(column)
+    if told:
+        parts = [
+            words + (f" ({_named(some, list(columns))})" if len(told) > 1 else "")
+            for words, some in told.items()
+        ]
+        yield f"[low, high]: 95 % intervals; what is resampled: {', '.join(parts)}."
     fewer = next((cell for cell in table.cells if cell.facts not in (0, cell.n)), None)
     if fewer is not None:
         yield (
             f"n={fewer.n}/{fewer.facts}: {fewer.n:,} scored rows of {fewer.facts:,} independent "
             "facts."
         )
+
+
+def _named(some: Sequence[Column], every: Sequence[Column]) -> str:
+    """Some of a table's columns: by their group where all of it is meant, else by their own name
+    (with the group where several have one)."""
+    names: dict[str, None] = {}
+    several = len({setting for setting, _ in every}) > 1
+    for setting, metric in some:
+        whole = all(column in some for column in every if column[0] == setting)
+        name = setting if whole and several else f"{setting}, {metric}" if several else metric
+        names[name] = None
+    return ", ".join(names)
 
 
 def _safe(text: object, quote: bool = False) -> str:

@@ -122,9 +122,18 @@ def tested(p: float, adjusted: float, at_floor: bool = False) -> str:
     if math.isnan(p):
         return chance(p)
     floor = " (floor)" if at_floor else ""
-    text = f"p ≤ {p:.1g}{floor}" if at_floor and p < 0.001 else f"{chance(p)}{floor}"
     among = "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
+    text = f"{_least(p, at_floor)}{floor}"
     return text if math.isnan(adjusted) or adjusted == p else f"{text}, Holm {among}"
+
+
+def marked(p: float, adjusted: float, at_floor: bool = False) -> str:
+    """`tested` for a narrow column: "p ≤ 0.0001 *", the star where Holm calls it significant."""
+    return f"{_least(p, at_floor)}{' *' if adjusted < LEVEL else ''}"
+
+
+def _least(p: float, at_floor: bool) -> str:
+    return f"p ≤ {p:.1g}" if at_floor else chance(p)
 
 
 def against_best(records: pd.DataFrame, editors: list[str], edits: int) -> pd.DataFrame:

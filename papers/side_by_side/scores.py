@@ -95,10 +95,9 @@ def single_round(study: Study, setting: str, editor: str) -> bool:
 
 
 def family_words(study: Study, setting: str) -> dict[str, str]:
-    """What stands below an editor's name: its family, and whether it is a single-round method."""
+    """What stands below an editor's name: its family, or that it is a single-round method."""
     return {
-        name: BRIEFLY.get(family, family)
-        + (", single round" if single_round(study, setting, name) else "")
+        name: "single round" if single_round(study, setting, name) else BRIEFLY.get(family, family)
         for name, family in families(study, setting).items()
     }
 

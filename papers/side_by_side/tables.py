@@ -12,7 +12,7 @@ from lib.report import tables
 from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
-from papers.side_by_side.compare import best_of, compared, tested
+from papers.side_by_side.compare import LEVEL, best_of, compared, marked
 from papers.side_by_side.costs import MIB, Cost, costs_of
 from papers.side_by_side.scores import (
     MEASURES,
@@ -157,7 +157,7 @@ def difference_table(study: Study, setting: str, edits: int) -> tables.Table:
             item=ITEM, setting=f"minus {row.reference}", backbone="", dataset="",
             editor=row.editor, metric=titles.get(row.measure, "Editing score"), n_edits=edits,
             reproduced=row.mean, ci_low=row.low, ci_high=row.high, n=int(row.n),
-            facts=int(row.facts), unit=row.unit, remark=tested(row.p, row.adjusted, row.at_floor),
+            facts=int(row.facts), unit=row.unit, remark=marked(row.p, row.adjusted, row.at_floor),
             link=address(study, row.editor, subsets.get(row.measure, "edits"), edits),
         )
         for row in frame.itertuples()
@@ -167,9 +167,9 @@ def difference_table(study: Study, setting: str, edits: int) -> tables.Table:
         cells,
         caption=f"Differences after {edits:,} edits: {study.title(setting)}.",
         notes=[
-            f"p: of the single comparison; Holm: among all {len(frame)} of this table. (floor): no "
-            f"smaller p is possible with so few units or {SWAPS:,} random swaps. The best editor "
-            "was found on these rows, which flatters it.",
+            f"p: of the single comparison. *: significant among all {len(frame)} of this table "
+            f"(Holm, {LEVEL:.0%}). ≤: no smaller p is possible with so few units, or {SWAPS:,} "
+            "random swaps. The best editor was found on these rows, which flatters it.",
         ],
         own=True,
     )

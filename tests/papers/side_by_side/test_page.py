@@ -70,7 +70,9 @@ def test_every_number_leads_to_its_records_in_one_click(study) -> None:
             page = (study.folder / file).read_text("utf-8")
             assert page.count(f'id="{anchor}"') == 1, link
     more = tables.difference_table(study, FACTS, N).to_html()
-    assert 'href="side_by_side-records/ft.html#near-30"' in more and "Holm: among all" in more
+    assert (
+        'href="side_by_side-records/ft.html#near-30"' in more and "*: significant among all" in more
+    )
 
 
 def test_a_link_that_is_not_relative_is_not_made() -> None:
