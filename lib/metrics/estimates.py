@@ -8,7 +8,9 @@ the batch everything that belongs to it) are resampled by whole batches where th
 `FEWEST_BATCHES`; with fewer an interval over batches would be far too narrow or absurdly wide, and
 facts are resampled. Everything else is resampled by facts. Where a fact stands in several batches
 (several orders, or rephrases that are edits of their own) neither unit holds the other: the wider
-of the two intervals counts. Where all rows agree no batch can be seen to differ: facts count.
+of the two intervals counts. Where all batches score alike none can be seen to differ: facts count.
+
+p-values flip the signs of whole facts; over batches, which are few, they are Student's.
 """
 
 from collections.abc import Iterable
@@ -84,7 +86,12 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, column: str, *, level: float = 
     rows = rows.assign(edit_batch=_coarser(rows, other), by_batch=answerable).reset_index()
     first, second, how = rows[column], rows[f"{column}_other"], {"scale": scale_of(column)}
     found = [
-        replace(paired_difference(first, second, groups=labels, level=level, **how), unit=unit)
+        replace(
+            paired_difference(
+                first, second, groups=labels, level=level, student=unit == BATCH, **how
+            ),
+            unit=unit,
+        )
         for unit, labels in _groupings(rows, first - second)
     ]
     return replace(_wider(found), facts=_count(rows))
@@ -143,7 +150,8 @@ def _groupings(rows: pd.DataFrame, values: pd.Series) -> list[tuple[str, Iterabl
     if rows.empty or not rows["by_batch"].all():
         return [by_fact]
     labels, batches = _batches(rows)
-    if values.nunique() < 2 or len(batches) == rows["unit"].nunique():
+    alike = values.groupby(labels).mean().nunique() < 2
+    if alike or len(batches) == rows["unit"].nunique():
         return [by_fact]
     if len(batches) < FEWEST_BATCHES:
         return [(f"{FACT} ({len(batches)} batches)", by_fact[1])]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lib.metrics.intervals import Difference, for_few, wilson
+from lib.metrics.intervals import Difference, for_few, jackknife_t, wilson
 
 RESAMPLES = 4000
 SWAPS = 10_000
@@ -131,7 +131,8 @@ def difference(
     seed: int = 0,
 ) -> Difference:  # fmt: skip
     """One editor's measure minus another's, its interval by resampling, and the p-value of "the two
-    are exchangeable": both editors' rows of whole units are swapped (`swapped`)."""
+    are exchangeable": both editors' rows of whole facts are swapped (`swapped`); where batches are
+    the units, which are few, of "no difference" by Student's t (`jackknife_t`)."""
     a, b = (sample.editors.index(name) for name in (one, other))
     pair = replace(
         sample, editors=(one, other), sums=sample.sums[[a, b]], counts=sample.counts[[a, b]]
@@ -149,6 +150,9 @@ def difference(
     else:
         low, high, method = *_unseen(pair, gap, level), "all equal"
     p, at_floor = swapped(pair, seed=seed)
+    if sample.unit != "fact" and gap:
+        without = 1 - np.eye(units)[:, None, :].repeat(sample.sums.shape[2], axis=1)
+        p, at_floor = jackknife_t(gap, np.subtract(*pair.under(without).T)), False
     return Difference(
         gap, low, high, rows, units, method, sample.unit, sample.facts, p=p, at_floor=at_floor
     )
@@ -173,7 +177,9 @@ def swapped(pair: Sample, *, swaps: int = SWAPS, seed: int = 0) -> tuple[float, 
         hits += int((np.abs(gaps) >= observed - 1e-12).sum())
         total += len(turned)
     # As seen and with every unit swapped there are always two; random swaps add what was seen.
-    return (hits / total, hits == 2) if units <= FEW else ((hits + 1) / (total + 1), hits == 0)
+    return (
+        (hits / total, hits == 2 < total) if units <= FEW else ((hits + 1) / (total + 1), hits == 0)
+    )
 
 
 def _unseen(pair: Sample, gap: float, level: float) -> tuple[float, float]:

@@ -392,14 +392,19 @@ def _uncertainty(table: "Table") -> Iterator[str]:
 
 
 def _named(some: Sequence[Column], every: Sequence[Column]) -> str:
-    """Some of a table's columns: by their group where all of it is meant, else by their own name
-    (with the group where several have one)."""
+    """Some of a table's columns: by their group where all of it is meant, by their own name where
+    all with that name are, else by both."""
     names: dict[str, None] = {}
-    several = len({setting for setting, _ in every}) > 1
     for setting, metric in some:
-        whole = all(column in some for column in every if column[0] == setting)
-        name = setting if whole and several else f"{setting}, {metric}" if several else metric
-        names[name] = None
+        group, alike = (
+            [c for c in every if c[i] == key] for i, key in enumerate((setting, metric))
+        )
+        if len(group) < len(every) and set(group) <= set(some):
+            names[setting] = None
+        elif set(alike) <= set(some):
+            names[metric] = None
+        else:
+            names[f"{setting}, {metric}"] = None
     return ", ".join(names)
 
 

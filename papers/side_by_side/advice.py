@@ -219,8 +219,9 @@ def _cheapest(names: list[str], spent: dict[str, Cost], edits: int) -> str:
 def _passes(cost: Cost, short: bool = False) -> str:
     """How much longer a forward pass takes with the edits."""
     share = cost.overhead.mean
-    text = "not timed" if math.isnan(share) else f"{100 * share:+.0f} %".replace("-", "−")
-    return text if short else f"its forward pass {text}"
+    longer = f"{100 * abs(share):.0f} % {'longer' if share >= 0 else 'shorter'}"
+    text = "not timed" if math.isnan(share) else longer
+    return text if short else f"its forward pass {text} than the unedited model's"
 
 
 def _parts_of_best(answers: Answers) -> str:

@@ -128,8 +128,8 @@ def tested(p: float, adjusted: float, at_floor: bool = False) -> str:
 
 
 def marked(p: float, adjusted: float, at_floor: bool = False) -> str:
-    """`tested` for a narrow column: "p ≤ 0.0001 *", the star where Holm calls it significant."""
-    return f"{_least(p, at_floor)}{' *' if adjusted < LEVEL else ''}"
+    """`tested` for a narrow column: "p ≤ 0.0001*", the star where Holm calls it significant."""
+    return f"{_least(p, at_floor)}{'*' if adjusted < LEVEL else ''}"
 
 
 def _least(p: float, at_floor: bool) -> str:

@@ -12,7 +12,7 @@ from lib.report import tables
 from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
-from papers.side_by_side.compare import LEVEL, best_of, compared, marked
+from papers.side_by_side.compare import LEVEL, SCORE_NAME, best_of, compared, marked
 from papers.side_by_side.costs import MIB, Cost, costs_of
 from papers.side_by_side.scores import (
     MEASURES,
@@ -152,16 +152,19 @@ def difference_table(study: Study, setting: str, edits: int) -> tables.Table:
     frame = compared(records, editors, edits, [name for name in references if name in editors])
     titles = {one.key: f"{one.group}, {one.title}" for one in MEASURES}
     subsets = {one.key: one.subsets[0] for one in MEASURES}
-    cells = [
-        tables.Cell(
-            item=ITEM, setting=f"minus {row.reference}", backbone="", dataset="",
-            editor=row.editor, metric=titles.get(row.measure, "Editing score"), n_edits=edits,
-            reproduced=row.mean, ci_low=row.low, ci_high=row.high, n=int(row.n),
-            facts=int(row.facts), unit=row.unit, remark=marked(row.p, row.adjusted, row.at_floor),
-            link=address(study, row.editor, subsets.get(row.measure, "edits"), edits),
-        )
-        for row in frame.itertuples()
-    ]  # fmt: skip
+    cells = []
+    for row in frame.itertuples():
+        # The score is made of several parts: it has facts and no rows of its own.
+        n = int(row.facts if row.measure == SCORE_NAME else row.n)
+        cells.append(
+            tables.Cell(
+                item=ITEM, setting=f"minus {row.reference}", backbone="", dataset="",
+                editor=row.editor, metric=titles.get(row.measure, SCORE_GROUP), n_edits=edits,
+                reproduced=row.mean, ci_low=row.low, ci_high=row.high, n=n, facts=int(row.facts),
+                unit=row.unit, remark=marked(row.p, row.adjusted, row.at_floor),
+                link=address(study, row.editor, subsets.get(row.measure, "edits"), edits),
+            )
+        )  # fmt: skip
     common.kept(study, f"{study.paper}-differences-{setting}-{edits}", frame)
     return tables.build_table(
         cells,

@@ -119,6 +119,26 @@ def test_intervals_over_batches_cover_what_a_new_order_would_give() -> None:
     assert hits["fact"] / trials < 0.8
 
 
+def test_p_over_batches_is_the_t_test_of_their_means_and_keeps_its_level() -> None:
+    generator, trials = np.random.default_rng(12), 300
+    rows = at_end(study(draw(10, 10, 1.5, generator)))
+    other = rows.assign(decoded=draw(10, 10, 1.5, generator).ravel().astype(float))
+    means = [part.groupby("edit_batch")["decoded"].mean() for part in (rows, other)]
+    found = difference(rows, other, "decoded")
+    assert found.p == pytest.approx(stats.ttest_rel(*means).pvalue) and not found.at_floor
+    significant = {"batch": 0, "fact": 0}
+    for _ in range(trials):  # two editors that are alike, each with batches of its own luck
+        one, two = (draw(10, 10, 1.5, generator).ravel().astype(float) for _ in range(2))
+        pair = rows.assign(decoded=one), rows.assign(decoded=two)
+        for unit, sides in (("batch", pair), ("fact", [p.assign(by_batch=False) for p in pair])):
+            significant[unit] += difference(*sides, "decoded").p < 0.05
+    assert significant["batch"] / trials < 0.09 and significant["fact"] / trials > 0.15
+    sure = difference(
+        rows.assign(decoded=1.0), rows.assign(decoded=other["decoded"] / 3), "decoded"
+    )
+    assert sure.p < 1e-4  # flipping the signs of ten batches could not say so
+
+
 def test_a_fact_in_several_batches_gets_the_wider_interval() -> None:
     generator = np.random.default_rng(6)
     right = draw(10, 4, 1.5, generator)

@@ -2,9 +2,11 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lib.metrics import ranking
 from lib.metrics.intervals import paired_difference, wilson
@@ -127,3 +129,25 @@ def test_shapes_that_do_not_match_are_an_error() -> None:
         Sample(("A",), ("u",), np.ones((1, 1, 1, 1)), np.ones((1, 1, 1, 2)))
     empty = Sample((), (), np.ones((0, 1, 1, 0)), np.ones((0, 1, 1, 0)))
     assert ranking.standings(empty) == []
+
+
+def test_over_batches_the_p_of_one_part_is_that_of_the_pairs_and_of_several_a_jackknife() -> None:
+    generator = np.random.default_rng(3)
+    values = {name: generator.integers(0, 6, (1, 12)).astype(float) for name in "AB"}
+    rows = replace(sample(values), counts=np.full((2, 1, 1, 12), 5.0), unit="batch", facts=60)
+    found = ranking.difference(rows, "A", "B")
+    means = [side[0] / 5 for side in values.values()]
+    assert found.p == pytest.approx(stats.ttest_rel(*means).pvalue) and found.unit == "batch"
+    several = replace(sample({name: generator.random((3, 12)) for name in "AB"}), unit="batch")
+    without = []
+    for left in range(12):  # by plain loops
+        kept = [
+            [[p for u, p in enumerate(part[0]) if u != left] for part in side]
+            for side in several.sums
+        ]
+        scores = [3 / sum(len(part) / sum(part) for part in side) for side in kept]
+        without.append(scores[0] - scores[1])
+    middle = sum(without) / 12
+    error = math.sqrt(11 / 12 * sum((value - middle) ** 2 for value in without))
+    gap = ranking.difference(several, "A", "B")
+    assert gap.p == pytest.approx(2 * stats.t.sf(abs(gap.mean) / error, 11))
