@@ -36,13 +36,13 @@ NATS = Scale(0.0, math.inf, "lower", span=math.log(VOCABULARY))
 # The same span on the scale of perplexities; claims about them are judged on the logarithms.
 PERPLEXITY = Scale(1.0, math.inf, "lower", span=float(VOCABULARY))
 
-SCALES: dict[str, Scale] = {
-    # as the runs write them
+WRITTEN: dict[str, Scale] = {  # as the runs write them
     "f1_ids": SHARE, "f1_ids_released": SHARE, "exact_match": RIGHT, "begins_with": RIGHT,
     "agreement": RIGHT, "token_accuracy": SHARE, "answer_accuracy": SHARE,
     "answer_agreement": SHARE, "prompt_accuracy": SHARE, "prefers_target": RIGHT, "nll": NATS,
     "answer_nll": NATS, "answer_nll_released": NATS, "other_nll": NATS,
-    # as pages read them
+}  # fmt: skip
+SCALES: dict[str, Scale] = WRITTEN | {  # and as pages read them
     "f1_released": SHARE, "served": RIGHT, "perplexity": PERPLEXITY, "score": SHARE, "read": SHARE,
     "right_answers": RIGHT, "same_answers": RIGHT, "weighed": SHARE, "tokens": SHARE,
     "right": RIGHT, "decoded": RIGHT, "kept": RIGHT, "kept_forced": RIGHT, "deferred": RIGHT,

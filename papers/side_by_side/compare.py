@@ -128,12 +128,14 @@ def tested(p: float, adjusted: float, at_floor: bool = False) -> str:
 
 
 def marked(p: float, adjusted: float, at_floor: bool = False) -> str:
-    """`tested` for a narrow column: "p ≤ 0.0001*", the star where Holm calls it significant."""
+    """`tested` for a narrow column: "p ≤ 1e-4*", the star where Holm calls it significant."""
     return f"{_least(p, at_floor)}{'*' if adjusted < LEVEL else ''}"
 
 
 def _least(p: float, at_floor: bool) -> str:
-    return f"p ≤ {p:.1g}" if at_floor else chance(p)
+    if not at_floor:
+        return chance(p)
+    return f"p ≤ {p:.0e}".replace("e-0", "e-") if p < 0.001 else f"p ≤ {p:.1g}"
 
 
 def against_best(records: pd.DataFrame, editors: list[str], edits: int) -> pd.DataFrame:

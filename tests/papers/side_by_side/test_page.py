@@ -136,7 +136,7 @@ def test_the_answer_is_made_from_the_numbers(study) -> None:
     )
     assert "no other is shown to be at most 0.05 worse" in said
     assert "After 10 edits" in said
-    assert "FT from 1.00 to 0.30 over 30 edits, p ≤ 0.0001 (floor), Holm < 0.001" in said
+    assert "FT from 1.00 to 0.30 over 30 edits, p ≤ 1e-4 (floor), Holm < 0.001" in said
     assert "Not compared, as they make fewer edits here: ROME (20)." in said
     assert "30 facts in one order, 4 editors at 30 edits" in said
     more = advice.advice_text(answers)
@@ -156,7 +156,7 @@ def test_an_editor_that_lost_edits_is_named_where_quality_was_not_measured(tmp_p
     table = advice.advice_table(answers)
     far = table[table["edits"] == "1,000"].iloc[0]
     assert far["editor"] == "FT"
-    assert far["editing score"] == "not measured here; has lost edits already, p ≤ 0.0001 (floor)"
+    assert far["editing score"] == "not measured here; has lost edits already, p ≤ 1e-4 (floor)"
     assert "no other editor was scored" in advice.verdict(answers)
 
 
