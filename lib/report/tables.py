@@ -340,8 +340,8 @@ def _pair(cell: "Cell | None", with_reported: bool, table: "Table") -> str:
     shown = f"<strong>{number(cell.reproduced, digits)}</strong>"
     if relative(cell.link):
         shown = f'<a href="{_safe(cell.link, quote=True)}">{shown}</a>'
-    of = f"/{cell.facts}" if cell.facts not in (0, cell.n) else ""
-    about = f' <span class="interval">{interval} (n={cell.n}{of})</span>'
+    n = f"n={cell.n}" if cell.facts in (0, cell.n) else f"{cell.n}/{cell.facts}"
+    about = f' <span class="interval">{interval} ({n})</span>'
     if table.own and cell.n == 1 and _absent(cell.ci_low):
         about = ""  # one value is all there is
     return (
@@ -386,8 +386,8 @@ def _uncertainty(table: "Table") -> Iterator[str]:
     fewer = next((cell for cell in table.cells if cell.facts not in (0, cell.n)), None)
     if fewer is not None:
         yield (
-            f"n={fewer.n}/{fewer.facts}: {fewer.n:,} scored rows of {fewer.facts:,} independent "
-            "facts."
+            f"({fewer.n}/{fewer.facts}): n = {fewer.n:,} scored rows of {fewer.facts:,} "
+            "independent facts."
         )
 
 
