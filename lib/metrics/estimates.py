@@ -36,8 +36,11 @@ def with_units(records: pd.DataFrame) -> pd.DataFrame:
     batch is answerable for the row's score). Records that have them stay as they are."""
     if all(name in records for name in UNITS):
         return records
+    if records.empty:
+        kinds = zip(UNITS, (object, int, bool), strict=True)
+        return records.assign(**{name: pd.Series(dtype=kind) for name, kind in kinds})
     own = _own(records)
-    if records.empty or "edit_index" not in records:
+    if "edit_index" not in records:
         return records.assign(unit=own, edit_batch=-1, by_batch=False)
     edits = records.assign(unit=own)[(records["subset"] == "edits") & (records["edit_index"] >= 0)]
     edits = edits.drop_duplicates(["run", "edit_index"]).set_index(["run", "edit_index"])

@@ -58,7 +58,9 @@ def test_rows_know_their_fact_their_batch_and_who_answers_for_them() -> None:
     assert single["by_batch"].all()  # single rounds: the batch answers for all that belongs to it
     pool = rows.drop(columns=list(estimates.UNITS)).assign(edit_index=-1)
     assert (with_units(pool)["edit_batch"] == -1).all() and not with_units(pool)["by_batch"].any()
-    assert with_units(rows) is rows and with_units(rows.iloc[:0]).empty
+    assert with_units(rows) is rows
+    nothing = with_units(pd.DataFrame(columns=["run", "editor"]))
+    assert nothing.empty and set(estimates.UNITS) <= set(nothing)
 
 
 @pytest.mark.parametrize(("batches", "unit"), [(10, "batch"), (9, "fact (9 batches)")])
