@@ -10,13 +10,20 @@ from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 
 OWN, REFRESHED, REPLAYED = "ELDER", "ELDER refreshed", "ELDER replayed"
-REPORTED_BASE = "Base"  # what the paper calls the unedited model
+REPORTED = {UNEDITED_MODEL: "Base"}  # how the paper calls a row of another name
+CORRECTED = " intended"  # behind the name of a method whose released code was corrected
 EXTENSIONS = (REFRESHED, REPLAYED)
 NEEDED = (
     "run", "setting", "editor", "sweep", "value", "seed", "record", "prompt", "edit_index",
     "subset", "moment", "n_edits", "route", "target", "prediction", "answer_accuracy",
     "answer_agreement",
 )  # fmt: skip
+
+
+def told_as(editor: str) -> str:
+    """The name under which the paper reports an editor, the unedited model, or the method that an
+    editor corrects."""
+    return REPORTED.get(editor, editor.removesuffix(CORRECTED))
 
 
 def editors_of(study: Study, setting: str) -> list[str]:
@@ -81,17 +88,17 @@ def lines(study: Study, setting: str) -> Iterator[Line]:
     """The lines of a setting's tables: the unedited model, the paper's editors whether they are
     planned or not, our extensions, and, below editors that make fewer edits, ELDER after as many.
     """
-    yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=REPORTED_BASE)
+    yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=told_as(UNEDITED_MODEL))
     usual, here = study.edits(setting, OWN), editors_of(study, setting)
     edits = {name: study.edits(setting, name) for name in here}
     for name in study.document["tables"]["main"]["order"]:
         if name not in here:
             if name not in EXTENSIONS:
-                yield Line(name, name, 0, reported=name, absent="not run in this setting")
+                yield Line(name, name, 0, reported=told_as(name), absent="not run in this setting")
             continue
         fewer = edits[name] < usual
         label = f"{name}, {edits[name]:,} edits" if fewer else name
-        yield Line(label, name, edits[name], reported=name, comparable=not fewer)
+        yield Line(label, name, edits[name], reported=told_as(name), comparable=not fewer)
         later = [edits[other] for other in here[here.index(name) + 1 :]]
         if fewer and edits[name] not in later:
             yield Line(f"{OWN}, after {edits[name]:,} edits", OWN, edits[name])

@@ -58,8 +58,9 @@ def seeds_text(study: Study, setting: str) -> str:
     found = over_seeds(records, editors, max(sizes(records), default=0))
     if found.empty or found["seeds"].max() < 2:
         return (
-            "<p>There is one order seed here: every interval is about other facts in this order, "
-            "and none about other orders of these facts.</p>"
+            "<p>There is one order seed here. Intervals that resample batches of edits allow for "
+            "batches made up otherwise; those that resample facts are about other facts in this "
+            "order, and none is about a whole other sequence of batches.</p>"
         )
     common.kept(study, f"{study.paper}-seeds-{setting}", found)
     shown = found.round(3).rename(columns={"sd": "standard deviation between seeds"})

@@ -13,6 +13,7 @@ from papers.elder.scores import (
     by_edits,
     lines,
     scored,
+    told_as,
     with_scores,
 )
 from tests.papers.elder.invented_elder import EVERY, FEWER, InventedStudy, N, records
@@ -62,6 +63,11 @@ def test_lines_follow_the_papers_order(study: InventedStudy) -> None:
     assert found["ELDER, after 8 edits"].reported == ""
     rows = found["ELDER, after 8 edits"].of(scored(study, "zsre"))
     assert set(rows["n_edits"]) == {FEWER} and set(rows["moment"]) == {"checkpoint"}
+
+
+def test_a_corrected_method_and_the_unedited_model_stand_beside_the_papers_rows() -> None:
+    names = (UNEDITED_MODEL, "MELO intended", "MELO", "ELDER refreshed")
+    assert [told_as(name) for name in names] == ["Base", "MELO", "MELO", "ELDER refreshed"]
 
 
 def test_scores_at_a_number_of_edits_are_a_checkpoint_or_the_end() -> None:
