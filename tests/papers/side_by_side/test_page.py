@@ -160,6 +160,14 @@ def test_an_editor_that_lost_edits_is_named_where_quality_was_not_measured(tmp_p
     assert "no other editor was scored" in advice.verdict(answers)
 
 
+def test_the_ranking_has_a_single_round_column_and_marks_whose_it_is(study) -> None:
+    table = report.ranking_table(study, FACTS, N).set_index("editor")
+    assert table.loc["MEND", "kind"] == "single round" and table.loc["SERAC", "kind"] == "memory"
+    assert table.loc["FT", "right after own batch"].startswith("1.00 [")
+    assert table.loc["FT", "reliability now"] == "0.30"
+    assert table.loc["SERAC", "against the best (margin 0.05)"] == "the best"
+
+
 def test_costs_stand_beside_what_was_run(study) -> None:
     table = tables.cost_table(study, FACTS)
     serac = {cell.metric: cell for cell in table.cells if cell.editor == "SERAC"}
