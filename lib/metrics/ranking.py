@@ -3,17 +3,18 @@
 Pure arithmetic on a `Sample`. A measure is the mean of one part (reliability, say) or the harmonic
 mean of several (the editing score: reliability, generality, locality; MEMIT's and ROME's "Score").
 All editors are read on the same resample, so that what makes a fact hard moves them together.
-Resampling cannot see the failures that a perfect editor did not have: such an editor has no spread.
+Resampling cannot see the failures that a perfect editor did not have: where no draw differs, at
+most the share f of `intervals` (upper Wilson limit of 0 in n facts) can, in every part.
 """
 
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lib.metrics.intervals import Difference
+from lib.metrics.intervals import Difference, for_few, jackknife_t, wilson
 
 RESAMPLES = 4000
 SWAPS = 10_000
@@ -25,13 +26,16 @@ _CELLS = 4_000_000  # numbers held at once: 32 MB
 class Sample:
     """Scores of some editors on the same units: `sums` and `counts` [editors, parts, seeds, units].
 
-    A unit (a fact) may have several rows in a part and none under a seed. `units` names them.
+    A unit (`unit`: a fact, or a batch of edits) may have several rows in a part and none under a
+    seed. `units` names them, `facts` counts the facts that they hold.
     """
 
     editors: tuple[str, ...]
     units: tuple[str, ...]
     sums: np.ndarray
     counts: np.ndarray
+    unit: str = "fact"
+    facts: int = 0
 
     def __post_init__(self) -> None:
         if self.sums.shape != self.counts.shape or self.sums.ndim != 4:
@@ -57,8 +61,7 @@ class Sample:
 @dataclass(frozen=True)
 class Standing:
     """An editor's measure with its interval, its rank (1: best), the interval of the rank and how
-    often it is best; ties share a rank's place and the honour of being best. `low` and `high` are
-    NaN where no draw differs."""
+    often it is best; ties share a rank's place and the honour of being best."""
 
     editor: str
     score: float
@@ -97,7 +100,8 @@ def weights(seeds: int, units: int, resamples: int, draw: np.random.Generator) -
 def standings(
     sample: Sample, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Standing]:
-    """Every editor's standing, best first. Intervals are percentiles of the resamples."""
+    """Every editor's standing, best first. Intervals are percentiles of the resamples, widened for
+    few units (`intervals.for_few`)."""
     if not sample.editors or not sample.units:
         return []
     drawn = _drawn(sample, resamples, seed)
@@ -107,10 +111,11 @@ def standings(
     under = ranks(np.round(drawn, 12))
     first = under == under.min(axis=-1, keepdims=True)
     best = (first / first.sum(axis=-1, keepdims=True)).mean(axis=0)
-    ends = (100 * (1 - level) / 2, 100 * (1 + level) / 2)
+    ends = _ends(sample, level)
     low, high = np.percentile(drawn, ends, axis=0)
     fixed = np.ptp(drawn, axis=0) == 0  # no draw differs: an interval of width 0 would be a lie
-    low, high = (np.where(fixed, np.nan, side) for side in (low, high))
+    least, most = _reach(sample, level)
+    low, high = np.where(fixed, least, low), np.where(fixed, most, high)
     rank_low, rank_high = np.percentile(under, ends, axis=0, method="closest_observation")
     found = [
         Standing(*map(_plain, values))
@@ -126,41 +131,79 @@ def difference(
     seed: int = 0,
 ) -> Difference:  # fmt: skip
     """One editor's measure minus another's, its interval by resampling, and the p-value of "the two
-    are exchangeable": both editors' rows of whole units are swapped (`swapped`)."""
+    are exchangeable": both editors' rows of whole facts are swapped (`swapped`); where batches are
+    the units, which are few, of "no difference" by Student's t (`jackknife_t`)."""
     a, b = (sample.editors.index(name) for name in (one, other))
-    pair = Sample((one, other), sample.units, sample.sums[[a, b]], sample.counts[[a, b]])
+    pair = replace(
+        sample, editors=(one, other), sums=sample.sums[[a, b]], counts=sample.counts[[a, b]]
+    )
     rows = int(pair.counts[0].sum())
     units = len(sample.units)
     gap = float(np.subtract(*pair.scores)) if units else math.nan
     if units < 2:
-        return Difference(gap, math.nan, math.nan, rows, units, "none", math.nan)
+        return Difference(gap, math.nan, math.nan, rows, units, "none")
     drawn = np.subtract(*_drawn(pair, resamples, seed).T)
-    ends = (100 * (1 - level) / 2, 100 * (1 + level) / 2)
-    low, high, method = math.nan, math.nan, "none"
+    ends = _ends(sample, level)
     if np.ptp(drawn[np.isfinite(drawn)]) > 0:
         low, high = (float(end) for end in np.nanpercentile(drawn, ends))
         method = "bootstrap percentile"
-    return Difference(gap, low, high, rows, units, method, swapped(pair, seed=seed))
+    else:
+        low, high, method = *_unseen(pair, gap, level), "all equal"
+    p, at_floor = swapped(pair, seed=seed)
+    if sample.unit != "fact" and gap:
+        without = 1 - np.eye(units)[:, None, :].repeat(sample.sums.shape[2], axis=1)
+        p, at_floor = jackknife_t(gap, np.subtract(*pair.under(without).T)), False
+    return Difference(
+        gap, low, high, rows, units, method, sample.unit, sample.facts, p=p, at_floor=at_floor
+    )
 
 
-def swapped(pair: Sample, *, swaps: int = SWAPS, seed: int = 0) -> float:
+def swapped(pair: Sample, *, swaps: int = SWAPS, seed: int = 0) -> tuple[float, bool]:
     """Two-sided p-value: how often swapping the two editors' rows, unit by unit, gives a difference
-    of the measure as large as the one seen. Every way of swapping where few units differ, else
-    `swaps` random ones (fixed seed). For one part with equal counts this is the sign-flip test."""
+    of the measure as large as the one seen; and whether no smaller one was possible. Every way of
+    swapping where few units differ, else `swaps` random ones (fixed seed). For one part with equal
+    counts this is the sign-flip test."""
     moving = (pair.sums[0] != pair.sums[1]) | (pair.counts[0] != pair.counts[1])
     moving = moving.any(axis=(0, 1))
     fixed = [side[:, :, :, ~moving].sum(axis=(2, 3)) for side in (pair.sums, pair.counts)]
     sums, counts = (side[:, :, :, moving].sum(axis=2) for side in (pair.sums, pair.counts))
     units = sums.shape[-1]
     if not units:
-        return 1.0
+        return 1.0, False
     observed = abs(np.subtract(*pair.scores))
     hits = total = 0
     for turned in _turns(units, swaps, np.random.default_rng(seed)):
         gaps = _gap((sums, counts), fixed, turned)
         hits += int((np.abs(gaps) >= observed - 1e-12).sum())
         total += len(turned)
-    return hits / total if units <= FEW else (hits + 1) / (total + 1)
+    # As seen and with every unit swapped there are always two; random swaps add what was seen.
+    return (
+        (hits / total, hits == 2 < total) if units <= FEW else ((hits + 1) / (total + 1), hits == 0)
+    )
+
+
+def _unseen(pair: Sample, gap: float, level: float) -> tuple[float, float]:
+    """The ends of the difference where no draw of units moves it: as far as either editor reaches
+    with the other as it is, or, where they differ in all units, with both moved."""
+    (least, most), now = _reach(pair, level), pair.scores
+    if gap:
+        return least[0] - most[1], most[0] - least[1]
+    down, up = least - now, most - now
+    return min(down[0], -up[1]), max(up[0], -down[1])
+
+
+def _reach(sample: Sample, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """The measure of every editor with a share f of every part lost, and gained [editors] each."""
+    share = wilson(0, sample.facts or len(sample.units), level).high
+    with np.errstate(invalid="ignore", divide="ignore"):
+        parts = sample.sums.sum(axis=(2, 3)) / sample.counts.sum(axis=(2, 3))
+    return harmonic(np.maximum(parts - share, 0)), harmonic(np.minimum(parts + share, 1))
+
+
+def _ends(sample: Sample, level: float) -> tuple[float, float]:
+    """The percentiles between which an interval of this level lies."""
+    level = for_few(level, len(sample.units))
+    return 100 * (1 - level) / 2, 100 * (1 + level) / 2
 
 
 def _turns(units: int, swaps: int, draw: np.random.Generator) -> Iterator[np.ndarray]:

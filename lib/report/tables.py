@@ -3,18 +3,22 @@
 import dataclasses
 import html
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from lib.metrics.intervals import compare, facts, mean_interval
+from lib.metrics.estimates import EVALUATED, estimate, labels_of, resampled
+from lib.metrics.intervals import compare, mean_interval
+from lib.metrics.scales import scale_of
 from lib.storage.atomic import write_text
 
+UNEDITED_MODEL = "unedited model"
 TIDY_COLUMNS = (
     "item", "setting", "backbone", "dataset", "editor", "n_edits", "metric", "reported",
-    "reproduced", "ci_low", "ci_high", "n", "seeds", "verdict", "substitutions", "error",
+    "reproduced", "ci_low", "ci_high", "n", "facts", "unit", "seeds", "verdict",
+    "substitutions", "error",
 )  # fmt: skip
 
 
@@ -22,8 +26,10 @@ TIDY_COLUMNS = (
 class Cell:
     """One number of a table: what the paper reports and what came out here.
 
-    `n` counts scored prompts, `seeds` order seeds; `error` is why a run has no number. `link`, a
-    relative address, leads from the number to what it was made of; `remark` stands below it.
+    `n` counts scored prompts, `facts` the different facts among them, `seeds` order seeds; `unit`
+    is what the interval resamples (`estimates.estimate`). `error` is why a run has no number.
+    `link`, a relative address, leads from the number to what it was made of; `remark` stands below
+    it.
     """
 
     item: str
@@ -38,6 +44,8 @@ class Cell:
     ci_low: float = math.nan
     ci_high: float = math.nan
     n: int = 0
+    facts: int = 0
+    unit: str = ""
     seeds: int = 0
     verdict: str = "not comparable"
     substitutions: tuple[str, ...] = ()
@@ -61,7 +69,7 @@ def measure(
     reported: float | None = None,
     n_reported: int | None = None,
     resolution: float = 0.0,
-    groups: Callable[[pd.DataFrame], Iterable[object]] | None = None,
+    batches: bool = False,
     exponentiate: bool = False,
     percent: bool = False,
     substitutions: Sequence[str] = (),
@@ -70,12 +78,16 @@ def measure(
     """The cell for the rows of `records` that match editor, setting, subset and moment.
 
     `column` is the score column, `metric` the name printed; `shown_as` and `shown_setting` replace
-    the row and column heading. Rows about one fact (`intervals.facts`) are one unit unless
-    `groups` (frame -> labels) says otherwise. `exponentiate`: perplexity from a mean of `nll`,
-    compared on the logarithms. `percent`: `reported` and the cell are in percent, the rows are
-    shares. No matching row: the cell says so, or says `error`.
+    the row and column heading. The interval is that of `estimates.estimate`, or over rows that
+    stand for a batch each (`batches`). `exponentiate`: perplexity from a mean of `nll`, compared on
+    the logarithms. `percent`: `reported` and the cell are in percent, the rows are shares. The
+    editor `UNEDITED_MODEL` is what the backbone scored before any edit, whatever `moment` says. No
+    matching row: the cell says so, or says `error`.
     """
     rows = records
+    if editor == UNEDITED_MODEL:
+        known = records[records[column].notna()] if column in records else records
+        rows, moment = unedited(known, setting, subset), None
     for name, wanted in (
         ("editor", editor), ("setting", setting), ("subset", subset), ("moment", moment),
     ):  # fmt: skip
@@ -89,28 +101,52 @@ def measure(
     if rows.empty:
         text = error or f"no rows with {column} for {editor}"
         return Cell(**labels, backbone="", dataset="", error=text)
-    units = list(groups(rows) if groups else facts(rows["record"]))
-    estimate = mean_interval(rows[column], groups=units)
+    scale, found = scale_of(column), estimate(rows, column)
+    if batches:
+        found = replace(mean_interval(rows[column].astype(float), scale=scale), unit=EVALUATED)
     target = reported
     if exponentiate and reported is not None:
         target = math.log(reported) if reported > 0 else None
     if percent and reported is not None:
         target = reported / 100
-    verdict = compare(target, rows[column], n_reported, groups=units, resolution=resolution)
+    verdict = compare(
+        target, rows[column], n_reported, scale=scale, resolution=resolution,
+        groups=None if batches else labels_of(rows, column),
+    )  # fmt: skip
     shape = math.exp if exponentiate else (lambda share: 100 * share) if percent else float
     return Cell(
         **{**labels, "setting": labels["setting"] or _joined(rows["setting"])},
         backbone=_joined(rows["backbone"]),
         dataset=_joined(rows["dataset"]),
         n_edits=int(rows["n_edits"].max()),
-        reproduced=shape(estimate.mean),
-        ci_low=shape(estimate.low),
-        ci_high=shape(estimate.high),
-        n=estimate.n,
+        reproduced=shape(found.mean),
+        ci_low=shape(found.low),
+        ci_high=shape(found.high),
+        n=found.n,
+        facts=found.facts,
+        unit=found.unit,
         seeds=rows["seed"].nunique(),
         verdict=verdict,
         error=error,
     )
+
+
+def unedited(
+    records: pd.DataFrame, setting: str | None = None, subset: str | None = None
+) -> pd.DataFrame:
+    """The scores before any edit, once per setting and order seed, as `UNEDITED_MODEL`: they are
+    the same in every run that has them, and of these the one with the most rows is taken."""
+    rows = records
+    for name, wanted in (("setting", setting), ("subset", subset)):
+        if wanted is not None and len(rows):
+            rows = rows[rows[name] == wanted]
+    rows = rows[rows["moment"] == "before"] if len(rows) else rows
+    if rows.empty:
+        return rows
+    keys = [name for name in ("setting", "seed") if name in rows]
+    counted = rows.groupby([*keys, "run"], sort=False).size().reset_index(name="rows")
+    best = counted.loc[counted.groupby(keys)["rows"].idxmax(), "run"]
+    return rows[rows["run"].isin(best)].assign(editor=UNEDITED_MODEL)
 
 
 @dataclass(frozen=True)
@@ -304,7 +340,8 @@ def _pair(cell: "Cell | None", with_reported: bool, table: "Table") -> str:
     shown = f"<strong>{number(cell.reproduced, digits)}</strong>"
     if relative(cell.link):
         shown = f'<a href="{_safe(cell.link, quote=True)}">{shown}</a>'
-    about = f' <span class="interval">{interval} (n={cell.n})</span>'
+    n = f"n={cell.n}" if cell.facts in (0, cell.n) else f"{cell.n}/{cell.facts}"
+    about = f' <span class="interval">{interval} ({n})</span>'
     if table.own and cell.n == 1 and _absent(cell.ci_low):
         about = ""  # one value is all there is
     return (
@@ -322,13 +359,53 @@ def _notes(table: "Table") -> list[str]:
         notes.append(f"Reported numbers {MISSING}: {table.unreported}")
     elif bare and not table.own:
         notes.append(f"Reported number not available for: {', '.join(bare)}.")
+    notes += _uncertainty(table)
     if any(not _absent(cell.reported) and cell.n for cell in table.cells):
         notes.append(
-            "[low, high] is a 95 % interval over n scored prompts; consistent, above and below "
-            "compare with the reported number at the paper's n (5 % level), whatever the "
-            "better direction."
+            "Consistent, above and below compare with the reported number at the paper's n (5 % "
+            "level), whatever the better direction."
         )
     return notes
+
+
+def _uncertainty(table: "Table") -> Iterator[str]:
+    """What the intervals resample, column by column where columns differ, and what n counts."""
+    cells = [cell for cell in table.cells if cell.unit and not _absent(cell.ci_low)]
+    columns: dict[Column, list[str]] = {}
+    for cell in cells:
+        columns.setdefault((cell.setting, cell.metric), []).append(cell.unit)
+    told: dict[str, list[Column]] = {}
+    for column, units in columns.items():
+        told.setdefault(resampled(units), []).append(column)
+    if told:
+        parts = [
+            words + (f" ({_named(some, list(columns))})" if len(told) > 1 else "")
+            for words, some in told.items()
+        ]
+        yield f"[low, high]: 95 % intervals; what is resampled: {', '.join(parts)}."
+    fewer = next((cell for cell in table.cells if cell.facts not in (0, cell.n)), None)
+    if fewer is not None:
+        yield (
+            f"({fewer.n}/{fewer.facts}): n = {fewer.n:,} scored rows of {fewer.facts:,} "
+            "independent facts."
+        )
+
+
+def _named(some: Sequence[Column], every: Sequence[Column]) -> str:
+    """Some of a table's columns: by their group where all of it is meant, by their own name where
+    all with that name are, else by both."""
+    names: dict[str, None] = {}
+    for setting, metric in some:
+        group, alike = (
+            [c for c in every if c[i] == key] for i, key in enumerate((setting, metric))
+        )
+        if len(group) < len(every) and set(group) <= set(some):
+            names[setting] = None
+        elif set(alike) <= set(some):
+            names[metric] = None
+        else:
+            names[f"{setting}, {metric}"] = None
+    return ", ".join(names)
 
 
 def _safe(text: object, quote: bool = False) -> str:

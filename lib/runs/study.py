@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lib.errors import TakenError, UsageError
+from lib.metrics.estimates import with_units
 from lib.runs import machine, parallel, plan
 from lib.runs.execute import execute
 from lib.runs.plan import Run
@@ -304,8 +305,9 @@ class Study(Outline):
         return pd.concat(frames, ignore_index=True)
 
     def records(self, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
-        """One row per scored prompt of the finished runs (`sweep=""`: those of the main table)."""
-        return self._frames("records", setting, sweep)
+        """One row per scored prompt of the finished runs (`sweep=""`: those of the main table),
+        with the fact and the batch of edits that it belongs to (`with_units`)."""
+        return with_units(self._frames("records", setting, sweep))
 
     def steps(self, setting: str | None = None, sweep: str | None = "") -> pd.DataFrame:
         """One row per edited batch of the finished runs."""

@@ -9,7 +9,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from lib.metrics.costs import SIZES
-from lib.metrics.intervals import facts, mean_interval
+from lib.metrics.estimates import estimate
+from lib.metrics.intervals import facts
 from lib.report.figures.parts import (
     Panel,
     about_rows,
@@ -227,7 +228,7 @@ def shares(observations: pd.DataFrame, by: str = "editor") -> pd.DataFrame:
             f"{run}/{index}" for run, index in zip(part["run"], part["edit_index"], strict=True)
         ]
         share = {
-            name: mean_interval(part[column], groups=units)
+            name: estimate(part.assign(unit=units, right=part[column]), "right")
             for name, column in (
                 ("can never reach alpha", "unreachable"), ("something swapped", "any_swapped"),
                 ("subject's last token swapped", "subject_swapped"),

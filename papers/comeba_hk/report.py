@@ -12,6 +12,7 @@ from lib.metrics import costs
 from lib.report import page, summaries, tables
 from lib.report.claims import claims, verdict
 from lib.report.figures import curves, style
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
 from papers.comeba_hk import figures
@@ -28,7 +29,7 @@ def _cells(
     """One cell per editor and column; editors that do not run here say why."""
     _, protocol = place(study, setting)
     records, swaps = scored(study, setting), substitutions(study, setting)
-    for editor, absent in {**editors_of(study, setting), **not_run}.items():
+    for editor, absent in {UNEDITED_MODEL: "", **editors_of(study, setting), **not_run}.items():
         for column in columns:
             yield tables.measure(
                 records,

@@ -1,12 +1,11 @@
 """The rows that COMEBA-HK's scores are read on: locality of each form, averages per record."""
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from lib.metrics.intervals import facts
+from lib.metrics.estimates import with_units
 from lib.runs.study import Study
 
 MOMENTS = {"single": "own", "consecutive": "end"}
@@ -80,7 +79,7 @@ def with_scores(records: pd.DataFrame, locality: str) -> pd.DataFrame:
     `answer_agreement` for the rows that an edit should leave alone. `locality` names the subset
     of the paper's locality: "near" or "upstream". A row of `average` is one edit: the mean of its
     own reliability, the mean generality of its rephrases and the mean locality of its probes,
-    where all three exist. `record` is rewritten so that rows of one edit are one unit.
+    where all three exist. `unit` is the fact of the edit that a row belongs to (`with_units`).
     """
     if records.empty:
         return records.assign(**{name: [] for name in NEEDED if name not in records})
@@ -88,22 +87,11 @@ def with_scores(records: pd.DataFrame, locality: str) -> pd.DataFrame:
     absent = {name: np.nan for name in NEEDED if name not in records}
     rows = records.assign(**absent)
     rows["score"] = rows["answer_accuracy"].where(~kept, rows["answer_agreement"]).astype(float)
-    rows["record"] = _units(rows)
+    rows = with_units(rows)
     local = rows[rows["subset"] == locality].assign(subset="locality")
     rows = pd.concat([rows, local], ignore_index=True)
     averages = _averages(rows)
     return pd.concat([rows, averages], ignore_index=True) if len(averages) else rows
-
-
-def _units(rows: pd.DataFrame) -> pd.Series:
-    """`<edit>#<number of the row>`: `intervals.facts` then sees one unit per edit."""
-    edits = rows[(rows["subset"] == "edits") & (rows["edit_index"] >= 0)]
-    owners = edits.drop_duplicates(["run", "edit_index"]).set_index(["run", "edit_index"])["record"]
-    places = pd.MultiIndex.from_frame(rows[["run", "edit_index"]])
-    owner = pd.Series(owners.reindex(places).to_numpy(), index=rows.index)
-    owner = pd.Series(facts(owner.fillna("")), index=rows.index).where(owner.notna())
-    numbered = owner + "#" + rows["record"].map(lambda name: str(zlib.crc32(name.encode())))
-    return rows["record"].where((rows["subset"] == "edits") | owner.isna(), numbered)
 
 
 def _averages(rows: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from lib.metrics import costs
-from lib.metrics.intervals import facts, paired_difference
+from lib.metrics.estimates import difference
 from lib.report import page, tables
 from lib.report.claims.verdict import amount, paired
 from lib.report.pages import index
@@ -36,8 +36,8 @@ def hook_effect(study: Study) -> pd.DataFrame:
 
 
 def _amount(a: pd.DataFrame, b: pd.DataFrame) -> str:
-    difference = paired(a, b, "score")
-    return amount(difference) if difference.n else tables.MISSING
+    gap = paired(a, b, "score")
+    return amount(gap) if gap.n else tables.MISSING
 
 
 def answer_effect(study: Study, editor: str = OWN) -> pd.DataFrame:
@@ -56,12 +56,12 @@ def answer_effect(study: Study, editor: str = OWN) -> pd.DataFrame:
             with_answer, alone = (
                 part[c].astype(float) for c in ("answer_accuracy", "prompt_accuracy")
             )
-            difference = paired_difference(with_answer, alone, groups=facts(part["record"]))
+            gap = difference(part.assign(read=with_answer), part.assign(read=alone), "read")
             rows.append(
                 {
                     "setting": study.title(setting), "prompts": name,
                     "prompt and answer": f"{with_answer.mean():.2f}",
-                    "prompt alone": f"{alone.mean():.2f}", "difference": amount(difference),
+                    "prompt alone": f"{alone.mean():.2f}", "difference": amount(gap),
                 }
             )  # fmt: skip
     return common.kept(study, "comeba_hk-answer-in-scope", pd.DataFrame(rows))

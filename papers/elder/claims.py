@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from lib.metrics.intervals import facts, mean_interval
+from lib.metrics.estimates import estimate
 from lib.report.claims.verdict import (
     NOT_TESTABLE,
     VACUOUS,
@@ -46,7 +46,7 @@ def defers(
         rows = rows if setting is None else rows[rows["setting"] == setting]
         others = rows[rows["subset"].isin(beside)]
         rows = rows[rows["subset"].isin(subsets)]
-        found = mean_interval(rows["deferred"].astype(float), groups=facts(rows["record"]))
+        found = estimate(rows.assign(deferred=rows["deferred"].astype(float)), "deferred")
         what = f"Share of prompts ({', '.join(map(on, subsets))}) that {editor} defers"
         read = {"metric": "deferred", "subset": ", ".join(subsets)}
         judged = bounded(found, what, at_least, at_most, **read)
@@ -72,7 +72,7 @@ def codes_move(editor: str, *, at_least: float) -> Test:
         rows = rows[(rows["editor"] == editor) & (rows["sweep"] == "")]
         rows = rows[(rows["subset"] == "edits") & rows["own_stored"].notna()]
         digits = rows["own_stored"].astype(float)
-        found = mean_interval((digits > 0).astype(float), groups=facts(rows["record"]))
+        found = estimate(rows.assign(right=(digits > 0).astype(float)), "right")
         judged = bounded(found, f"Share of edits of {editor} with another code", at_least, None)
         more = f" They differ in {digits.mean():.1f} digits on average." if len(rows) else ""
         return dataclasses.replace(judged, evidence=judged.evidence + more)
@@ -89,9 +89,8 @@ def overwritten(editor: str, *, at_least: float) -> Test:
         records = with_scores(material.records)
         said = answers(records[records["editor"] == editor], material.observations)
         wrong = said[(said["moment"] == "end") & (said["said"] != RIGHT)]
-        found = mean_interval(
-            wrong["said"].isin([NEAR, LATER]).astype(float), groups=facts(wrong["record"])
-        )
+        overwrote = wrong["said"].isin([NEAR, LATER]).astype(float)
+        found = estimate(wrong.assign(right=overwrote), "right")
         what = f"Share of the lost edits of {editor} that say a later edit's answer"
         return bounded(found, what, at_least, None)
 

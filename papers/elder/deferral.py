@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from lib.data.records import TITLES
-from lib.metrics.intervals import Interval, facts, mean_interval
+from lib.metrics.estimates import estimate
+from lib.metrics.intervals import Interval
 from lib.report.figures.parts import counted
 from lib.runs.study import Study
 from papers.common import kept
@@ -98,7 +99,7 @@ def by_experts(rows: pd.DataFrame) -> dict[int, pd.DataFrame]:
 
 def rate(rows: pd.DataFrame, rule: Rule) -> Interval:
     """The share that a rule defers; prompts about one fact are one unit."""
-    return mean_interval(rule.deferred(rows), groups=facts(rows["record"]))
+    return estimate(rows.assign(deferred=np.asarray(rule.deferred(rows), float)), "deferred")
 
 
 def rates_table(study: Study, setting: str) -> pd.DataFrame:
@@ -175,9 +176,7 @@ def thresholds(rows: pd.DataFrame) -> pd.DataFrame:
             for epsilon in range(0, most + 3, 2):
                 rule, key = Rule(codes, epsilon), (experts, codes)
                 for subset, mine in part.groupby("subset", sort=False):
-                    got = mean_interval(
-                        rule.deferred(mine), groups=facts(mine["record"]), resamples=400
-                    )
+                    got = rate(mine, rule)
                     found.append((*key, subset, epsilon, got.mean, got.low, got.high, got.n, own))
                 chance = by_chance(part, rule)
                 found.append((*key, "random codes", epsilon, chance, np.nan, np.nan, 0, own))
@@ -197,9 +196,7 @@ def kept_answers(study: Study, setting: str) -> pd.DataFrame:
                 continue
             deferred = rows["route"] == "base"
             same = {
-                f"same answer, {name}": _written(
-                    mean_interval(part["same_answers"], groups=facts(part["record"]))
-                )
+                f"same answer, {name}": _written(estimate(part, "same_answers"))
                 if len(part)
                 else "none"
                 for name, part in (("deferred", rows[deferred]), ("let pass", rows[~deferred]))

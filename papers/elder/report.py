@@ -12,6 +12,7 @@ from lib.metrics.intervals import mean_interval
 from lib.report import summaries, tables
 from lib.report.claims import claims, verdict
 from lib.report.reported import reported_value
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
 from papers.common import substitutions
@@ -80,6 +81,14 @@ def ablation_table(study: Study, setting: str, name: str = "ablation") -> tables
     nothing of it is varied."""
     layout, place = study.document["tables"][name], _place(study, setting)
     known, swaps, cells = common.reported("elder"), substitutions(study, setting), []
+    before = [
+        tables.measure(
+            scored(study, setting), "right_answers", item=layout["item"], metric=column["metric"],
+            editor=UNEDITED_MODEL, setting=setting, subset=column["subset"], percent=True,
+            shown_setting=study.title(setting), substitutions=swaps,
+        )
+        for column in layout["columns"]
+    ]  # fmt: skip
     for row in layout["rows"]:
         editor, value = row.get("editor", OWN), str(row["value"])
         values = study.sweeps(setting).get(row["sweep"], {}).get("values", ())
@@ -108,7 +117,7 @@ def ablation_table(study: Study, setting: str, name: str = "ablation") -> tables
     if not cells:
         return None
     return tables.build_table(
-        cells,
+        [*before, *cells],
         caption=f"{layout['item']}, percent, after the last edit: {study.title(setting)}.",
         row_heading="Variant",
         notes=_notes(layout, place),

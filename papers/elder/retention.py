@@ -15,9 +15,10 @@ from lib.evaluation.general import embedded
 from lib.evaluation.general.ability import PUBLISHED
 from lib.report import tables
 from lib.report.reported import reported_value
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
-from papers.elder.scores import IN_PAPER, OWN, UNEDITED_MODEL, Line, lines, scored
+from papers.elder.scores import OWN, Line, lines, scored, told_as
 
 Z = 1.96
 MEAN = "mean of tasks"
@@ -83,6 +84,8 @@ class Ability:
         rows = rows[rows["task"].isin(keys)]
         if self.own:
             return self._of_harness(rows, line, item, metric, told)
+        if len(keys) == 1:
+            return self._measured(rows, "right_answers", line, item, metric, told)
         per_task = rows.groupby("task")["right_answers"].transform("count")
         weighed = rows["right_answers"] * len(rows) / (len(keys) * per_task)
         return self._measured(rows.assign(weighed=weighed), "weighed", line, item, metric, told)
@@ -204,9 +207,8 @@ def _overall(
     for label in dict.fromkeys(cell.editor for cell in cells):
         mine = [c for c in cells if c.editor == label and c.metric == MEAN and c.n]
         if len(mine) == layout["means"]:
-            told = reported_value(
-                known, item=layout["item"], **both, method=IN_PAPER.get(label, label)
-            )
+            method = told_as(label)
+            told = reported_value(known, item=layout["item"], **both, method=method)
             yield tables.Cell(
                 item=layout["item"], setting="all settings", backbone="", dataset="", editor=label,
                 metric=MEAN, reported=told, n=sum(cell.n for cell in mine),

@@ -5,17 +5,25 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lib.report import tables
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 
-OWN, REFRESHED, REPLAYED, UNEDITED_MODEL = "ELDER", "ELDER refreshed", "ELDER replayed", "Base"
+OWN, REFRESHED, REPLAYED = "ELDER", "ELDER refreshed", "ELDER replayed"
+REPORTED = {UNEDITED_MODEL: "Base"}  # how the paper calls a row of another name
+CORRECTED = " intended"  # behind the name of a method whose released code was corrected
 EXTENSIONS = (REFRESHED, REPLAYED)
-# The paper's names of editors that this study runs otherwise than released.
-IN_PAPER = {"MELO intended": "MELO"}
 NEEDED = (
     "run", "setting", "editor", "sweep", "value", "seed", "record", "prompt", "edit_index",
     "subset", "moment", "n_edits", "route", "target", "prediction", "answer_accuracy",
     "answer_agreement",
 )  # fmt: skip
+
+
+def told_as(editor: str) -> str:
+    """The name under which the paper reports an editor, the unedited model, or the method that an
+    editor corrects."""
+    return REPORTED.get(editor, editor.removesuffix(CORRECTED))
 
 
 def editors_of(study: Study, setting: str) -> list[str]:
@@ -50,20 +58,6 @@ def with_scores(records: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(task=named.where(rows["subset"] == "general", "").fillna(""))
 
 
-def unedited(records: pd.DataFrame) -> pd.DataFrame:
-    """The scores before any edit, once: the run with the most of them has them all."""
-    before = records[records["moment"] == "before"]
-    if before.empty:
-        return before
-    return before[before["run"].isin(_longest(before))]
-
-
-def _longest(before: pd.DataFrame) -> set[str]:
-    counted = before.groupby(["seed", "run"], sort=False).size().reset_index(name="rows")
-    best = counted.loc[counted.groupby("seed")["rows"].idxmax()]
-    return set(best["run"])
-
-
 @dataclass(frozen=True)
 class Line:
     """A line of a table: what it is called, whose scores it shows and after how many edits.
@@ -82,7 +76,7 @@ class Line:
     def of(self, records: pd.DataFrame) -> pd.DataFrame:
         """The line's own rows, under its label."""
         own = self.editor == UNEDITED_MODEL
-        rows = unedited(records) if own else at_edits(records, self.editor, self.edits)
+        rows = tables.unedited(records) if own else at_edits(records, self.editor, self.edits)
         return rows.assign(editor=self.label)
 
     def why(self, study: Study, setting: str) -> str:
@@ -94,24 +88,17 @@ def lines(study: Study, setting: str) -> Iterator[Line]:
     """The lines of a setting's tables: the unedited model, the paper's editors whether they are
     planned or not, our extensions, and, below editors that make fewer edits, ELDER after as many.
     """
-    yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=UNEDITED_MODEL)
+    yield Line(UNEDITED_MODEL, UNEDITED_MODEL, 0, reported=told_as(UNEDITED_MODEL))
     usual, here = study.edits(setting, OWN), editors_of(study, setting)
     edits = {name: study.edits(setting, name) for name in here}
     for name in study.document["tables"]["main"]["order"]:
         if name not in here:
             if name not in EXTENSIONS:
-                yield Line(
-                    name,
-                    name,
-                    0,
-                    reported=IN_PAPER.get(name, name),
-                    absent="not run in this setting",
-                )
+                yield Line(name, name, 0, reported=told_as(name), absent="not run in this setting")
             continue
         fewer = edits[name] < usual
         label = f"{name}, {edits[name]:,} edits" if fewer else name
-        reported = IN_PAPER.get(name, name)
-        yield Line(label, name, edits[name], reported=reported, comparable=not fewer)
+        yield Line(label, name, edits[name], reported=told_as(name), comparable=not fewer)
         later = [edits[other] for other in here[here.index(name) + 1 :]]
         if fewer and edits[name] not in later:
             yield Line(f"{OWN}, after {edits[name]:,} edits", OWN, edits[name])

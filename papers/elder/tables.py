@@ -9,12 +9,13 @@ from lib.metrics import costs
 from lib.metrics.intervals import mean_interval
 from lib.report import tables
 from lib.report.reported import reported_value
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.execute import INFERENCE_PROMPTS
 from lib.runs.study import Study
 from papers import common
 from papers.common import substitutions
 from papers.elder.deferral import distances
-from papers.elder.scores import IN_PAPER, OWN, UNEDITED_MODEL, by_edits, editors_of, scored
+from papers.elder.scores import OWN, by_edits, editors_of, scored, told_as
 
 MILLION = 1e6
 LONGER = "edits"  # the sweep over the number of edits
@@ -43,9 +44,10 @@ def efficiency_table(study: Study, setting: str) -> tables.Table:
                     else editor,
                     metric=metric["shown"], reproduced=found.mean, ci_low=found.low,
                     ci_high=found.high, n=found.n, substitutions=tuple(swaps),
-                    reported=reported_value(known, item=layout["item"], **place,
-                                            method=IN_PAPER.get(editor, editor),
-                                            metric=metric["reported"]),
+                    reported=reported_value(
+                        known, item=layout["item"], **place, method=told_as(editor),
+                        metric=metric["reported"],
+                    ),
                     error="" if found.n else absent,
                 )
             )  # fmt: skip
@@ -81,9 +83,7 @@ def latency_table(study: Study, setting: str) -> tables.Table:
     ):
         rows = timed if editor == UNEDITED_MODEL else timed[timed["editor"] == editor]
         column = "base_seconds" if editor == UNEDITED_MODEL else "edited_seconds"
-        told = reported_value(
-            known, item=layout["item"], **place, method=IN_PAPER.get(editor, editor)
-        )
+        told = reported_value(known, item=layout["item"], **place, method=told_as(editor))
         told = None if told is None else 1000 * told
         shown = {"ms": (1000 * rows[column] / prompts, told)}
         if editor != UNEDITED_MODEL:

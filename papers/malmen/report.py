@@ -8,13 +8,12 @@ import papers.malmen.claims  # noqa: F401  (registers the paper's tests)
 from lib.report import summaries, tables
 from lib.report.claims import claims, verdict
 from lib.report.claims.comparisons import NAMES
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
 from papers.common import substitutions
-from papers.malmen.scores import OWN, RIVAL, by_m, generates, observed, planned, sizes, unedited
+from papers.malmen.scores import OWN, RIVAL, by_m, generates, observed, planned, sizes
 from papers.malmen.times import times
-
-NOBODY = "unedited model"
 
 
 def scores_table(study: Study, setting: str) -> tables.Table:
@@ -66,18 +65,13 @@ def _cells(
 ) -> Iterator[tables.Cell]:  # fmt: skip
     """One cell per row (editor, m) and column; runs that failed say why."""
     records, swaps = by_m(study, setting), substitutions(study, setting)
-    before = unedited(records)
     for column in columns:
         common_parts = {
             "item": item, "metric": column["metric"], "setting": setting,
             "subset": column["subset"], "shown_setting": study.title(setting),
             "substitutions": swaps,
         }  # fmt: skip
-        if len(before):
-            yield tables.measure(
-                before.assign(editor=NOBODY), column["column"], editor=NOBODY, moment="before",
-                **common_parts,
-            )  # fmt: skip
+        yield tables.measure(records, column["column"], editor=UNEDITED_MODEL, **common_parts)
         for editor, m in rows:
             yield tables.measure(
                 records[records["m"] == m],

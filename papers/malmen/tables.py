@@ -195,5 +195,5 @@ def _difference(a: pd.DataFrame, b: pd.DataFrame, subset: str) -> Difference:
     sides = [part[part["subset"] == subset] if len(part) else part for part in (a, b)]
     if any(part.empty for part in sides):
         nan = float("nan")
-        return Difference(nan, nan, nan, 0, 0, "none", nan)
+        return Difference(nan, nan, nan, 0, 0, "none")
     return paired(*sides, METRIC)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from lib.metrics.estimates import by_fact
 from lib.report.claims.verdict import chance, paired
 from lib.report.reported import reported_value
 from lib.runs.study import Study
@@ -30,22 +31,15 @@ def generality(study: Study, setting: str) -> pd.DataFrame:
                 known, item="Table 2", **place, method=method, metric="Generality (F1)"
             )
         # Edited and held-out wordings are different prompts: compared fact by fact.
-        gap = paired(_by_fact(held), _by_fact(released), METRIC)
+        gap = paired(by_fact(held), by_fact(released), METRIC)
         found.append(
             {
                 "editor": editor, "reported": told, "as released": released[METRIC].mean(),
                 "held out": held[METRIC].mean(), "held out - as released": gap.mean,
-                "low": gap.low, "high": gap.high, "p": gap.p, "facts": gap.clusters,
+                "low": gap.low, "high": gap.high, "p": gap.p, "facts": gap.facts,
             }
         )  # fmt: skip
     return kept(study, f"melo-generality-{setting}", pd.DataFrame(found))
-
-
-def _by_fact(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per fact, setting and seed: the mean score of its wordings."""
-    named = rows.assign(record=rows["fact"], prompt="")
-    keys = ["setting", "seed", "record", "prompt"]
-    return named.groupby(keys, as_index=False)[METRIC].mean()
 
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:

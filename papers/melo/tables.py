@@ -9,6 +9,7 @@ import pandas as pd
 
 from lib.report import tables
 from lib.report.reported import reported_value
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
 from papers.common import substitutions
@@ -53,6 +54,10 @@ def _table2_cells(study: Study, setting: str) -> Iterator[tables.Cell]:
     place, chosen = study.document["settings"][setting]["reported"], layout["groups"][group]
     records, known = scored(study, setting), common.reported("melo")
     swaps = substitutions(study, setting)
+    for column in chosen["columns"]:
+        yield _cell(
+            study, setting, records, column, UNEDITED_MODEL, item=layout["item"], swaps=swaps
+        )
     for row, entry in layout["rows"].items():
         told = _told(known, layout["item"], place, entry, chosen["columns"]) if place else {}
         if row not in study.editors(setting) and not any(told.values()):
@@ -93,22 +98,23 @@ def _cell(
     reported: float | None = None,
     n_reported: int | None = None,
 ) -> tables.Cell:
-    rows, score, groups = records[records["editor"] == editor], column.get("column"), None
+    unchanged = editor == UNEDITED_MODEL
+    rows, score, batches = records[records["editor"] == editor], column.get("column"), False
+    rows = records if unchanged else rows
     if "perplexity" in column:
-        rows = rows[rows["moment"] == "end"]
+        rows = tables.unedited(rows) if unchanged else rows[rows["moment"] == "end"]
         rows, score = perplexities(rows, column["perplexity"], column["subset"]), "perplexity"
-        if column["perplexity"] == "released":
-            groups = lambda part: part["run"] + "/" + part["batch"].astype(str)  # noqa: E731
+        batches = column["perplexity"] == "released"
     error = study.error(setting, editor)
-    if not error and editor not in study.editors(setting):
+    if not (error or unchanged) and editor not in study.editors(setting):
         error = NOT_RUN
     cell = tables.measure(
         rows, score, item=item, metric=column["metric"], editor=editor, setting=setting,
-        subset=column["subset"], reported=reported, n_reported=n_reported, groups=groups,
+        subset=column["subset"], reported=reported, n_reported=n_reported, batches=batches,
         resolution=0.0 if "perplexity" in column else HALF_A_DIGIT,
         shown_setting=study.title(setting), error=error, substitutions=swaps,
     )  # fmt: skip
-    if groups is None or cell.n >= FEWEST_BATCHES:
+    if not batches or cell.n >= FEWEST_BATCHES:
         return cell
     return replace(cell, ci_low=math.nan, ci_high=math.nan, verdict="not comparable")
 
@@ -239,7 +245,7 @@ def _own_table(
     return tables.build_table(
         [
             _cell(study, setting, records, column, editor, item=item, swaps=swaps)
-            for editor in study.editors(setting)
+            for editor in (UNEDITED_MODEL, *study.editors(setting))
             for column in columns
         ],
         caption=caption,

@@ -11,12 +11,21 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lib.metrics.intervals import mean_interval
-from lib.report.claims.verdict import chance
+from lib.metrics.estimates import estimate, resampled
 from lib.report.pages.index import duration
 from lib.runs.study import Study
 from papers import common
-from papers.side_by_side.compare import LEVEL, lost, tied
+from papers.side_by_side.compare import (
+    BEST,
+    INCONCLUSIVE,
+    LEVEL,
+    MARGIN,
+    WITHIN,
+    WORSE,
+    against_best,
+    lost,
+    tested,
+)
 from papers.side_by_side.costs import MIB, Cost, costs_of
 from papers.side_by_side.scores import (
     GENERALITY,
@@ -25,6 +34,7 @@ from papers.side_by_side.scores import (
     UNRELATED,
     at,
     editors_of,
+    sample,
     scored,
     sizes,
 )
@@ -44,8 +54,8 @@ def asked_sizes(measured: list[int]) -> list[tuple[int, bool]]:
 @dataclass(frozen=True)
 class Answers:
     """What the answers of one setting rest on, computed once: the scored `records`, the `costs` by
-    editor, `found` (`tied`) by number of edits, `lost` by editor, and `made`, the number of edits
-    that each editor makes."""
+    editor, `found` (`against_best`) by number of edits, `lost` by editor, and `made`, the number of
+    edits that each editor makes."""
 
     study: Study
     setting: str
@@ -59,7 +69,7 @@ class Answers:
     def of(cls, study: Study, setting: str) -> "Answers":
         """Read and compare everything that the answers need."""
         records, editors = scored(study, setting), editors_of(study, setting)
-        found = {edits: tied(records, editors, edits) for edits in sizes(records)}
+        found = {edits: against_best(records, editors, edits) for edits in sizes(records)}
         return cls(
             study,
             setting,
@@ -83,33 +93,33 @@ class Answers:
 
 
 def advice_table(answers: Answers) -> pd.DataFrame:
-    """One row per size and editor that cannot be told apart from the best of that size; beyond the
-    measured sizes, those of the largest with projected costs."""
+    """One row per size, for the best editor and those shown to be within the margin of it; beyond
+    the measured sizes, those of the largest with projected costs."""
     rows, chosen = [], pd.DataFrame()
-    fading = dict(answers.gone[["editor", "adjusted"]].to_numpy())
+    fading = {row.editor: _p(row) for row in answers.gone.itertuples()}
     for edits, measured in asked_sizes(list(answers.found)):
         chosen = answers.found[edits] if measured else chosen
-        for one in chosen[chosen["tied"]].itertuples() if len(chosen) else ():
+        for one in chosen[chosen["word"].isin([BEST, WITHIN])].itertuples() if len(chosen) else ():
             quality = _measured(one) if measured else _projected(one.editor, fading)
             spent = _costs(answers.costs.get(one.editor), edits, measured)
             rows.append((f"{edits:,}", one.editor, *quality, *spent))
-    names = ["edits", "editor", "editing score", "minus the best (Holm)", "rank, 95 %",
+    names = ["edits", "editor", "editing score", "minus the best", "rank, 95 %",
              "time in all", "peak GiB", "kept on disk"]  # fmt: skip
     study, frame = answers.study, pd.DataFrame(rows, columns=names)
     return common.kept(study, f"{study.paper}-advice-{answers.setting}", frame)
 
 
 def _measured(one) -> tuple[str, str, str]:
-    """Score, difference from the best, and rank of one row of `tied`."""
+    """Score, difference from the best, and rank of one row of `against_best`."""
     score = _interval(one.score, one.low, one.high)
-    gap = f"{one.mean:+.2f}, {chance(one.adjusted)}".replace("-", "−")
-    gap = "the best" if math.isnan(one.adjusted) else gap
+    gap = f"{one.mean:+.2f} [{one.lower:+.2f}, {one.upper:+.2f}]".replace("-", "−")
+    gap = BEST if one.word == BEST else gap
     return score, gap, f"{one.rank_low:g} to {one.rank_high:g}"
 
 
-def _projected(editor: str, fading: dict[str, float]) -> tuple[str, str, str]:
+def _projected(editor: str, fading: dict[str, str]) -> tuple[str, str, str]:
     """What is said of quality at a size that was not measured."""
-    told = f"; has lost edits already, {chance(fading[editor])}" if editor in fading else ""
+    told = f"; has lost edits already, {fading[editor]}" if editor in fading else ""
     return f"{NOT_MEASURED}{told}", "–", "–"
 
 
@@ -142,8 +152,8 @@ def verdict(answers: Answers) -> str:
 
 
 def _told(answers: Answers) -> Iterator[str]:
-    """Per measured size: the best editor, who is as good, which of these is fast or small, and who
-    does not make so many edits here."""
+    """Per measured size: the best editor, who is shown to be as good, which of these is fast or
+    small, and who does not make so many edits here."""
     for edits, found in answers.found.items():
         if found["score"].max() == 0:
             yield f"After {edits:,} edits no editor has an editing score above 0."
@@ -152,29 +162,33 @@ def _told(answers: Answers) -> Iterator[str]:
         facts = rows[rows["subset"] == "edits"]["unit"].nunique()
         fewer = [f"{name} ({made:,})" for name, made in answers.made.items() if made < edits]
         left = f"Not compared, as they make fewer edits here: {', '.join(fewer)}." if fewer else ""
-        same = list(found[found["tied"]]["editor"])
+        same = list(found[found["word"].isin([BEST, WITHIN])]["editor"])
         parts = (_ahead(found, edits, facts), _cheapest(same, answers.costs, edits), left)
         yield " ".join(part for part in parts if part)
 
 
 def _ahead(found: pd.DataFrame, edits: int, facts: int) -> str:
-    """Who leads at a size, and who cannot be told apart from the leader."""
+    """Who leads at a size, who is shown to be within the margin of the leader, who is worse, and of
+    whom nothing can be said."""
     best, others = found.iloc[0], len(found) - 1
-    same = list(found[found["tied"]]["editor"])[1:]
+    names = {word: list(found[found["word"] == word]["editor"]) for word in set(found["word"])}
     text = (
         f"After {edits:,} edits ({facts:,} facts) {best['editor']} has the highest editing score, "
         f"{_interval(best['score'], best['low'], best['high'])}"
     )
     if not others:
         return f"{text}; no other editor was scored."
-    if not same:
-        return f"{text}; all {others} others are significantly worse."
-    if len(same) == others:
-        return f"{text}; none of the {others} others can be told apart from it."
-    return (
-        f"{text}; {len(same)} of the {others} others cannot be told apart from it "
-        f"({', '.join(same)})."
-    )
+    alike, worse, open_ones = (names.get(word, []) for word in (WITHIN, WORSE, INCONCLUSIVE))
+    told = [
+        f"at most {MARGIN:g} worse: {', '.join(alike)}"
+        if alike
+        else f"no other is shown to be at most {MARGIN:g} worse"
+    ]
+    if worse:
+        told.append(f"{len(worse)} of {others} others are significantly worse")
+    if open_ones:
+        told.append(f"inconclusive, the interval being too wide: {', '.join(open_ones)}")
+    return f"{text}; {'; '.join(told)}."
 
 
 def _cheapest(names: list[str], spent: dict[str, Cost], edits: int) -> str:
@@ -184,11 +198,30 @@ def _cheapest(names: list[str], spent: dict[str, Cost], edits: int) -> str:
     fast = min(known, key=lambda cost: cost.seconds(edits))
     small = min(known, key=lambda cost: cost.bytes_at(edits))
     if len(known) == 1:
-        return f"It takes {_time(fast.seconds(edits))} and keeps {_size(fast.bytes_at(edits))}."
-    return (
-        f"Of these, {fast.editor} is the fastest ({_time(fast.seconds(edits))} in all) and "
-        f"{small.editor} keeps the least ({_size(small.bytes_at(edits))})."
+        return (
+            f"It takes {_time(fast.seconds(edits))}, {_passes(fast)}, and keeps "
+            f"{_size(fast.bytes_at(edits))}."
+        )
+    timed = [cost for cost in known if not math.isnan(cost.overhead.mean)]
+    ready = min(timed, key=lambda cost: cost.overhead.mean, default=fast)
+    quick = (
+        ""
+        if ready is fast
+        else f"; the quickest to answer is {ready.editor}, {_passes(ready, short=True)}"
     )
+    return (
+        f"Of these, {fast.editor} is the fastest to edit ({_time(fast.seconds(edits))} in all), "
+        f"{_passes(fast)}{quick}. {small.editor} keeps the least "
+        f"({_size(small.bytes_at(edits))})."
+    )
+
+
+def _passes(cost: Cost, short: bool = False) -> str:
+    """How much longer a forward pass takes with the edits."""
+    share = cost.overhead.mean
+    longer = f"{100 * abs(share):.0f} % {'longer' if share >= 0 else 'shorter'}"
+    text = "not timed" if math.isnan(share) else longer
+    return text if short else f"its forward pass {text} than the unedited model's"
 
 
 def _parts_of_best(answers: Answers) -> str:
@@ -203,7 +236,7 @@ def _parts_of_best(answers: Answers) -> str:
     ):  # fmt: skip
         part = measure.rows(rows)
         if len(part):
-            value = mean_interval(part[measure.column], groups=part["unit"])
+            value = estimate(part, measure.column)
             told.append(f"{name} {_interval(value.mean, value.low, value.high)}")
     return f"What {best} reaches after {answers.last:,} edits: {', '.join(told)}; all as decoded."
 
@@ -213,8 +246,7 @@ def _forgetting(answers: Answers) -> str:
     if answers.lost.empty:
         return ""
     told = "; ".join(
-        f"{row.editor} from {row.own:.2f} to {row.end:.2f} over {row.edits:,} edits, "
-        f"{chance(row.adjusted)}"
+        f"{row.editor} from {row.own:.2f} to {row.end:.2f} over {row.edits:,} edits, {_p(row)}"
         for row in answers.gone.itertuples()
     )
     family = f"(Holm over {len(answers.lost)} editors)"
@@ -238,7 +270,7 @@ def _beyond(answers: Answers) -> Iterator[str]:
         "unless they grew significantly from batch to batch; storage as what the editor counts "
         "grew."
     )
-    told = ", ".join(f"{row.editor} ({chance(row.adjusted)})" for row in answers.gone.itertuples())
+    told = ", ".join(f"{row.editor} ({_p(row)})" for row in answers.gone.itertuples())
     if told:
         yield f"These have already lost edits significantly by their last edit here: {told}."
 
@@ -249,15 +281,22 @@ def _sure(answers: Answers) -> str:
         return ""
     found, rows = answers.found[answers.last], at(answers.records, answers.last)
     rows = rows[rows["subset"] == "edits"]
+    alike, unsure = ((found["word"] == word).sum() for word in (WITHIN, INCONCLUSIVE))
     seeds, best = rows["seed"].nunique(), found.iloc[0]
     order = "one order" if seeds == 1 else f"{seeds} orders"
+    drawn = resampled([sample(at(answers.records, answers.last), list(found["editor"])).unit])
+    drawn = drawn if seeds == 1 else f"{drawn} and orders"
     return (
         f"How sure this is: {rows['unit'].nunique():,} facts in {order}, {len(found)} editors at "
-        f"{answers.last:,} edits, {int(found['tied'].sum()) - 1} of the others statistically tied "
-        f"with the best. When facts are drawn again, {best['editor']} comes first in "
+        f"{answers.last:,} edits, {alike} of the others shown to be within {MARGIN:g} of the best "
+        f"and {unsure} inconclusive. When {drawn} are drawn again, {best['editor']} comes first in "
         f"{100 * best['best']:.0f} % of the draws. One backbone and one kind of fact: nothing here "
         "is about others."
     )
+
+
+def _p(row) -> str:
+    return tested(row.p, row.adjusted, row.at_floor)
 
 
 def _time(seconds: float) -> str:

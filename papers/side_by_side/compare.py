@@ -1,16 +1,20 @@
 """Editors against each other on the same rows: ranks, differences, order seeds, what was lost.
 
-Only editors that were scored after the same number of edits meet. Every p-value is Holm-adjusted
-over all comparisons that stand together.
+Only editors that were scored after the same number of edits meet. A difference has one p-value
+wherever it stands; what it is worth among all comparisons that stand together (Holm) is said beside
+it. Two editors are as good as each other only if an interval shows it (`WITHIN`).
 """
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 
 import pandas as pd
 
 from lib.metrics import ranking
-from lib.metrics.intervals import Difference, holm, paired_difference, spread_over_seeds
+from lib.metrics.estimates import difference, estimate
+from lib.metrics.intervals import Difference, holm, spread_over_seeds
 from lib.metrics.ranking import Standing
+from lib.report.claims.verdict import chance
 from papers.side_by_side.scores import (
     GENERALITY,
     LOCALITY,
@@ -24,6 +28,8 @@ from papers.side_by_side.scores import (
 )
 
 LEVEL = 0.05
+MARGIN = 0.05  # of the editing score: an editor at most so much worse is an alternative
+BEST, WITHIN, WORSE, INCONCLUSIVE = "the best", "within the margin", "worse", "inconclusive"
 SCORE_NAME = "editing score"
 RANKED: dict[str, tuple[Measure, ...]] = {
     SCORE_NAME: SCORE,
@@ -41,13 +47,21 @@ def standings(
 
 
 def ranks(records: pd.DataFrame, editors: list[str], edits: int) -> pd.DataFrame:
-    """One row per measure of `RANKED` and editor: its `Standing` and the number of facts."""
-    rows = []
+    """One row per measure of `RANKED` and editor: its `Standing`, what was resampled (`unit`), how
+    many of these, and of how many facts. A measure of one part has the interval that it has
+    everywhere (`estimate`)."""
+    rows, now = [], at(records, edits)
     for measure, parts in RANKED.items():
-        chosen = sample(at(records, edits), present(records, edits, editors), parts)
-        found = ranking.standings(chosen)
-        rows += [{"measure": measure, "units": len(chosen.units), **asdict(one)} for one in found]
-    names = ["measure", "units", *Standing.__dataclass_fields__]
+        chosen = sample(now, present(records, edits, editors), parts)
+        told = {"measure": measure, "units": len(chosen.units), "unit": chosen.unit,
+                "facts": chosen.facts}  # fmt: skip
+        for one in ranking.standings(chosen):
+            if len(parts) == 1:
+                mine = parts[0].rows(now[now["editor"] == one.editor])
+                found = estimate(mine, parts[0].column)
+                one = replace(one, score=found.mean, low=found.low, high=found.high)
+            rows.append(told | asdict(one))
+    names = ["measure", "units", "unit", "facts", *Standing.__dataclass_fields__]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -66,7 +80,8 @@ def rivals(
 ) -> pd.DataFrame:
     """Every other editor minus `reference`, per measure, on the same rows after so many edits.
 
-    Columns: measure, reference, editor, mean, low, high, n, units, p (Holm not yet applied).
+    Columns: measure, reference, editor, mean, low, high, n, facts, unit, p (Holm not yet applied),
+    at_floor (no smaller p was possible).
     """
     rows, here = [], present(records, edits, editors)
     now = at(records, edits)
@@ -77,9 +92,10 @@ def rivals(
             found = _difference(now, editor, reference, parts)
             rows.append(
                 (measure, reference, editor, found.mean, found.low, found.high, found.n,
-                 found.clusters, found.p)
+                 found.facts, found.unit, found.p, found.at_floor)
             )  # fmt: skip
-    names = ["measure", "reference", "editor", "mean", "low", "high", "n", "units", "p"]
+    names = ["measure", "reference", "editor", "mean", "low", "high", "n", "facts", "unit", "p",
+             "at_floor"]  # fmt: skip
     return pd.DataFrame(rows, columns=names)
 
 
@@ -100,40 +116,88 @@ def compared(
     return adjusted(frame[frame["n"] > 0].reset_index(drop=True))
 
 
-def tied(records: pd.DataFrame, editors: list[str], edits: int) -> pd.DataFrame:
+def tested(p: float, adjusted: float, at_floor: bool = False) -> str:
+    """A p-value as every page prints it, and what it is among the comparisons that stand together:
+    "p = 0.012, Holm 0.048". "(floor)": no smaller one is possible with so few units, or swaps."""
+    if math.isnan(p):
+        return chance(p)
+    floor = " (floor)" if at_floor else ""
+    among = "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}"
+    text = f"{chance(p, at_floor)}{floor}"
+    return text if math.isnan(adjusted) or adjusted == p else f"{text}, Holm {among}"
+
+
+def marked(p: float, adjusted: float, at_floor: bool = False) -> str:
+    """`tested` for a narrow column: "p ≤ 1e-4*", the star where Holm calls it significant."""
+    return f"{chance(p, at_floor)}{'*' if adjusted < LEVEL else ''}"
+
+
+def against_best(records: pd.DataFrame, editors: list[str], edits: int) -> pd.DataFrame:
     """The best editor by the editing score after so many edits and all others against it.
 
-    Columns: editor, score, low, high, rank_low, rank_high, best (how often first), mean (difference
-    from the best), adjusted (Holm over this size; NaN for the best itself), tied.
+    Columns: editor, score, low, high, rank, rank_low, rank_high, best (how often first), mean,
+    lower and upper (difference from the best with its interval), p, at_floor, adjusted (Holm over
+    this size; NaN for the best itself), word: `BEST`; `WITHIN`, if the interval shows that the
+    editor is at most `MARGIN` worse; `WORSE`, if it is so significantly and not within;
+    `INCONCLUSIVE`.
     """
     found = [one for one in standings(records, editors, edits) if one.score == one.score]
-    names = ["editor", "score", "low", "high", "rank_low", "rank_high", "best"]
+    names = ["editor", "score", "low", "high", "rank", "rank_low", "rank_high", "best"]
+    more = ["mean", "lower", "upper", "p", "at_floor", "adjusted"]
     frame = pd.DataFrame([asdict(one) for one in found], columns=[*Standing.__dataclass_fields__])
     if not found:
-        return frame[names].assign(mean=[], adjusted=[], tied=[])
+        return frame[names].assign(**{name: [] for name in (*more, "word")})
     against = adjusted(rivals(records, editors, edits, found[0].editor, {SCORE_NAME: SCORE}))
-    joined = frame[names].merge(against[["editor", "mean", "adjusted"]], how="left", on="editor")
-    return joined.assign(tied=~(joined["adjusted"] < LEVEL))
+    against = against.drop(columns=["reference", "measure"])
+    against = against.rename(columns={"low": "lower", "high": "upper"})[["editor", *more]]
+    joined = frame[names].merge(against, how="left", on="editor")
+    return joined.assign(word=[_word(row, found[0].editor) for row in joined.itertuples()])
+
+
+def _word(row, best: str) -> str:
+    """What an editor is against the best; without an interval nothing is shown to be alike."""
+    if row.editor == best:
+        return BEST
+    if row.lower >= -MARGIN:
+        return WITHIN
+    return WORSE if row.adjusted < LEVEL else INCONCLUSIVE
+
+
+def single_rounds(records: pd.DataFrame, editors: list[str], edits: int) -> pd.DataFrame:
+    """Decoded reliability of the first so many edits, each right after its own batch.
+
+    Columns: editor, own, low, high, n. No later batch has come over these edits yet; the batches
+    before them have.
+    """
+    rows = RELIABILITY.rows(records)
+    rows = rows[(rows["moment"] == "own") & (rows["edit_index"] < edits)]
+    found = [
+        (name, one.mean, one.low, one.high, one.n)
+        for name in editors
+        for one in [estimate(rows[rows["editor"] == name], RELIABILITY.column)]
+    ]
+    return pd.DataFrame(found, columns=["editor", "own", "low", "high", "n"])
 
 
 def lost(records: pd.DataFrame, editors: list[str]) -> pd.DataFrame:
     """Decoded reliability of all edits after the editor's last, minus right after their own batch.
 
-    Columns: editor, edits, own, end, mean, low, high, n, adjusted (Holm over the editors).
+    Columns: editor, edits, own, end, mean, low, high, n, unit, p, at_floor, adjusted (Holm over the
+    editors).
     """
     rows, part = [], RELIABILITY.rows(records)
     for editor in editors:
         mine = part[part["editor"] == editor]
         own, end = (mine[mine["moment"] == moment] for moment in ("own", "end"))
-        pairs = _joined(end, own, RELIABILITY.column)
-        if pairs.empty:
+        found = difference(end, own, RELIABILITY.column)
+        if not found.n:
             continue
-        found = paired_difference(pairs["a"], pairs["b"], groups=pairs["unit"])
+        at_end = estimate(end, RELIABILITY.column).mean
         rows.append(
-            (editor, int(end["n_edits"].max()), pairs["b"].mean(), pairs["a"].mean(), found.mean,
-             found.low, found.high, found.n, found.p)
+            (editor, int(end["n_edits"].max()), at_end - found.mean, at_end, found.mean, found.low,
+             found.high, found.n, found.unit, found.p, found.at_floor)
         )  # fmt: skip
-    names = ["editor", "edits", "own", "end", "mean", "low", "high", "n", "p"]
+    names = ["editor", "edits", "own", "end", "mean", "low", "high", "n", "unit", "p", "at_floor"]
     return adjusted(pd.DataFrame(rows, columns=names))
 
 
@@ -159,12 +223,4 @@ def _difference(
         return ranking.difference(sample(rows, [editor, reference], parts), editor, reference)
     counted = parts[0].rows(rows)
     mine, theirs = (counted[counted["editor"] == name] for name in (editor, reference))
-    pairs = _joined(mine, theirs, parts[0].column)
-    return paired_difference(pairs["a"], pairs["b"], groups=pairs["unit"])
-
-
-def _joined(a: pd.DataFrame, b: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Scores `a` and `b` of the same rows, with the fact (`unit`) of each."""
-    keys = ["seed", "record", "prompt"]
-    left, right = (frame.groupby([*keys, "unit"])[column].mean() for frame in (a, b))
-    return pd.concat([left, right], axis=1, join="inner", keys=["a", "b"]).reset_index("unit")
+    return difference(mine, theirs, parts[0].column)

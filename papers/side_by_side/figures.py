@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lib.metrics.estimates import resampled
 from lib.report.figures.parts import about_rows, having, means, series
 from lib.report.figures.style import (
     COLOURS,
@@ -127,7 +128,7 @@ def rank_intervals(ranks: pd.DataFrame, families: Sequence[str]) -> Plot:
     """A panel per measure, a row per editor: rank (marker), its 95 % interval and how often the
     editor is best; rank 1 is at the left.
 
-    Columns: measure, editor, family, rank, rank_low, rank_high, best, units.
+    Columns: measure, editor, family, rank, rank_low, rank_high, best, units, unit, facts.
     """
     rows = having(ranks, "measure", "editor", "family", "rank")
     looks, measures = family_looks(rows, families), list(dict.fromkeys(rows["measure"]))
@@ -155,9 +156,12 @@ def rank_intervals(ranks: pd.DataFrame, families: Sequence[str]) -> Plot:
             _families(panel, looks)
         if measures:
             legend(figure, axes)
-    units = sorted(set(rows["units"])) if len(rows) else []
-    told = ", ".join(f"{int(n):,}" for n in units)
-    facts = f"n = {told} facts drawn again together for all editors; bars: 95 % of the draws."
+    units = sorted(set(zip(rows["units"], rows["unit"], rows["facts"], strict=True)))
+    told = ", ".join(
+        f"{int(n):,} {resampled([unit])}" + (f" ({int(facts):,} facts)" if facts != n else "")
+        for n, unit, facts in units
+    )
+    facts = f"Drawn again together for all editors: {told}; bars: 95 % of the draws."
     return Plot(figure, rows.reset_index(drop=True), facts if units else "No rows.")
 
 

@@ -1,6 +1,7 @@
 """The side-by-side report: what its notebook shows, from the runs of a `Study`."""
 
 import html
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -10,15 +11,24 @@ from lib.editors import FAMILIES
 from lib.report import summaries, tables
 from lib.report.claims import claims
 from lib.report.pages import record_pages
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
-from papers.side_by_side.compare import lost, over_seeds, ranks, standings
+from papers.side_by_side.compare import (
+    MARGIN,
+    against_best,
+    lost,
+    over_seeds,
+    ranks,
+    single_rounds,
+    standings,
+)
 from papers.side_by_side.costs import costs_of, pareto
 from papers.side_by_side.scores import (
     OTHERS,
-    UNEDITED_MODEL,
     editors_of,
     families,
+    family_words,
     page_name,
     present,
     scored,
@@ -48,8 +58,9 @@ def seeds_text(study: Study, setting: str) -> str:
     found = over_seeds(records, editors, max(sizes(records), default=0))
     if found.empty or found["seeds"].max() < 2:
         return (
-            "<p>There is one order seed here: every interval is about other facts in this order, "
-            "and none about other orders of these facts.</p>"
+            "<p>There is one order seed here. Intervals that resample batches of edits allow for "
+            "batches made up otherwise; those that resample facts are about other facts in this "
+            "order, and none is about a whole other sequence of batches.</p>"
         )
     common.kept(study, f"{study.paper}-seeds-{setting}", found)
     shown = found.round(3).rename(columns={"sd": "standard deviation between seeds"})
@@ -98,6 +109,40 @@ def ranked(study: Study, setting: str, edits: int) -> pd.DataFrame:
     who = families(study, setting)
     found = ranks(scored(study, setting), list(who), edits)
     return found.assign(family=found["editor"].map(who))
+
+
+def ranking_table(study: Study, setting: str, edits: int) -> pd.DataFrame:
+    """The ranking by the editing score after so many edits, each editor against the best, and
+    beside it the reliability of the same edits right after their own batch: what single-round
+    methods are made for."""
+    records, editors = scored(study, setting), editors_of(study, setting)
+    found = against_best(records, editors, edits)
+    own = single_rounds(records, list(found["editor"]), edits)
+    words = family_words(study, setting)
+    ends = {
+        one.editor: one.score
+        for one in ranks(records, editors, edits).query("measure == 'reliability'").itertuples()
+    }
+    rows = [
+        (
+            f"{one.rank:g} ({one.rank_low:g} to {one.rank_high:g})", one.editor, words[one.editor],
+            _bracketed(one.score, one.low, one.high), one.word, f"{100 * one.best:.0f} %",
+            f"{ends.get(one.editor, math.nan):.2f}", _bracketed(alone.own, alone.low, alone.high),
+        )
+        for one, alone in zip(found.itertuples(), own.itertuples(), strict=True)
+    ]  # fmt: skip
+    names = ["rank (95 %)", "editor", "kind", "editing score",
+             f"against the best (margin {MARGIN:g})",
+             "comes first", "reliability now", "right after own batch"]  # fmt: skip
+    return common.kept(
+        study, f"{study.paper}-ranking-{setting}-{edits}", pd.DataFrame(rows, columns=names)
+    )
+
+
+def _bracketed(mean: float, low: float, high: float) -> str:
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.2f}" if math.isnan(low) else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def write_records(study: Study, setting: str) -> str:

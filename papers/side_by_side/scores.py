@@ -1,11 +1,13 @@
 """The rows and measures of the side-by-side page: which editors, right or wrong, kept or changed,
 when.
 
-All measures are shares of rows between 0 and 1. The unit of every interval is the fact that was
-edited: its rephrase and the questions that belong to it rise and fall with it.
+All measures are shares of rows between 0 and 1. The unit of intervals is the fact that was edited,
+as its rephrase and the questions that belong to it rise and fall with it, or the batch in which it
+was edited (`lib.metrics.estimates`).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +15,15 @@ import pandas as pd
 
 from lib.editors import FAMILIES, REGISTRY
 from lib.metrics.costs import saved_bytes
+from lib.metrics.estimates import BATCH, FACT, FEWEST_BATCHES, with_units
 from lib.metrics.ranking import Sample
+from lib.report import tables
 from lib.runs.study import Study
 
-UNEDITED_MODEL = "Unedited model"
 OTHERS = "other"
 APART = ("serac",)  # kinds whose answers need trained networks that are not saved with the edits
+# Kinds whose papers edit once, from the unedited model: their networks are trained for that.
+SINGLE_ROUND = ("mend", "malmen")
 BRIEFLY = {
     "weights edited": "weights", "adapter or patch routed": "routed",
     "memory beside the model": "memory", OTHERS: "",
@@ -83,13 +88,27 @@ def families(study: Study, setting: str) -> dict[str, str]:
     return {name: family_of(study, setting, name) for name in editors_of(study, setting)}
 
 
+def single_round(study: Study, setting: str, editor: str) -> bool:
+    """Whether an editor's method is for one round of edits (`SINGLE_ROUND`), and runs consecutively
+    here as all do."""
+    return study.document["settings"][setting]["editors"][editor].get("kind") in SINGLE_ROUND
+
+
+def family_words(study: Study, setting: str) -> dict[str, str]:
+    """What stands below an editor's name: its family, or that it is a single-round method."""
+    return {
+        name: "single round" if single_round(study, setting, name) else BRIEFLY.get(family, family)
+        for name, family in families(study, setting).items()
+    }
+
+
 def needs_networks(study: Study, setting: str, editor: str) -> bool:
     """Whether an editor's edits are of no use without the networks that it trained."""
     return study.document["settings"][setting]["editors"][editor].get("kind") in APART
 
 
 def scored(study: Study, setting: str) -> pd.DataFrame:
-    """Records with six columns more (`with_scores`)."""
+    """Records with columns more (`with_scores`)."""
     return with_scores(study.records(setting))
 
 
@@ -98,8 +117,8 @@ def with_scores(records: pd.DataFrame) -> pd.DataFrame:
     is fed in, the field's usual number), `right` (1: all of them are, what is applied being decided
     on the prompt alone), `decoded` (1: what the model writes begins with the answer, as far as was
     decoded), `kept` (1: it writes what the unedited model wrote), `kept_forced` (1: its first
-    choices along the fed-in answer are the unedited model's), and `unit`, the fact that owns the
-    row. No records give no rows, but every column."""
+    choices along the fed-in answer are the unedited model's), and the fact and batch that own the
+    row (`with_units`). No records give no rows, but every column."""
     absent = {name: np.nan for name in NEEDED if name not in records}
     rows = records.assign(**absent)
     forced = rows["prompt_accuracy"].astype(float).fillna(rows["answer_accuracy"].astype(float))
@@ -111,17 +130,7 @@ def with_scores(records: pd.DataFrame) -> pd.DataFrame:
         kept=rows["agreement"].astype(float),
         kept_forced=(same == 1).astype(float).where(same.notna()),
     )
-    return rows.assign(unit=_units(rows))
-
-
-def _units(rows: pd.DataFrame) -> pd.Series:
-    """The fact of the edit that a row belongs to; the row's own identity in a shared pool."""
-    edits = rows[rows["subset"] == "edits"].drop_duplicates(["run", "edit_index"])
-    named = edits.set_index(["run", "edit_index"])["fact"]
-    owner = pd.MultiIndex.from_frame(rows[["run", "edit_index"]])
-    facts = pd.Series(named.reindex(owner).to_numpy(), index=rows.index, dtype=object)
-    own = rows["record"].astype(str).str.replace(r"#\d+$", "", regex=True)
-    return facts.where(facts.notna(), own)
+    return with_units(rows)
 
 
 def sizes(records: pd.DataFrame) -> list[int]:
@@ -137,14 +146,8 @@ def at(records: pd.DataFrame, edits: int) -> pd.DataFrame:
 
 
 def unedited(records: pd.DataFrame, edits: int) -> pd.DataFrame:
-    """The unedited model on the same rows as after so many edits, one run per
-    seed, as `UNEDITED_MODEL`."""
-    before = records[(records["moment"] == "before") & (records["edit_index"] < edits)]
-    if before.empty:
-        return before
-    counted = before.groupby(["seed", "run"], sort=False).size().reset_index(name="rows")
-    best = counted.loc[counted.groupby("seed")["rows"].idxmax()]
-    return before[before["run"].isin(best["run"])].assign(editor=UNEDITED_MODEL)
+    """The unedited model on the same rows as after so many edits (`tables.unedited`)."""
+    return tables.unedited(records[records["edit_index"] < edits])
 
 
 def present(records: pd.DataFrame, edits: int, editors: list[str]) -> list[str]:
@@ -155,8 +158,16 @@ def present(records: pd.DataFrame, edits: int, editors: list[str]) -> list[str]:
 
 def sample(rows: pd.DataFrame, editors: list[str], parts: tuple[Measure, ...] = SCORE) -> Sample:
     """The parts of a measure for some editors on the units that all of them were scored on, in
-    every part under at least one common seed."""
+    every part under at least one common seed.
+
+    Units are facts; in a single order of at least `FEWEST_BATCHES` batches they are the batches,
+    as another order would have made others. Several orders are resampled themselves.
+    """
     frames = [part.rows(rows[rows["editor"].isin(editors)]) for part in parts]
+    facts = {unit for frame in frames for unit in frame["unit"]}
+    unit = _unit_of(frames)
+    if unit == BATCH:
+        frames = [frame.assign(unit=frame["edit_batch"].astype(str)) for frame in frames]
     seeds = sorted({seed for frame in frames for seed in frame["seed"]})
     everyone = {unit for frame in frames for unit in frame["unit"]}
     units = sorted(everyone, key=str)
@@ -175,7 +186,16 @@ def sample(rows: pd.DataFrame, editors: list[str], parts: tuple[Measure, ...] = 
     sums, counts = sums * common, counts * common
     kept = common.any(axis=0)
     chosen = tuple(str(unit) for unit, keep in zip(units, kept, strict=True) if keep)
-    return Sample(tuple(editors), chosen, sums[..., kept], counts[..., kept])
+    count = int(kept.sum()) if unit == FACT else len(facts)
+    return Sample(tuple(editors), chosen, sums[..., kept], counts[..., kept], unit, count)
+
+
+def _unit_of(frames: Sequence[pd.DataFrame]) -> str:
+    """What is resampled where all these rows are read together."""
+    rows = pd.concat([frame[["seed", "edit_batch", "unit"]] for frame in frames])
+    batches, facts = rows["edit_batch"].nunique(), rows["unit"].nunique()
+    one_order = rows["seed"].nunique() == 1 and bool((rows["edit_batch"] >= 0).all())
+    return BATCH if one_order and FEWEST_BATCHES <= batches < facts else FACT
 
 
 def address(study: Study, editor: str, subset: str, edits: int | str, seed: int = 0) -> str:

@@ -9,20 +9,19 @@ import pandas as pd
 from lib.metrics import ranking
 from lib.metrics.ranking import SWAPS
 from lib.report import tables
-from lib.report.claims.verdict import chance
+from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
-from papers.side_by_side.compare import best_of, compared
+from papers.side_by_side.compare import LEVEL, SCORE_NAME, best_of, compared, marked
 from papers.side_by_side.costs import MIB, Cost, costs_of
 from papers.side_by_side.scores import (
-    BRIEFLY,
     MEASURES,
     RELIABILITY,
-    UNEDITED_MODEL,
     address,
     at,
     editors_of,
     families,
+    family_words,
     present,
     sample,
     scored,
@@ -38,9 +37,9 @@ READINGS = {
 }  # fmt: skip
 _NONE = (math.nan, math.nan)
 COSTS: dict[tuple[str, str], Callable[[Cost], tuple[float, float, float, int]]] = {
-    ("Seconds", "per edit"): lambda c: (
-        c.per_edit.mean, c.per_edit.low, c.per_edit.high, c.per_edit.n),
-    ("Seconds", "before the first edit"): lambda c: (c.fit, *_NONE, c.runs),
+    ("Time", "per edit, ms"): lambda c: (
+        1000 * c.per_edit.mean, 1000 * c.per_edit.low, 1000 * c.per_edit.high, c.per_edit.n),
+    ("Time", "before the first edit, s"): lambda c: (c.fit, *_NONE, c.runs),
     ("Forward pass", "% longer"): lambda c: (
         100 * c.overhead.mean, 100 * c.overhead.low, 100 * c.overhead.high, c.overhead.n),
     ("Memory", "saved edits, MiB"): lambda c: (c.saved / MIB, *_NONE, c.runs),
@@ -63,7 +62,7 @@ def overview(study: Study, setting: str, edits: int) -> tables.Table:
                 continue
             cell = tables.measure(
                 measure.rows(rows), measure.column, item=ITEM, metric=measure.title, editor=editor,
-                moment=None, shown_setting=measure.group, groups=lambda part: part["unit"],
+                moment=None, shown_setting=measure.group,
                 error=failed.get(editor, ""),
             )  # fmt: skip
             cells.append(_linked(study, cell, editor, measure.subsets[0], edits, here))
@@ -72,7 +71,7 @@ def overview(study: Study, setting: str, edits: int) -> tables.Table:
         caption=f"After {edits:,} edits: {study.title(setting)}.",
         notes=[*_absent(study, setting, edits, here), _decoded(study, setting)],
         own=True,
-        about={name: BRIEFLY.get(family, family) for name, family in who.items()},
+        about=family_words(study, setting),
     )
     common.kept(study, f"{study.paper}-overview-{setting}-{edits}", table.tidy)
     return table
@@ -83,14 +82,15 @@ def _score_cell(
 ) -> tables.Cell:
     """The editing score; its interval is that of the ranking, by resampling facts."""
     shown = {"item": ITEM, "setting": SCORE_GROUP, "backbone": "", "dataset": ""}
-    found = ranking.standings(sample(rows, [editor]))
+    chosen = sample(rows, [editor])
+    found = ranking.standings(chosen)
     if not found or math.isnan(found[0].score):
         return tables.Cell(**shown, editor=editor, metric="of three", error=error or "not scored")
     facts = rows[(rows["editor"] == editor) & (rows["subset"] == "edits")]
     cell = tables.Cell(
         **shown, editor=editor, metric="of three", n_edits=edits, reproduced=found[0].score,
         ci_low=found[0].low, ci_high=found[0].high, n=facts["unit"].nunique(),
-        seeds=facts["seed"].nunique(), error=error,
+        facts=chosen.facts, unit=chosen.unit, seeds=facts["seed"].nunique(), error=error,
     )  # fmt: skip
     return _linked(study, cell, editor, "edits", edits, here)
 
@@ -122,16 +122,18 @@ def _decoded(study: Study, setting: str) -> str:
 def readings_table(study: Study, setting: str) -> tables.Table:
     """Reliability after the last edit in four readings, from the field's usual to the strictest."""
     records, cells = scored(study, setting), []
-    for editor in editors_of(study, setting):
-        edits = study.edits(setting, editor)
-        rows = RELIABILITY.rows(at(records, edits))
+    for editor in (UNEDITED_MODEL, *editors_of(study, setting)):
+        unchanged = editor == UNEDITED_MODEL
+        edits = study.edits(setting, "" if unchanged else editor)
+        rows = RELIABILITY.rows(unedited(records, edits) if unchanged else at(records, edits))
         for column, title in READINGS.items():
             cell = tables.measure(
                 rows, column, item=ITEM, metric=title, editor=editor, moment=None,
-                shown_setting="Reliability", groups=lambda part: part["unit"],
-                error=study.reason(setting, editor),
+                shown_setting="Reliability",
+                error="" if unchanged else study.reason(setting, editor),
             )  # fmt: skip
-            cells.append(_linked(study, cell, editor, "edits", edits, [editor]))
+            here = editors_of(study, setting)[:1] if unchanged else [editor]
+            cells.append(_linked(study, cell, editor, "edits", edits, here))
     table = tables.build_table(
         cells,
         caption=f"Reliability after each editor's last edit: {study.title(setting)}.",
@@ -150,24 +152,27 @@ def difference_table(study: Study, setting: str, edits: int) -> tables.Table:
     frame = compared(records, editors, edits, [name for name in references if name in editors])
     titles = {one.key: f"{one.group}, {one.title}" for one in MEASURES}
     subsets = {one.key: one.subsets[0] for one in MEASURES}
-    cells = [
-        tables.Cell(
-            item=ITEM, setting=f"minus {row.reference}", backbone="", dataset="",
-            editor=row.editor, metric=titles.get(row.measure, "Editing score"), n_edits=edits,
-            reproduced=row.mean, ci_low=row.low, ci_high=row.high, n=int(row.units),
-            remark=chance(row.adjusted),
-            link=address(study, row.editor, subsets.get(row.measure, "edits"), edits),
-        )
-        for row in frame.itertuples()
-    ]  # fmt: skip
+    cells = []
+    for row in frame.itertuples():
+        # The score is made of several parts: it has facts and no rows of its own.
+        n = int(row.facts if row.measure == SCORE_NAME else row.n)
+        cells.append(
+            tables.Cell(
+                item=ITEM, setting=f"minus {row.reference}", backbone="", dataset="",
+                editor=row.editor, metric=titles.get(row.measure, SCORE_GROUP), n_edits=edits,
+                reproduced=row.mean, ci_low=row.low, ci_high=row.high, n=n, facts=int(row.facts),
+                unit=row.unit, remark=marked(row.p, row.adjusted, row.at_floor),
+                link=address(study, row.editor, subsets.get(row.measure, "edits"), edits),
+            )
+        )  # fmt: skip
     common.kept(study, f"{study.paper}-differences-{setting}-{edits}", frame)
     return tables.build_table(
         cells,
         caption=f"Differences after {edits:,} edits: {study.title(setting)}.",
         notes=[
-            f"p-values are Holm-adjusted over all {len(frame)} comparisons of this table; with "
-            f"{SWAPS:,} random swaps none can come out below {len(frame) / SWAPS:.3f}. n counts "
-            "facts. The best editor was found on these rows, which flatters it.",
+            f"p: of the single comparison. *: significant among all {len(frame)} of this table "
+            f"(Holm, {LEVEL:.0%}). ≤: no smaller p is possible with so few units, or {SWAPS:,} "
+            "random swaps. The best editor was found on these rows, which flatters it.",
         ],
         own=True,
     )
@@ -193,7 +198,7 @@ def cost_table(study: Study, setting: str) -> tables.Table:
         cells,
         caption=f"Costs: {study.title(setting)}; n counts batches or runs.",
         notes=[
-            "Seconds per edit: mean over batches. Before the first edit: training or statistics, "
+            "Time per edit: mean over batches. Before the first edit: training or statistics, "
             "next to nothing where an earlier run had left them in the cache.",
             "Saved edits: the files written at the end. Networks for them: trained before the "
             "first edit and asked at every answer, at 4 bytes a parameter; those that only make "

@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import binomtest
 
+from lib.metrics import scales
 from lib.metrics.intervals import (
     compare,
     facts,
+    for_few,
     holm,
     mean_interval,
     paired_difference,
@@ -17,6 +20,7 @@ from lib.metrics.intervals import (
     z_score,
 )
 
+RIGHT, SHARE, NATS = scales.RIGHT, scales.SHARE, scales.NATS
 NOISE = np.random.default_rng(7)
 
 
@@ -32,10 +36,12 @@ def test_wilson_rejects_impossible_counts() -> None:
         wilson(13, 12)
 
 
-def test_zero_one_scores_use_wilson_and_others_the_bootstrap() -> None:
-    assert mean_interval([1, 0, 1, 1]).method == "Wilson"
+def test_the_declared_scale_and_not_the_data_chooses_the_method() -> None:
+    assert mean_interval([1, 0, 1, 1], scale=RIGHT).method == "Wilson"
+    assert mean_interval([1, 0, 1, 1], scale=SHARE).method == "bootstrap BCa"
+    assert mean_interval([1, 0, 1, 1]).method == "bootstrap BCa"
     scores = NOISE.random(60)
-    found = mean_interval(scores)
+    found = mean_interval(scores, scale=SHARE)
     assert found.method == "bootstrap BCa"
     half = 1.96 * scores.std(ddof=1) / math.sqrt(60)
     assert (found.low, found.high) == pytest.approx(
@@ -57,10 +63,50 @@ def test_fewer_than_two_rows_have_no_interval(values: list[float]) -> None:
     assert not mean_interval(values).known
 
 
-def test_equal_scores_keep_a_width() -> None:
-    found = mean_interval([0.25] * 30)
-    assert found.low < 0.25 < found.high
-    assert not mean_interval([7.5] * 30).known  # no scale is known for such a score
+def test_equal_scores_keep_the_width_of_their_scale() -> None:
+    share = wilson(0, 30).high
+    found = mean_interval([0.25] * 30, scale=SHARE)
+    assert (found.low, found.high) == pytest.approx((0.25 * (1 - share), 0.25 + share * 0.75))
+    right = mean_interval([1.0] * 30, scale=SHARE)
+    assert (right.low, right.high) == pytest.approx((wilson(30, 30).low, 1.0))
+    assert not mean_interval([0.5] * 30).known  # seconds and counts have no scale to move on
+    loss = mean_interval([7.5] * 30, scale=NATS)
+    assert (loss.low, loss.high) == pytest.approx((7.5 * (1 - share), 7.5 + share * NATS.span))
+
+
+@pytest.mark.parametrize("values", [[0.4, 0.5], [2.0, 7.0], [0.0, 0.9]])
+def test_an_unchanged_loss_has_one_rule_on_every_subset(values: list[float]) -> None:
+    """Whether all losses of a subset happen to lie between 0 and 1 makes no difference."""
+    for n in (30, 300, 3000):
+        rows = np.resize(values, n)
+        found = paired_difference(rows, rows, scale=NATS)
+        half = wilson(0, n).high * math.log(50_257)
+        assert (found.low, found.high) == pytest.approx((-half, half))
+    assert half < 0.02  # an unchanged loss can be shown to be unchanged
+
+
+def test_few_units_widen_the_bootstrap_as_students_t_does() -> None:
+    for n in (5, 10, 30):
+        tail = stats.norm.ppf((1 + for_few(0.95, n)) / 2)
+        assert tail == pytest.approx(math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
+    assert for_few(0.95, 10_000) == pytest.approx(0.95, abs=1e-4) and for_few(0.9, 1) == 0.9
+
+
+def test_what_units_are_called_does_not_move_an_interval() -> None:
+    scores, names = NOISE.random(60), np.repeat(np.arange(20), 3)
+    order = NOISE.permutation(60)
+    again = mean_interval(scores[order], groups=[f"x{99 - name}" for name in names[order]])
+    first = mean_interval(scores, groups=names)
+    assert (again.low, again.high) == pytest.approx((first.low, first.high), abs=1e-12)
+
+
+def test_the_smallest_possible_p_says_so() -> None:
+    ones, zeros = [1.0] * 6, [0.0] * 6
+    assert paired_difference(ones, zeros).at_floor and paired_difference(ones, zeros).p == 2 / 2**6
+    assert not paired_difference([1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1]).at_floor
+    many = paired_difference([1.0] * 60, [0.0] * 60)
+    assert many.at_floor and many.p == 1 / 10_001
+    assert not paired_difference(ones, ones).at_floor
 
 
 def test_rows_of_one_fact_do_not_count_as_independent() -> None:
@@ -93,7 +139,9 @@ def test_small_samples_get_the_exact_sign_flip_p() -> None:
 
 
 def test_no_difference_at_all_is_p_one_with_a_width() -> None:
-    found = paired_difference([1.0] * 40, [1.0] * 40)
+    found = paired_difference([1.0] * 40, [1.0] * 40, scale=SHARE)
+    assert (found.low, found.high) == pytest.approx((-wilson(0, 40).high, wilson(0, 40).high))
+    assert not paired_difference([1.0] * 40, [1.0] * 40).known
     assert found.p == 1.0 and found.low < 0 < found.high
 
 
@@ -120,8 +168,9 @@ def test_z_is_the_documented_formula() -> None:
 
 
 def test_agreeing_records_do_not_make_every_reported_number_wrong() -> None:
-    assert compare(0.98, [1.0] * 50, 1000) == "consistent"
-    assert compare(0.50, [1.0] * 50, 1000) == "above"
+    assert compare(0.98, [1.0] * 50, 1000, scale=SHARE) == "consistent"
+    assert compare(0.50, [1.0] * 50, 1000, scale=SHARE) == "above"
+    assert compare(0.98, [1.0] * 50, 1000, scale=NATS) == "not comparable"
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lib.metrics import ranking
-from lib.metrics.intervals import paired_difference
+from lib.metrics.intervals import paired_difference, wilson
 from lib.metrics.ranking import Sample
 
 
@@ -36,7 +38,9 @@ def test_an_editor_that_wins_on_every_fact_is_first_in_every_draw() -> None:
     assert (best.editor, best.rank, worst.rank) == ("B", 1, 2)
     # B is not first alone where the draw has only facts 1 and 3: 2^4 of 4^4 draws, then shared.
     assert best.best == pytest.approx(1 - 0.5 * 16 / 256, abs=0.02)
-    assert math.isnan(best.low) and worst.low == 0 and worst.high == 1
+    unseen = wilson(0, 4).high  # no draw of B differs: failures that it did not have
+    assert (best.low, best.high) == pytest.approx((1 - unseen, 1))
+    assert worst.low == 0 and worst.high == 1
     assert worst.rank_low == 1.5 and worst.rank_high == 2
 
 
@@ -102,7 +106,7 @@ def test_swapping_whole_facts_by_hand_for_the_harmonic_mean() -> None:
     rows = sample({"A": [[1, 1], [1, 1]], "B": [[0, 1], [1, 0]]})
     # As seen 1 - 0.5. With fact 1 or fact 2 swapped 0.667 - 0.667, with both 0.5 - 1.
     assert rows.scores.tolist() == [1, 0.5]
-    assert ranking.swapped(rows) == pytest.approx(2 / 4)
+    assert ranking.swapped(rows) == (pytest.approx(2 / 4), True)
     assert ranking.difference(rows, "A", "B").mean == pytest.approx(0.5)
 
 
@@ -112,7 +116,10 @@ def test_many_swaps_are_drawn_and_few_facts_give_no_interval() -> None:
     found = ranking.difference(sample({"A": [better], "B": [worse]}), "A", "B")
     assert found.p < 0.001 and found.low > 0
     same = ranking.difference(sample({"A": [better], "B": [better]}), "A", "B")
-    assert same.p == 1 and same.mean == 0 and not same.known
+    assert same.p == 1 and same.mean == 0 and not same.at_floor
+    unseen, right = wilson(0, 40).high, better.mean()
+    assert (same.low, same.high) == pytest.approx((-unseen, max(unseen, min(1 - right, unseen))))
+    assert found.at_floor == (found.p <= 1 / 10_001)
     one = ranking.difference(sample({"A": [[1]], "B": [[0]]}), "A", "B")
     assert math.isnan(one.p) and not one.known
 
@@ -122,3 +129,25 @@ def test_shapes_that_do_not_match_are_an_error() -> None:
         Sample(("A",), ("u",), np.ones((1, 1, 1, 1)), np.ones((1, 1, 1, 2)))
     empty = Sample((), (), np.ones((0, 1, 1, 0)), np.ones((0, 1, 1, 0)))
     assert ranking.standings(empty) == []
+
+
+def test_over_batches_the_p_of_one_part_is_that_of_the_pairs_and_of_several_a_jackknife() -> None:
+    generator = np.random.default_rng(3)
+    values = {name: generator.integers(0, 6, (1, 12)).astype(float) for name in "AB"}
+    rows = replace(sample(values), counts=np.full((2, 1, 1, 12), 5.0), unit="batch", facts=60)
+    found = ranking.difference(rows, "A", "B")
+    means = [side[0] / 5 for side in values.values()]
+    assert found.p == pytest.approx(stats.ttest_rel(*means).pvalue) and found.unit == "batch"
+    several = replace(sample({name: generator.random((3, 12)) for name in "AB"}), unit="batch")
+    without = []
+    for left in range(12):  # by plain loops
+        kept = [
+            [[p for u, p in enumerate(part[0]) if u != left] for part in side]
+            for side in several.sums
+        ]
+        scores = [3 / sum(len(part) / sum(part) for part in side) for side in kept]
+        without.append(scores[0] - scores[1])
+    middle = sum(without) / 12
+    error = math.sqrt(11 / 12 * sum((value - middle) ** 2 for value in without))
+    gap = ranking.difference(several, "A", "B")
+    assert gap.p == pytest.approx(2 * stats.t.sf(abs(gap.mean) / error, 11))

@@ -11,7 +11,14 @@ import pytest
 from lib.errors import RecordError
 from lib.report.page import data_counts
 from lib.report.reported import REPORTED_COLUMNS, load_reported, reported_value
-from lib.report.tables import TIDY_COLUMNS, Cell, build_table, measure
+from lib.report.tables import (
+    TIDY_COLUMNS,
+    UNEDITED_MODEL,
+    Cell,
+    build_table,
+    measure,
+    unedited,
+)
 from tests.report.invented import records
 
 PAPERS = Path(__file__).parents[2] / "papers"
@@ -39,8 +46,8 @@ def test_two_phrasings_of_a_fact_widen_the_interval() -> None:
     rows = records()
     options = {"item": "t", "metric": "m", "editor": "MELO", "subset": "holdout"}
     by_fact = measure(rows, "f1_ids", **options)
-    by_row = measure(rows, "f1_ids", **options, groups=lambda frame: frame["record"])
-    assert by_fact.n == by_row.n == 48
+    by_row = measure(rows.assign(unit=rows["record"]), "f1_ids", **options)
+    assert by_fact.n == by_row.n == by_row.facts == 48 and by_fact.facts == 24
     assert (by_fact.ci_low, by_fact.ci_high) != (by_row.ci_low, by_row.ci_high)
 
 
@@ -75,6 +82,50 @@ def test_page_shows_reported_verdict_word_symbol_and_n() -> None:
     assert '<td class="reported">0.98</td>' in shown
     assert "<strong>0.97</strong>" in shown and "[0.93, 0.99] (n=96)" in shown
     assert '<span aria-hidden="true">=</span> consistent' in shown
+
+
+def test_rows_of_fewer_facts_and_what_is_resampled_stand_below_the_table() -> None:
+    told = {"reproduced": 0.5, "ci_low": 0.3, "ci_high": 0.7}
+    cells = [
+        cell(metric="ES", n=40, facts=10, unit="fact", **told),
+        cell(metric="Locality", n=80, facts=80, unit="fact", **told),
+        cell(metric="Failed", error="EditorError: out of room"),
+    ]
+    shown = build_table(cells).to_html()
+    assert "[0.30, 0.70] (40/10)" in shown and "[0.30, 0.70] (n=80)" in shown
+    assert "(40/10): n = 40 scored rows of 10 independent facts." in shown
+    assert "95 % intervals; what is resampled: facts.</li>" in shown
+    batches = [*cells, cell(editor="FT", metric="ES", n=40, facts=40, unit="batch", **told)]
+    assert (
+        "what is resampled: batches of edits (ES), facts (Locality).</li>"
+        in build_table(batches).to_html()
+    )
+    few = [cell(setting=s, metric=m, n=9, facts=9, unit="fact (3 batches)" if m == "ES" else "fact",
+                **told) for s in ("T5", "BERT") for m in ("ES", "Locality")]  # fmt: skip
+    few.append(cell(setting="GPT", metric="PPL", n=9, facts=9, unit="fact", **told))
+    assert (
+        "facts, there being fewer than 10 batches of edits (ES), facts (Locality, GPT).</li>"
+        in build_table(few).to_html()
+    )
+
+
+def test_the_unedited_model_is_what_was_scored_before_any_edit() -> None:
+    rows = records(seeds=2)
+    rows = rows[rows["moment"] != "before"]
+    before = rows[(rows["moment"] == "end") & (rows["subset"] == "edits")].assign(
+        moment="before", n_edits=0, f1_ids=0.25
+    )
+    some = before[before["editor"] == "MELO"].iloc[:3]
+    every = before[before["editor"] == "GRACE"]
+    both = pd.concat([rows, some, every], ignore_index=True)
+    assert set(unedited(both)["run"]) == set(every["run"])  # once per order seed, the most rows
+    found = measure(both, "f1_ids", item="t", metric="m", editor=UNEDITED_MODEL, subset="edits")
+    assert (found.editor, found.n, found.reproduced, found.n_edits) == (
+        UNEDITED_MODEL, every["f1_ids"].count(), 0.25, 0,
+    )  # fmt: skip
+    assert found.ci_low < 0.25 < found.ci_high
+    absent = measure(rows, "f1_ids", item="t", metric="m", editor=UNEDITED_MODEL, subset="edits")
+    assert absent.error and not absent.n
 
 
 def test_missing_reported_and_failed_runs_are_words() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from lib.editors.base import UNEDITED
-from lib.metrics.intervals import Interval, facts, holm, mean_interval, paired_difference
+from lib.metrics.estimates import UNITS, by_fact, difference, estimate
+from lib.metrics.intervals import Interval, holm
 from lib.report.claims.verdict import (
     AT_LEAST,
     BELOW,
@@ -446,7 +447,7 @@ def gap_grows(
                     NOT_TESTABLE, f"{editor} and {other} ran together at {listed(sizes)} only."
                 )
             leads = [_lead(pick(rows, m=m), editor, other, metric) for m in (sizes[-1], sizes[0])]
-            pairs.append(Pair(NAMES.get(subset, subset), metric, *leads))
+            pairs.append(Pair(NAMES.get(subset, subset), "lead", *leads))
         what = f"lead of {editor} over {other}, m = {sizes[-1]} against m = {sizes[0]}"
         return compare(pairs, what, margin, strictly=True)
 
@@ -487,10 +488,12 @@ def _best(material: Material, metric: str, subset: str) -> float:
 
 
 def _lead(rows: pd.DataFrame, editor: str, other: str, metric: str) -> pd.DataFrame:
-    """The score of `editor` minus that of `other`, prompt by prompt."""
+    """The score of `editor` minus that of `other` (`lead`), prompt by prompt."""
     keys = ["setting", "seed", "record", "prompt"]
     means = [rows[rows["editor"] == name].groupby(keys)[metric].mean() for name in (editor, other)]
-    return (means[0] - means[1]).dropna().rename(metric).reset_index()
+    lead = (means[0] - means[1]).dropna().rename("lead").reset_index()
+    named = [name for name in UNITS if name in rows]
+    return lead.merge(rows.drop_duplicates(keys)[[*keys, *named]], on=keys) if named else lead
 
 
 def _what(metric: str, subset: str) -> str:
@@ -545,8 +548,9 @@ def reads_higher(
             return Verdict(NOT_TESTABLE, f"No run scored {named(other)}.")
         rows = rows[rows[other].notna()]
         left, right = (rows[name].astype(float) for name in (metric, other))
-        found = paired_difference(left, right, groups=_facts(rows))
+        sides = (rows.assign(read=side) for side in (left, right))
         room = best_of(metric) - right.mean()
+        found = difference(*sides, "read")
         pair = Compared(f"{named(metric)} minus {named(other)}", found, right.mean(), room)
         how = {"strictly": strictly, "metric": f"{metric}, {other}", "subset": subset}
         return decide([pair], f"readings of {on(subset)}, {editor}", margin, **how)
@@ -592,16 +596,9 @@ def ahead_on_subset(
     """
 
     def test(material: Material) -> Verdict:
-        sides = [
-            rows.groupby([_facts(rows), "seed"])[metric].mean()
-            for name in (subset, other)
-            for rows in [_rows(material, editor, metric, name, moment)]
-        ]
-        joined = pd.concat(sides, axis=1, join="inner", keys=["a", "b"]).astype(float)
-        units = joined.index.get_level_values(0)
-        found = paired_difference(joined["a"], joined["b"], groups=units, level=LEVEL)
-        name, theirs = f"{on(subset)} minus {on(other)} of the same facts", joined["b"].mean()
-        pair = Compared(name, found, theirs, best_of(metric) - theirs)
+        sides = [by_fact(_rows(material, editor, metric, name, moment)) for name in (subset, other)]
+        name, theirs = f"{on(subset)} minus {on(other)} of the same facts", sides[1][metric].mean()
+        pair = Compared(name, paired(*sides, metric), theirs, best_of(metric) - theirs)
         how = {"strictly": True, "metric": metric, "subset": f"{subset}, {other}"}
         return decide([pair], f"{named(metric)}, {editor}", margin, **how)
 
@@ -618,7 +615,7 @@ def mean_within(
 
     def test(material: Material) -> Verdict:
         rows = _rows(material, editor, metric, subset, moment)
-        found = mean_interval(rows[metric].astype(float), groups=facts(rows["record"]))
+        found = estimate(rows, metric)
         what, kind = f"{named(metric, subset)}, {editor}", {"metric": metric, "subset": subset}
         return bounded(found, what, at_least, at_most, **kind)
 
@@ -636,8 +633,8 @@ def left_to_backbone(
 
     def test(material: Material) -> Verdict:
         rows = _rows(material, editor, "route", subset, moment)
-        found = mean_interval(
-            (rows["route"] == UNEDITED).astype(float), groups=facts(rows["record"])
+        found = estimate(
+            rows.assign(deferred=(rows["route"] == UNEDITED).astype(float)), "deferred"
         )
         what = f"Share of prompts ({on(subset)}) that {editor} leaves to the unedited model"
         return bounded(found, what, at_least, at_most, metric="route", subset=subset)
@@ -656,13 +653,9 @@ def _last(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _share(rows: pd.DataFrame, column: str, editor: str, level: float) -> Interval:
     mine = rows[rows["editor"] == editor]
-    return mean_interval(mine[column].astype(float), groups=facts(mine["record"]), level=level)
+    return estimate(mine, column, level=level)
 
 
 def _rows(material: Material, editor: str, metric: str, subset: str, moment: str) -> pd.DataFrame:
     rows = scores(material.records, metric, subset, None)
     return pick(rows, editor=editor, moment=moment)
-
-
-def _facts(rows: pd.DataFrame) -> pd.Series:
-    return pd.Series(facts(rows["record"]), index=rows.index, dtype=object)

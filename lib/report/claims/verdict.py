@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import pandas as pd
 
-from lib.metrics.intervals import FLIPS, Difference, Interval, facts, holm, paired_difference
+from lib.metrics.estimates import counted, difference
+from lib.metrics.intervals import Difference, Interval, facts, holm
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_TESTABLE = "not testable in this profile"
@@ -233,22 +234,17 @@ def scores(
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, metric: str, level: float = LEVEL) -> Difference:
-    """Differences a - b of the same prompt, setting and seed; one fact is one unit."""
-    joined, units = _joined(a, b, metric)
-    return paired_difference(joined["a"], joined["b"], groups=units, level=level)
+    """Differences a - b of the same prompt, setting and seed (`estimates.difference`)."""
+    return difference(a, b, metric, level=level)
 
 
 def changed(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> int:
     """The facts whose scores differ at all between the same prompts of `a` and `b`."""
-    joined, units = _joined(a, b, metric)
-    return len({unit for unit, d in zip(units, joined["a"] - joined["b"], strict=True) if d != 0})
-
-
-def _joined(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, list[str]]:
     keys = ["setting", "seed", "record", "prompt"]
     left, right = (frame.groupby(keys)[metric].mean() for frame in (a, b))
-    joined = pd.concat([left, right], axis=1, join="inner", keys=["a", "b"])
-    return joined, facts(joined.index.get_level_values("record"))
+    moved = (left - right).dropna()
+    moved = moved[moved != 0]
+    return len(set(facts(moved.index.get_level_values("record"))))
 
 
 @dataclass(frozen=True)
@@ -282,7 +278,6 @@ def decide(
     "Not worse" than what is at most the margin itself is vacuous: nothing could have been lost.
     """
     adjusted = holm([pair.difference.p for pair in pairs])
-    floor = len(pairs) / (FLIPS + 1)
     rows, parts = [], []
     for pair, p in zip(pairs, adjusted, strict=True):
         d = pair.difference
@@ -292,11 +287,11 @@ def decide(
             rows.append(Evidence(pair.name, UNTOLD, **told))
             continue
         row = Evidence(
-            pair.name, BETTER if strictly else NOT_WORSE, d.mean, d.low, d.high, d.n, d.clusters,
-            margin, p, better, reference=pair.reference, room=pair.room,
+            pair.name, BETTER if strictly else NOT_WORSE, d.mean, d.low, d.high, d.n,
+            d.facts or d.clusters, margin, p, better, reference=pair.reference, room=pair.room,
             changed=pair.changed, level=pair.level, **told,
         )  # fmt: skip
-        text = f"{pair.name}: {amount(d)}, {chance(p, floor)}"
+        text = f"{pair.name}: {amount(d)}, {chance(p, d.at_floor)}"
         few = FEWEST_FACTS if row.outcome == INCONCLUSIVE else 0
         if d.clusters < few:
             text += f", only {d.clusters} independent facts"
@@ -332,8 +327,8 @@ def bounded(
     bound = at_least if at_most is None else at_most
     rule = AT_LEAST if at_most is None else AT_MOST
     row = Evidence(
-        what, rule, found.mean, found.low, found.high, found.n, found.clusters, bound,
-        metric=metric, subset=subset,
+        what, rule, found.mean, found.low, found.high, found.n, found.facts or found.clusters,
+        bound, metric=metric, subset=subset,
     )  # fmt: skip
     ends = f"[{found.low:.3f}, {found.high:.3f}]" if found.known else "no interval"
     evidence = f"{what}: {found.mean:.3f} {ends}, {counted(found)}; wanted: {rule} {bound:g}."
@@ -359,19 +354,13 @@ def amount(d: Difference) -> str:
     return f"{middle} {f'[{low}, {high}]' if d.known else 'no interval'}, {counted(d)}"
 
 
-def counted(found: Interval) -> str:
-    """The rows of a mean, and its independent facts where these are fewer: "n = 40 of 10 facts"."""
-    few = found.clusters < found.n
-    return f"n = {found.n}" + (f" of {found.clusters} facts" if few else "")
-
-
-def chance(p: float, floor: float = 1 / (FLIPS + 1)) -> str:
-    """A p-value in words that never show more digits than it has; `floor`: the least that the
-    random permutations behind it can give, corrected as it is."""
+def chance(p: float, at_floor: bool = False) -> str:
+    """A p-value in words that never show more digits than it has. `at_floor`: so many units, or
+    random permutations, cannot give a smaller one ("p ≤ 1e-4")."""
     if math.isnan(p):
         return "p undefined"
-    if p <= floor * (1 + 1e-9):
-        return f"p ≤ {max(1, round(p * (FLIPS + 1)))}/{FLIPS + 1:,}"
+    if at_floor:
+        return f"p ≤ {p:.0e}".replace("e-0", "e-") if p < 0.001 else f"p ≤ {p:.1g}"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 

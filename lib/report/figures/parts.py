@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from lib.metrics.intervals import facts, mean_interval
+from lib.metrics.estimates import estimate, resampled
+from lib.metrics.intervals import mean_interval
+from lib.metrics.scales import SCALES
 from lib.report.figures.style import (
     INK,
     MARKERS,
@@ -23,8 +25,6 @@ from lib.report.figures.style import (
     use_style,
 )
 
-RESAMPLES = 1000
-
 
 def having(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Rows in which all `columns` are defined; no rows (but the columns) where one is missing."""
@@ -34,14 +34,16 @@ def having(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 
 def means(rows: pd.DataFrame, column: str, keys: Sequence[str]) -> pd.DataFrame:
-    """`keys`, mean, low, high, n per group of rows; rows about one fact are one unit."""
+    """`keys`, mean, low, high, n, facts and unit per group of rows: of scores as `estimate` has
+    them, of other quantities (seconds, counts) over rows."""
     found = []
     for values, group in rows.groupby(list(keys), sort=True):
-        units = facts(group["record"]) if "record" in group else None
-        estimate = mean_interval(group[column], groups=units, resamples=RESAMPLES)
-        found.append((*values, estimate.mean, estimate.low, estimate.high, estimate.n))
-    frame = pd.DataFrame(found, columns=[*keys, "mean", "low", "high", "n"])
-    return frame.astype({name: float for name in ("mean", "low", "high")} | {"n": int})
+        scored = column in SCALES
+        one = estimate(group, column) if scored else mean_interval(group[column].astype(float))
+        found.append((*values, one.mean, one.low, one.high, one.n, one.facts, one.unit))
+    names = ["mean", "low", "high", "n", "facts", "unit"]
+    frame = pd.DataFrame(found, columns=[*keys, *names])
+    return frame.astype({name: float for name in names[:3]} | {"n": int, "facts": int})
 
 
 def series(
@@ -245,8 +247,18 @@ def about_rows(rows: pd.DataFrame, data: pd.DataFrame, more: str) -> str:
         return "No rows."
     least, most = int(data["n"].min()), int(data["n"].max())
     n = f"n = {least:,}" if least == most else f"n = {least:,} to {most:,}"
-    parts = [f"{n} scored prompts per point", counted(rows["seed"].nunique(), "seed")]
+    parts = [f"{n} scored prompts per point{_units(data)}", counted(rows["seed"].nunique(), "seed")]
     for name in ("backbone", "dataset"):
         if name in rows:
             parts.append(" + ".join(dict.fromkeys(str(value) for value in rows[name])))
     return f"{'; '.join(parts)}. {more}"
+
+
+def _units(data: pd.DataFrame) -> str:
+    """On how many facts the points rest where that is not n, and what their intervals resample."""
+    if "unit" not in data:
+        return ""
+    fewer = data[data["facts"] < data["n"]]
+    facts = sorted({int(data["facts"].min()), int(data["facts"].max())}) if len(fewer) else []
+    of = f" of {' to '.join(f'{n:,}' for n in facts)} facts" if facts else ""
+    return f"{of}; intervals resample {resampled(data['unit'])}"

@@ -25,7 +25,8 @@ HATCHES = ("", "///", "..", "xxx", "\\\\\\", "++", "---", "|||")
 # where no page is likely to show both, and give way to the earlier where one does.
 KNOWN = {
     "MELO": 0, "GRACE": 1, "LoRA": 2, "FT": 3, "MEND": 4, "ELDER": 5, "MALMEN": 6, "COMEBA-HK": 0,
-    "MEMIT": 2, "COMEBA-HK intended": 5, "COMEBA-HK without hooks": 6, "ROME": 7,
+    "MELO intended": 6, "MEMIT": 2, "COMEBA-HK intended": 5, "COMEBA-HK without hooks": 6,
+    "ROME": 7,
 }  # fmt: skip
 
 # What departs from seaborn's "paper" context and "ticks" style.

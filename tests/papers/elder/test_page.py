@@ -39,7 +39,7 @@ def test_table_1_stands_beside_the_reported_numbers(study: InventedStudy) -> Non
     assert own["Reliability"].reproduced == pytest.approx(100 * 23 / 24)
     assert own["Reliability"].n == N and own["Reliability"].ci_high <= 100
     assert own["Reliability"].verdict == "consistent"
-    assert cells(table, "Base")["Reliability"].reported == 0
+    assert cells(table, "unedited model")["Reliability"].reported == 0
     assert cells(table, "ELDER refreshed")["Reliability"].reported is None
     shown = table.to_html()
     assert "Reported after 1,000 edits, here after 24." in shown and "SERAC's" not in shown
@@ -64,11 +64,12 @@ def test_the_auxiliary_losses_are_those_of_table_4(study: InventedStudy) -> None
     table = report.ablation_table(study, "counterfact")
     found = {cell.editor: cell for cell in table.cells if cell.metric == "Generalization"}
     reported = {name: cell.reported for name, cell in found.items()}
+    assert reported.pop("unedited model") is None and found["unedited model"].reproduced == 0
     assert reported == {
         "ELDER, guided": 91.26, "ELDER, no auxiliary loss": 87.57, "ELDER, load balancing": 75.49,
     }  # fmt: skip
     assert found["ELDER, guided"].reproduced > found["ELDER, load balancing"].reproduced + 20
-    assert len(report.ablation_table(study, "zsre").cells) == 2 * 3  # balancing is not planned
+    assert len(report.ablation_table(study, "zsre").cells) == 2 + 2 * 3  # balancing is not planned
     digits = cells(table, "ELDER, no auxiliary loss")["digits from allocation"]
     assert digits.reproduced == 8 and digits.n == N / 4 and digits.reported is None
 
@@ -76,7 +77,11 @@ def test_the_auxiliary_losses_are_those_of_table_4(study: InventedStudy) -> None
 def test_our_extension_is_taken_apart_in_a_table_of_its_own(study: InventedStudy) -> None:
     table = report.ablation_table(study, "counterfact", "replay")
     rows = dict.fromkeys(cell.editor for cell in table.cells)
-    assert list(rows) == ["as in Table 1", "replay alone, routers with the experts"]
+    assert list(rows) == [
+        "unedited model",
+        "as in Table 1",
+        "replay alone, routers with the experts",
+    ]
     found = {name: cells(table, name)["Reliability"] for name in rows}
     assert found["as in Table 1"].reproduced == 100 and found["as in Table 1"].reported is None
     assert found["replay alone, routers with the experts"].reproduced < 70
@@ -118,7 +123,7 @@ def test_retention_is_a_mean_over_tasks_beside_tables_2_and_7_to_10(study: Inven
 def test_the_benchmarks_own_tasks_take_the_stand_ins_place(tmp_path: Path) -> None:
     study = InventedStudy(tmp_path, harness=True)
     table = retention.tasks_table(study, "counterfact")
-    base, own = cells(table, "Base"), cells(table, "ELDER")
+    base, own = cells(table, "unedited model"), cells(table, "ELDER")
     assert base["RTE"].reproduced == 50 and own["RTE"].reproduced == 40
     assert base["RTE"].reported == 51.8 and base["RTE"].verdict == "not comparable"
     assert own["RTE"].ci_low == pytest.approx(40 - 9.8) and own["RTE"].n == 100
@@ -144,7 +149,7 @@ def test_time_and_parameters_beside_table_3(study: InventedStudy) -> None:
 
 def test_inference_beside_table_6(study: InventedStudy) -> None:
     table = elder_tables.latency_table(study, "zsre")
-    own, base = cells(table, "ELDER"), cells(table, "Base")
+    own, base = cells(table, "ELDER"), cells(table, "unedited model")
     assert base["milliseconds per prompt"].reported == pytest.approx(560)
     assert base["milliseconds per prompt"].reproduced == pytest.approx(10)
     assert own["milliseconds per prompt"].reported == pytest.approx(580)

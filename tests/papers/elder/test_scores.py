@@ -6,15 +6,14 @@ import pytest
 
 from lib.report.claims.comparisons import ahead_at_equal_edits, better_at_largest, better_variant
 from lib.report.claims.verdict import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, Material
-from lib.report.tables import measure
+from lib.report.tables import UNEDITED_MODEL, measure, unedited
 from papers.elder.scores import (
-    UNEDITED_MODEL,
     Line,
     at_edits,
     by_edits,
     lines,
     scored,
-    unedited,
+    told_as,
     with_scores,
 )
 from tests.papers.elder.invented_elder import EVERY, FEWER, InventedStudy, N, records
@@ -58,12 +57,17 @@ def test_the_unedited_model_is_scored_once_and_on_all_prompts(study: InventedStu
 
 def test_lines_follow_the_papers_order(study: InventedStudy) -> None:
     found = {line.label: line for line in lines(study, "zsre")}
-    assert list(found)[:4] == ["Base", "FT-L", "LoRA", "ROME, 8 edits"]
+    assert list(found)[:4] == ["unedited model", "FT-L", "LoRA", "ROME, 8 edits"]
     assert study.edits("zsre", "WilKE") == FEWER and study.edits("zsre") == N
     assert not found["WilKE, 8 edits"].comparable and found["ELDER"].comparable
     assert found["ELDER, after 8 edits"].reported == ""
     rows = found["ELDER, after 8 edits"].of(scored(study, "zsre"))
     assert set(rows["n_edits"]) == {FEWER} and set(rows["moment"]) == {"checkpoint"}
+
+
+def test_a_corrected_method_and_the_unedited_model_stand_beside_the_papers_rows() -> None:
+    names = (UNEDITED_MODEL, "MELO intended", "MELO", "ELDER refreshed")
+    assert [told_as(name) for name in names] == ["Base", "MELO", "MELO", "ELDER refreshed"]
 
 
 def test_scores_at_a_number_of_edits_are_a_checkpoint_or_the_end() -> None:

@@ -44,7 +44,7 @@ def test_every_size_has_a_table_of_the_editors_that_made_so_many_edits(study) ->
     assert report.ranked_sizes(study, FACTS) == [N, FEWER]
     table = tables.overview(study, FACTS, N)
     rows = list(dict.fromkeys(cell.editor for cell in table.cells))
-    assert rows == ["Unedited model", "FT", "GRACE", "SERAC", "MEND"]
+    assert rows == ["unedited model", "FT", "GRACE", "SERAC", "MEND"]
     assert any(note.startswith("ROME made the first 20 edits only") for note in table.notes)
     then = cells(tables.overview(study, FACTS, FEWER), "ROME")
     assert then["Reliability", "decoded"].n == FEWER == then["Reliability", "decoded"].n_edits
@@ -71,7 +71,7 @@ def test_every_number_leads_to_its_records_in_one_click(study) -> None:
             assert page.count(f'id="{anchor}"') == 1, link
     more = tables.difference_table(study, FACTS, N).to_html()
     assert (
-        'href="side_by_side-records/ft.html#near-30"' in more and "Holm-adjusted over all" in more
+        'href="side_by_side-records/ft.html#near-30"' in more and "*: significant among all" in more
     )
 
 
@@ -134,14 +134,16 @@ def test_the_answer_is_made_from_the_numbers(study) -> None:
     assert said.startswith(
         "<p>After 30 edits (30 facts) SERAC has the highest editing score, 0.86 ["
     )
-    assert "After 10 edits" in said and "FT from 1.00 to 0.30 over 30 edits, p < 0.001" in said
+    assert "no other is shown to be at most 0.05 worse" in said
+    assert "After 10 edits" in said
+    assert "FT from 1.00 to 0.30 over 30 edits, p ≤ 1e-4 (floor), Holm < 0.001" in said
     assert "Not compared, as they make fewer edits here: ROME (20)." in said
     assert "30 facts in one order, 4 editors at 30 edits" in said
     more = advice.advice_text(answers)
     assert "--only side_by_side --profile gpu" in more and "For 100 and 1,000 edits" in more
     table = advice.advice_table(answers)
     best = table[(table["edits"] == "30")]
-    assert best.iloc[0]["minus the best (Holm)"] == "the best" and "FT" not in set(best["editor"])
+    assert best.iloc[0]["minus the best"] == "the best" and len(best) == 1
     far = table[table["edits"] == "1,000"].iloc[0]
     assert far["editing score"] == "not measured here"
     assert "These have already lost edits significantly by their last edit here: FT (p" in more
@@ -154,16 +156,25 @@ def test_an_editor_that_lost_edits_is_named_where_quality_was_not_measured(tmp_p
     table = advice.advice_table(answers)
     far = table[table["edits"] == "1,000"].iloc[0]
     assert far["editor"] == "FT"
-    assert far["editing score"] == "not measured here; has lost edits already, p ≤ 1/10,001"
+    assert far["editing score"] == "not measured here; has lost edits already, p ≤ 1e-4 (floor)"
     assert "no other editor was scored" in advice.verdict(answers)
+
+
+def test_the_ranking_has_a_single_round_column_and_marks_whose_it_is(study) -> None:
+    table = report.ranking_table(study, FACTS, N).set_index("editor")
+    assert table.loc["MEND", "kind"] == "single round" and table.loc["SERAC", "kind"] == "memory"
+    assert table.loc["FT", "right after own batch"].startswith("1.00 [")
+    assert table.loc["FT", "reliability now"] == "0.30"
+    assert table.loc["SERAC", "against the best (margin 0.05)"] == "the best"
 
 
 def test_costs_stand_beside_what_was_run(study) -> None:
     table = tables.cost_table(study, FACTS)
     serac = {cell.metric: cell for cell in table.cells if cell.editor == "SERAC"}
-    assert serac["before the first edit"].reproduced == 20
+    assert serac["before the first edit, s"].reproduced == 20
+    assert serac["per edit, ms"].reproduced == pytest.approx(500)
     assert serac["% longer"].reproduced == pytest.approx(50)
-    assert serac["saved edits, MiB"].reproduced == 1 and serac["per edit"].n == N // 5
+    assert serac["saved edits, MiB"].reproduced == 1 and serac["per edit, ms"].n == N // 5
     points = report.speed_and_quality(study, FACTS, N)
     assert set(points[points["front"]]["editor"]) == {"SERAC"}
 
@@ -180,7 +191,7 @@ def test_a_failed_editor_keeps_its_row_and_no_run_leaves_sentences(tmp_path: Pat
     failed = InventedStudy(tmp_path, lost=("GRACE",))
     table = tables.overview(failed, FACTS, N)
     assert "&lt;b&gt;out of room" in table.to_html() and "<b>out" not in table.to_html()
-    assert cells(tables.cost_table(failed, FACTS), "GRACE")["Seconds", "per edit"].error
+    assert cells(tables.cost_table(failed, FACTS), "GRACE")["Time", "per edit, ms"].error
     empty = InventedStudy(tmp_path, empty=True)
     assert report.shown_sizes(empty, FACTS) == []
     assert "No run" in advice.verdict(Answers.of(empty, FACTS))

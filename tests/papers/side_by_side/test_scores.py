@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ def test_a_row_is_right_by_the_prompt_alone_and_kept_if_nothing_changed() -> Non
     found = scores.with_scores(rows)
     assert found["right"].tolist() == [1, 0, 0] and found["tokens"].tolist() == [1, 1, 0.5]
     assert found["kept_forced"].tolist()[:2] == [0, 1] and math.isnan(found["kept_forced"][2])
-    assert found["unit"].tolist() == ["f", "f", "b"]
+    assert found["unit"].tolist() == ["f", "f", "q"]
     empty = scores.with_scores(pd.DataFrame(columns=["run", "editor"]))
     assert empty.empty and {"unit", "decoded", "seed"} <= set(empty)
 
@@ -62,7 +63,7 @@ def test_editors_meet_only_at_equal_numbers_of_edits() -> None:
     assert "ROME" not in scores.present(ROWS, N, EDITORS)
     assert scores.present(ROWS, FEWER, EDITORS) == EDITORS
     assert set(scores.at(ROWS, FEWER).query("editor == 'ROME'")["moment"]) == {"end"}
-    assert set(compare.tied(ROWS, EDITORS, N)["editor"]) == {"FT", "GRACE", "SERAC", "MEND"}
+    assert set(compare.against_best(ROWS, EDITORS, N)["editor"]) == {"FT", "GRACE", "SERAC", "MEND"}
 
 
 def test_a_sample_holds_the_units_that_all_editors_share() -> None:
@@ -83,10 +84,50 @@ def test_differences_are_paired_and_adjusted_over_the_whole_table() -> None:
     frame = compare.compared(ROWS, EDITORS, N, ["SERAC", "FT"])
     assert set(frame["reference"]) == {"SERAC", "FT"} and "ROME" not in set(frame["editor"])
     row = frame[(frame["editor"] == "FT") & (frame["measure"] == "reliability")].iloc[0]
-    assert row["mean"] == pytest.approx(0.3 - 0.9) and row["n"] == row["units"] == N
+    assert row["mean"] == pytest.approx(0.3 - 0.9) and row["n"] == row["facts"] == N
     smallest = frame.sort_values("p").iloc[0]
     assert smallest["adjusted"] == pytest.approx(min(1, smallest["p"] * len(frame)))
     assert (frame["adjusted"] >= frame["p"]).all()
+
+
+def row(editor: str, lower: float, adjusted: float) -> SimpleNamespace:
+    return SimpleNamespace(editor=editor, lower=lower, adjusted=adjusted)
+
+
+def test_equivalence_is_shown_and_not_assumed() -> None:
+    word = compare._word
+    assert word(row("A", math.nan, math.nan), "A") == compare.BEST
+    assert word(row("B", -0.05, 0.9), "A") == compare.WITHIN
+    assert word(row("B", -0.03, 0.001), "A") == compare.WITHIN  # worse, and by next to nothing
+    assert word(row("B", -0.2, 0.9), "A") == compare.INCONCLUSIVE
+    assert word(row("B", math.nan, 1.0), "A") == compare.INCONCLUSIVE
+    assert word(row("B", -0.2, 0.01), "A") == compare.WORSE
+
+
+def test_alternatives_lie_within_the_margin_by_their_interval() -> None:
+    twin = ROWS[ROWS["editor"] == "SERAC"].assign(editor="twin", run="twin-0")
+    few = compare.against_best(pd.concat([ROWS, twin]), ["SERAC", "twin", "FT"], FIRST)
+    assert set(few["word"]) <= {compare.BEST, compare.INCONCLUSIVE, compare.WORSE}  # of ten facts
+    frame = compare.against_best(pd.concat([ROWS, twin]), ["SERAC", "twin", "FT"], N)
+    told = frame.set_index("editor")
+    assert told.loc["FT", "word"] == compare.WORSE
+    # Equal on 30 facts, which cannot show that no more than 0.05 is lost.
+    same = told[told["word"] != compare.BEST].drop(index="FT").iloc[0]
+    assert same["word"] == compare.INCONCLUSIVE and same["mean"] == 0 and same["lower"] < -0.05
+
+
+def test_single_rounds_are_read_right_after_the_own_batch() -> None:
+    found = compare.single_rounds(ROWS, ["FT", "MEND"], FIRST).set_index("editor")
+    assert found.loc["FT", "own"] == 1 and found.loc["FT", "n"] == FIRST
+
+
+def test_a_p_is_printed_alike_everywhere_and_says_when_it_could_not_be_smaller() -> None:
+    assert compare.tested(0.012, 0.048) == "p = 0.012, Holm 0.048"
+    assert compare.tested(0.012, 0.012) == "p = 0.012"
+    assert compare.tested(1 / 10_001, 0.0168, True) == "p ≤ 1e-4 (floor), Holm 0.017"
+    assert compare.marked(1 / 10_001, 0.0168, True) == "p ≤ 1e-4*"
+    assert compare.marked(0.03, 0.6) == "p = 0.030"
+    assert compare.tested(math.nan, math.nan) == "p undefined"
 
 
 def test_lost_edits_are_the_end_against_the_own_batch() -> None:

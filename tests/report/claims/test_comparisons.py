@@ -33,7 +33,7 @@ EMPTY = Material(MATERIAL.records.iloc[:0], MATERIAL.steps.iloc[:0])
 
 def test_better_on_the_same_prompts_holds_and_its_reverse_fails() -> None:
     found = at_least("MELO", ["LoRA"], "f1_ids")(MATERIAL)
-    assert found.word == HOLDS and "n = 96" in found.evidence and "p ≤ 1/10,001" in found.evidence
+    assert found.word == HOLDS and "n = 96" in found.evidence and "p ≤ 1e-4" in found.evidence
     assert at_least("LoRA", ["MELO"], "f1_ids")(MATERIAL).word == FAILS
 
 
