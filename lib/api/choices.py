@@ -107,10 +107,13 @@ def choose(editor: str, backbone: Backbone, changes: dict[str, Any]) -> Choice:
             f"{', '.join(sorted(cls.kinds))}"
         )
     source, found = _nearest(kind, backbone, shape)
+    if shape.kind != "classifier":
+        found.pop("max_length", None)  # of a dataset's questions; facts of one's own are not cut
+    same = False
     told = [f"{cls.name}'s settings are its defaults, as its authors give them"]
     if source:
         told = [f"{cls.name}'s settings are those of {source}"]
-        same = source == backbone.name
+        same = SHAPES[source] == shape
         moved = found if same else _moved(found, SHAPES[source], backbone)
         if moved != found:
             depths = f"{SHAPES[source].depth} blocks there, {shape.depth} here"
@@ -134,7 +137,7 @@ def choose(editor: str, backbone: Backbone, changes: dict[str, Any]) -> Choice:
         )
     if changes:
         told.append(f"but for {', '.join(sorted(changes))}, as given")
-    if source != backbone.name:
+    if not (source == backbone.name and same):
         told.append(f"not tuned for {backbone.name}")
     return Choice(kind, config, "; ".join(told) + ".")
 
@@ -153,7 +156,7 @@ def _nearest(kind: str, backbone: Backbone, shape: Shape) -> tuple[str, dict[str
         found = _stated(kind, name)
         if not found or other.kind != shape.kind:
             continue
-        if name == backbone.name:
+        if name == backbone.name and other == shape:
             return name, found
         if other.width <= TINY < shape.width:
             continue

@@ -215,7 +215,7 @@ def compare(
             given = supplies(choice.kind, backbone, stream, text, lessons)
             editor = build(choice.kind, backbone, choice.config, **given, kept=kept)
             try:
-                announce(editor, choice.kind)
+                announce(editor, choice.kind, batch_size)
                 rows, found.seconds[name] = _run(editor, stream, backbone, kept, before)
             finally:
                 editor.close()

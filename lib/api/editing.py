@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from lib.api import facts as own
 from lib.api.choices import Choice, choose
 from lib.api.facts import checked_facts
 from lib.api.models import Model, load
@@ -136,7 +137,7 @@ class Edited:
                     f"{self.editor.name}'s opened edits came without the network that made them; "
                     "edit all facts anew with lib.edit, or open them with lessons=..."
                 )
-            announce(self.editor, self._kind)
+            announce(self.editor, self._kind, batch_size)
             self.editor.fit(stream)
             self._fitted = True
         batches = list(stream.batches())
@@ -287,7 +288,7 @@ def open(
     made = _built(choice, backbone, begun_with, text, lessons, learns=learns)
     try:
         if learns or not needs_lessons(choice.kind):
-            announce(made, choice.kind)
+            announce(made, choice.kind, BATCH)
         made.load(folder)
     except BaseException:
         made.close()
@@ -300,7 +301,7 @@ def _fact(values: dict[str, Any]) -> Edit:
         name: tuple(Probe(**probe) for probe in values[name])
         for name in ("locality", "portability")
     }
-    return Edit(**values | probes | {"rephrases": tuple(values["rephrases"])})
+    return own.Edit(**values | probes | {"rephrases": tuple(values["rephrases"])})
 
 
 def _described(folder: Path) -> dict[str, Any]:

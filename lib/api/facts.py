@@ -53,7 +53,8 @@ class Edit(records.Edit):
         elif subject and subject not in prompt and (place := find_subject(prompt, subject)):
             subject = prompt[slice(*place)]  # as the prompt spells it
         rephrases = tuple(_text("rephrases", text) for text in _several("rephrases", rephrases))
-        identity = identity or f"{subject or prompt[:40]}:{content_hash([prompt, target])[:8]}"
+        made = content_hash([prompt, target.strip()])[:8]
+        identity = identity or f"{subject or prompt[:40]}:{made}"
         super().__init__(
             identity, prompt, target.strip(), subject, rephrases,
             _probes("locality", "near", identity, locality),
@@ -78,7 +79,7 @@ def edits(path: str | Path) -> list[Edit]:
 def _fact(row: reading.Row) -> Edit:
     for name in row:
         if name not in FIELDS:
-            raise RecordError(f"the field '{name}' is not known; {nearest(str(name), FIELDS)}")
+            raise RecordError(f"the field '{name}' is not known ({nearest(str(name), FIELDS)})")
     for name in ("prompt", "target"):
         if name not in row:
             raise RecordError(f"the field '{name}' is missing")

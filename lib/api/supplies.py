@@ -38,6 +38,7 @@ Lessons: TypeAlias = str | Sequence[Edit] | TrainingFacts
 """Facts to learn from: a dataset by name, or facts, each with a rephrase and a locality prompt
 with its answer."""
 
+TEXT = "new_wiki"
 # By what the model does: the embedded facts that editors learn from.
 TAUGHT = {"causal": "counterfact", "seq2seq": "zsre", "classifier": "fever"}
 N_TRAIN, N_VALID = 128, 32
@@ -67,7 +68,7 @@ def supplies(
         ("blocks_cache", "values_cache", "networks_cache"), Cache.user()
     )
     if "corpus" in needs:
-        given["corpus"] = text_of("new_wiki" if text is None else text)
+        given["corpus"] = text_of(TEXT if text is None else text)
     if learns and needs_lessons(kind):
         given["training"] = lessons_of(backbone, stream, lessons)
     return given
@@ -111,10 +112,10 @@ def lessons_of(backbone: Backbone, stream: Stream, lessons: Lessons | None) -> T
     return TrainingFacts("facts of your own", facts[held_out:], facts[:held_out])
 
 
-def announce(editor: Editor, kind: str) -> None:
+def announce(editor: Editor, kind: str, batch_size: int) -> None:
     """Say on standard error what the editor makes before its first edit, and about how long that
     takes on this machine; nothing where it is in the cache already."""
-    told = _statistics(editor) or _training(editor, kind)
+    told = _statistics(editor) or _training(editor, kind, batch_size)
     if told:
         what, seconds = told
         print(
@@ -145,7 +146,7 @@ def _statistics(editor: Editor) -> tuple[str, float] | None:
     return what, pace * sample.tokens
 
 
-def _training(editor: Editor, kind: str) -> tuple[str, float] | None:
+def _training(editor: Editor, kind: str, batch_size: int) -> tuple[str, float] | None:
     """Learning from facts, for editors with trained networks."""
     facts = getattr(editor, "training", None)
     if facts is None:
@@ -165,7 +166,7 @@ def _training(editor: Editor, kind: str) -> tuple[str, float] | None:
     else:
         from lib.editors.hypernet.training import network_identity
 
-        m = min(config.train_m or 1, len(facts.train))
+        m = min(config.train_m or batch_size, len(facts.train))
         if cache.place("networks", network_identity(editor, m)).exists():
             return None
         steps = len(facts.train) * config.epochs + 2 * len(facts.valid)

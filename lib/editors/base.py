@@ -32,7 +32,7 @@ KeysOf = Callable[[str], Tensor]
 
 # What `Editor.save` says of an editor beside its tensors.
 STATE = {
-    "editor", "backbone", "dtype", "config", "n_edits", "n_batches", "extra", "files",
+    "editor", "backbone", "dtype", "prefix", "config", "n_edits", "n_batches", "extra", "files",
 }  # fmt: skip
 UNEDITED = "base"
 """The route of a row to which nothing is applied: the backbone's own output."""
@@ -420,6 +420,7 @@ class Editor(ABC):
             "backbone": self.backbone.content,
             "backbone_name": self.backbone.name,
             "dtype": str(self.backbone.dtype),
+            "prefix": self.backbone.prefix,
             "config": asdict(self.config),
             "n_edits": self.n_edits,
             "n_batches": self.n_batches,
@@ -460,8 +461,9 @@ class Editor(ABC):
             )
         for what, saved, own in (
             ("editor", described["editor"], self.name),
-            ("backbone", described["backbone"], self.backbone.content),
             ("precision", described["dtype"], str(self.backbone.dtype)),
+            ("prefix of prompts", described["prefix"], self.backbone.prefix),
+            ("backbone", described["backbone"], self.backbone.content),
             ("configuration", described["config"], json.loads(json.dumps(asdict(self.config)))),
         ):
             if saved != own:
