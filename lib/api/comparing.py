@@ -53,7 +53,7 @@ MEASURES = (
 PARTS = (MEASURES[1], MEASURES[3], MEASURES[4])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What a comparison found. `records`: a row for each scored prompt, editor and moment ("before"
     any edit, after its "own" batch, at the "end"); `seconds` per edit by editor; `errors`: why an
@@ -160,6 +160,9 @@ class Comparison:
                 data.append(found.assign(measure="Seconds per edit"))
         told = f"{self.n_edits} edits of {self.model}; bars: 95 % interval over facts."
         return Plot(figure, pd.concat(data, ignore_index=True) if data else pd.DataFrame(), told)
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self.editors)} on {self.model}: {self.n_edits} edits>"
 
     def save(self, folder: str | Path) -> Path:
         """Write table.csv, records.parquet and the figure (SVG, PNG, CSV) into a folder."""
