@@ -126,6 +126,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _papers(only: str | None) -> list[str]:
+    if not papers():
+        raise UsageError("only the library is installed here; run the study from its checkout")
     chosen = [name.strip() for name in (only or ",".join(papers())).split(",") if name.strip()]
     known = papers()
     unknown = [name for name in chosen if name not in known]

@@ -28,7 +28,7 @@ def test_readmes_first_code_block_runs_as_it_stands(
     monkeypatch.chdir(tmp_path)
     exec(compile(block[1], "README.md", "exec"), {"__name__": "readme"})
     said = capsys.readouterr().out
-    assert "right_after" in said and "rephrase" in said and "locality" in said
+    assert "before" in said and "rephrase" in said and "locality" in said
     assert (tmp_path / "norland" / "edits.json").is_file()
 
 
