@@ -130,7 +130,7 @@ def choose(editor: str, backbone: Backbone, changes: dict[str, Any]) -> Choice:
             f"to edit, {', '.join(f'{name}=...' for name in missing)}"
         )
     second = config.get("counterfactual")
-    if second == backbone.name and not _can_be_loaded(second):
+    if second == backbone.name and second.endswith(loading.IN_MEMORY):
         raise EditorError(
             "SERAC trains a second copy of the model to answer, and a model in memory cannot be "
             "loaded twice: save it (save_pretrained) and lib.load its folder"
@@ -251,7 +251,3 @@ def _sized(kind: str, config: dict[str, Any], backbone: Backbone) -> dict[str, A
         found["counterfactual"] = backbone.name
         found["trained_blocks"] = min(found.get("trained_blocks", 0), shape.depth)
     return found
-
-
-def _can_be_loaded(name: str) -> bool:
-    return name in loading.names() or name.startswith(("dir:", "hub:"))

@@ -143,6 +143,7 @@ class Comparison:
                 panel.set_title(f"{group}, {title}")
                 bars(panel, found, "editor", [UNEDITED_MODEL, *names], style)
                 panel.set_xlim(0, 1.3)
+                panel.set_xticks([0, 0.25, 0.5, 0.75, 1])
                 data.append(found.assign(measure=group))
             spent = pd.DataFrame(
                 [(name, value) for name, values in self.seconds.items() for value in values],

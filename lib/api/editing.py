@@ -20,6 +20,7 @@ from lib.api.scores import score
 from lib.api.supplies import Lessons, Text, announce, needs_lessons, stream_of, supplies
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import Encoded, encode_prompts
+from lib.backbones.sources import loading
 from lib.data.records import Edit, Probe
 from lib.editors import build
 from lib.editors.base import Editor
@@ -269,6 +270,11 @@ def open(
     folder = Path(folder).expanduser()
     described = _described(folder)
     if model is None:
+        if described["model"].endswith(loading.IN_MEMORY):
+            raise EditorError(
+                f"{folder}: these edits were made on a model in memory, {described['model']}; give "
+                "it: lib.open(folder, (model, tokenizer))"
+            )
         model = load(
             described["model"], dtype=described["dtype"], device=device, prefix=described["prefix"]
         )

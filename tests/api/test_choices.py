@@ -143,7 +143,6 @@ def test_prompts_of_ones_own_are_not_cut() -> None:
 
 def test_a_second_copy_of_a_model_in_memory_cannot_be_had() -> None:
     tiny = loading.load("tiny-llama")
-    tiny.model.config._name_or_path = "somewhere/mine"
     backbone = loading.adopt(tiny.model, tiny.tokenizer)
     with pytest.raises(EditorError, match="save it"):
         choose("SERAC", backbone, {})

@@ -198,6 +198,16 @@ def test_saved_edits_are_opened_on_the_model_they_belong_to(
         lib.open(kept, lib.load("tiny-gpt2"))
 
 
+def test_edits_of_a_model_in_memory_are_opened_on_that_model(tmp_path: Path) -> None:
+    held = lib.load(tiny.tiny_gpt2())
+    with lib.edit(held, "FT-L", FACTS) as edited:
+        text, kept = edited.generate(PROMPTS), edited.save(tmp_path / "kept")
+    with pytest.raises(EditorError, match="made on a model in memory"):
+        lib.open(kept)
+    with lib.open(kept, tiny.tiny_gpt2()) as opened:
+        assert opened.generate(PROMPTS) == text
+
+
 def test_a_prefix_is_part_of_what_is_opened(folder: Path, tmp_path: Path) -> None:
     marked = lib.load(folder, prefix="<|endoftext|>")
     with lib.edit(marked, "GRACE", FACTS) as edited:

@@ -25,6 +25,8 @@ from lib.errors import BackboneError
 from lib.storage import archives
 from lib.storage.fingerprints import content_hash
 
+IN_MEMORY = " (in memory)"  # ends the name of a model that cannot be loaded by it
+
 
 def names() -> tuple[str, ...]:
     """All registered backbone names."""
@@ -81,7 +83,7 @@ def adopt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Backbon
             "kinds of parameters); load it in one precision on one device"
         )
     ((dtype, device),) = found
-    name = Path(model.name_or_path or type(model).__name__).name
+    name = f"{Path(model.name_or_path or type(model).__name__).name}{IN_MEMORY}"
     loaded = Loaded(model, tokenizer, "a model in memory")
     return _assemble(Entry(name, sources=()), loaded, None, dtype, device)
 
