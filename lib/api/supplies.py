@@ -44,7 +44,7 @@ TAUGHT = {"causal": "counterfact", "seq2seq": "zsre", "classifier": "fever"}
 N_TRAIN, N_VALID = 128, 32
 QUESTION = "Question: {}\nShort answer:"  # a bare question is answered with nothing
 TIMED = 4  # documents, or facts, that a guess at the time is made from
-PASSES = 9  # three wordings of a fact, each with a forward pass and a backward one twice as long
+PASSES = 5  # whole passes that a fact's three wordings cost, most of their blocks being frozen
 
 
 def needs_lessons(kind: str) -> bool:
