@@ -1,6 +1,7 @@
 """Models and edits of one's own: asked, scored, kept, opened, written out, taken back."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -313,5 +314,8 @@ def test_text_and_lessons_of_ones_own(model: Backbone) -> None:
 
 def test_names_are_imported_when_they_are_asked_for() -> None:
     assert {"load", "Edit", "edit", "edits", "open", "compare"} <= set(dir(lib))
+    typed = Path(lib.__file__).with_suffix(".pyi").read_text("utf-8")
+    pairs = re.findall(r"^from lib\.api\.(\w+) import (\w+) as \2$", typed, re.MULTILINE)
+    assert {name: home for home, name in pairs} == lib._HOMES
     with pytest.raises(AttributeError, match="no attribute 'edti'"):
         _ = lib.edti

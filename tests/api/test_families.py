@@ -74,7 +74,7 @@ def test_every_editor_on_a_checkpoint_of_every_family(tmp_path: Path) -> None:
                     lib.edit(backbone, editor, facts(kind), **options)
                 continue
             # Twenty once; where an index may hold two answers to be too near, one.
-            count = {"ft_l": 20, "melo": 1}.get(editor, 4)
+            count = {"ft_epochs": 20, "melo": 1}.get(editor, 2)
             with lib.edit(backbone, editor, facts(kind)[:count], **options) as edited:
                 after = prompt_logits(backbone, PROMPTS)
                 kept = edited.save(tmp_path / f"{family}-{editor}")

@@ -115,7 +115,6 @@ def test_samples_of_one_seed_are_the_same_with_and_without_a_cache(editor: Edito
     assert len(found) == 2 * len(PROMPTS) and len(set(found)) > len(set(PROMPTS))
     assert samples() == found
     assert samples(use_cache=False) == found
-    assert samples(cache_implementation="static") == found
 
 
 @pytest.mark.parametrize("kind", [k for k in EDITORS if "seq2seq" in class_of(k).kinds])
