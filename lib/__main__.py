@@ -1,4 +1,7 @@
-"""`python -m lib`: plan, run, render. `./run_all.sh` makes the environment and calls this."""
+"""`python -m lib`: plan, run, render. `./run_all.sh` makes the environment and calls this.
+
+`python -m lib edit` edits facts of one's own in a model of one's own (`lib.api.command`).
+"""
 
 import argparse
 import os
@@ -22,7 +25,10 @@ def parser() -> argparse.ArgumentParser:
         prog="./run_all.sh",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="./run_all.sh --test runs the test suite (set-up included).",
+        epilog=(
+            "./run_all.sh --test runs the test suite (set-up included).\n"
+            "./run_all.sh edit --help: edit facts of your own in a model of your own."
+        ),
         allow_abbrev=False,
     )
     add = build.add_argument
@@ -58,6 +64,10 @@ def _path(text: str) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 all fine, 1 something failed (reports say what), 2 wrong usage."""
     given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["edit"]:
+        from lib.api import command
+
+        return command.main(given[1:])
     options = parser().parse_args(given)
     try:
         return _run(options, given)
@@ -121,6 +131,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def _papers(only: str | None) -> list[str]:
+    if not papers():
+        raise UsageError("only the library is installed here; run the study from its checkout")
     chosen = [name.strip() for name in (only or ",".join(papers())).split(",") if name.strip()]
     known = papers()
     unknown = [name for name in chosen if name not in known]

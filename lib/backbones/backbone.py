@@ -5,7 +5,7 @@ Editors ask for ("mlp_out", 4, "encoder") and never spell a module path. A famil
 tells apart, BERT and DistilBERT with or without a classification head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -103,6 +103,13 @@ LLAMA = _causal(
     "mlp_in mlp.up_proj, mlp_gate mlp.gate_proj, mlp_out mlp.down_proj",
     "model.norm", "model.embed_tokens", table=False,
 )  # fmt: skip
+QWEN2 = replace(LLAMA, name="qwen2")  # Llama's modules; queries, keys and values have biases
+GPT_NEOX = _causal(
+    "gpt_neox", "gpt_neox.layers",
+    "attention attention, attn_qkv attention.query_key_value, mlp mlp, "
+    "mlp_in mlp.dense_h_to_4h, mlp_out mlp.dense_4h_to_h",
+    "gpt_neox.final_layer_norm", "gpt_neox.embed_in", table=False,
+)  # fmt: skip
 
 
 def _t5_block(feed_forward: int, gated: bool) -> dict[str, str]:
@@ -157,7 +164,8 @@ DISTILBERT, DISTILBERT_WITHOUT_HEAD = (
     for prefix in ("distilbert.", "")
 )
 
-MODEL_TYPES = ("gpt2", "gptj", "llama", "t5", "bert", "distilbert")
+_DECODERS = {family.name: family for family in (GPT2, GPTJ, LLAMA, QWEN2, GPT_NEOX)}
+MODEL_TYPES = (*_DECODERS, "t5", "bert", "distilbert")
 
 
 def family_of(model: PreTrainedModel) -> Family:
@@ -169,13 +177,12 @@ def family_of(model: PreTrainedModel) -> Family:
         return BERT_WITHOUT_HEAD if model.base_model is model else BERT
     if config.model_type == "distilbert":
         return DISTILBERT_WITHOUT_HEAD if model.base_model is model else DISTILBERT
-    known = {"gpt2": GPT2, "gptj": GPTJ, "llama": LLAMA}
-    if config.model_type not in known:
+    if config.model_type not in _DECODERS:
         raise BackboneError(
             f"no module map for the architecture {config.model_type!r}; "
             f"known: {', '.join(MODEL_TYPES)}. Add one to lib/backbones/backbone.py."
         )
-    return known[config.model_type]
+    return _DECODERS[config.model_type]
 
 
 @dataclass

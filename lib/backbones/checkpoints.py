@@ -21,10 +21,12 @@ from transformers import (
     DistilBertModel,
     GPT2LMHeadModel,
     GPTJForCausalLM,
+    GPTNeoXForCausalLM,
     LlamaForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Qwen2ForCausalLM,
     T5ForConditionalGeneration,
 )
 from transformers.utils import logging as transformers_logging
@@ -39,6 +41,8 @@ CLASSES = {
     "gpt2": GPT2LMHeadModel,
     "gptj": GPTJForCausalLM,
     "llama": LlamaForCausalLM,
+    "qwen2": Qwen2ForCausalLM,
+    "gpt_neox": GPTNeoXForCausalLM,
     "t5": T5ForConditionalGeneration,
     "bert": BertForSequenceClassification,
     "distilbert": DistilBertForSequenceClassification,
@@ -48,7 +52,8 @@ HEADS = ("classifier.", "pre_classifier.")
 # Every name under which the architectures keep a dropout rate.
 DROPOUTS = (
     "attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "attention_probs_dropout_prob",
-    "hidden_dropout_prob", "classifier_dropout", "dropout", "dropout_rate", "seq_classif_dropout",
+    "hidden_dropout", "hidden_dropout_prob", "classifier_dropout", "dropout", "dropout_rate",
+    "seq_classif_dropout",
 )  # fmt: skip
 # What reading a foreign checkpoint may raise: files missing or damaged, shapes that do not fit.
 READING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)

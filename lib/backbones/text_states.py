@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import Encoded, batch_rows
@@ -76,6 +77,15 @@ def key_width(backbone: Backbone, block: int) -> int:
     module = backbone.module("mlp_out", block)
     first, second = module.weight.shape
     return second if isinstance(module, torch.nn.Linear) else first
+
+
+def collected(backbone: Backbone, blocks: Sequence[int], corpus: Corpus, sample: KeyText) -> bool:
+    """Whether the cache holds the second moments of all these blocks already."""
+    places = (
+        Cache.user().place("statistics", _identity(backbone, "mlp_out", block, corpus, sample))
+        for block in blocks
+    )
+    return all(_enough(place, sample.tokens) for place in places)
 
 
 def second_moments(
@@ -163,11 +173,16 @@ def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample
     documents, count, sums = _start(backbone, places, sample)
     total = min(sample.documents or len(corpus.texts), len(corpus.texts))
     written = time.monotonic()
+    bar = tqdm(
+        total=sample.tokens, initial=count, desc="key statistics", unit="token", unit_scale=True,
+        file=sys.stderr, mininterval=1, leave=False,
+    )  # fmt: skip
     while count < sample.tokens and documents < total:
         texts = corpus.texts[documents : min(documents + GROUP, total)]
         before = count
         count += add_documents(backbone, texts, document_length(backbone, sample), sums)
         documents += len(texts)
+        bar.update(count - before)
         done = count >= sample.tokens or documents >= total
         if done or time.monotonic() - written > CHECKPOINT_SECONDS:
             kind = "end" if documents >= total else "part" if done else "progress"
@@ -181,6 +196,7 @@ def _collect(backbone: Backbone, places: dict[int, Path], corpus: Corpus, sample
                 for path in old:
                     shutil.rmtree(path)
             written = time.monotonic()
+    bar.close()
 
 
 def _start(
@@ -286,12 +302,18 @@ def _collect_states(
 ) -> Tensor:
     texts = corpus.texts[: sample.documents or None]
     length, count, found = document_length(backbone, sample), 0, []
+    bar = tqdm(
+        total=sample.tokens, desc="stored states", unit="token", unit_scale=True, file=sys.stderr,
+        mininterval=1, leave=False,
+    )  # fmt: skip
     for start in range(0, len(texts), GROUP):
         for batch, real in document_batches(backbone, texts[start : start + GROUP], length):
             with capture(backbone.module(part, block)) as seen:
                 backbone.model.base_model(**batch.inputs(), use_cache=False)
             found.append(seen.input[real].cpu())
             count += len(found[-1])
+            bar.update(len(found[-1]))
         if count >= sample.tokens:
             break
+    bar.close()
     return torch.cat(found)[: sample.tokens].contiguous()

@@ -5,9 +5,10 @@ import copy
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +30,10 @@ from lib.storage.checked import FORBID
 KeysOf = Callable[[str], Tensor]
 """The keys [n, d] of all rows of a subset of the stream, in its order."""
 
+# What `Editor.save` says of an editor beside its tensors.
+STATE = {
+    "editor", "backbone", "dtype", "prefix", "config", "n_edits", "n_batches", "extra", "files",
+}  # fmt: skip
 UNEDITED = "base"
 """The route of a row to which nothing is applied: the backbone's own output."""
 
@@ -192,6 +197,24 @@ class Editor(ABC):
             "would not keep them: save them with the editor's own save(folder), and load(folder) "
             "them into an editor of the same configuration on the same backbone"
         )
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """The model is the backbone inside the context, bit for bit, and edited again after it;
+        takes as much memory as the edits."""
+        self._check_ready()
+        put_back, numbers = Editor._undoing(self), (self.n_edits, self.n_batches)
+        answers, self._answers = self._answers, {}
+        self.rollback()
+        try:
+            yield
+        finally:
+            self._take()
+            self.n_edits, self.n_batches = numbers
+            self._answers = answers
+            put_back()
+            if not (self._has_edits() or self.adapts):
+                self._free()
 
     @contextlib.contextmanager
     def _whole(self, undo: Callable[[], None]) -> Iterator[None]:
@@ -382,9 +405,10 @@ class Editor(ABC):
         """The part of the state that is no tensor (JSON)."""
         return {}
 
-    def save(self, path: Path) -> None:
-        """Write the edits (not the backbone) as safetensors and JSON into the folder `path`. An
-        editor saved there before is replaced; a folder that holds anything else is an EditorError.
+    def save(self, path: Path, beside: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Write the edits (not the backbone) as safetensors and JSON into the folder `path`, and
+        the texts `beside` as files of these names. An editor saved there before is replaced; a
+        folder that holds anything else is an EditorError.
         """
         self._check_free()
         if path.exists() and not (path / "editor.json").exists() and not _is_empty(path):
@@ -395,18 +419,23 @@ class Editor(ABC):
             "editor": self.name,
             "backbone": self.backbone.content,
             "backbone_name": self.backbone.name,
+            "dtype": str(self.backbone.dtype),
+            "prefix": self.backbone.prefix,
             "config": asdict(self.config),
             "n_edits": self.n_edits,
             "n_batches": self.n_batches,
             "extra": self.extra(),
         }
         groups = self.tensors()
-        described["files"] = [f"{group}.safetensors" for group in groups]
         with atomic.folder(path) as scratch:
             for group, tensors in groups.items():
                 plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
                 save_file(plain, scratch / f"{group}.safetensors")
+            written = (scratch / f"{group}.safetensors" for group in groups)
+            described["files"] = {file.name: atomic.digest(file) for file in written}
             self._save_more(scratch)
+            for name, text in beside.items():
+                (scratch / name).write_text(text, "utf-8")
             (scratch / "editor.json").write_text(json.dumps(described, indent=1), "utf-8")
 
     def _save_more(self, folder: Path) -> None:
@@ -423,10 +452,17 @@ class Editor(ABC):
                 f"{path} holds no saved editor (editor.json is missing); give a folder that "
                 "save() wrote"
             ) from error
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise EditorError(f"{path / 'editor.json'} is damaged; save the edits again") from error
+        if not isinstance(described, dict) or not described.keys() >= STATE:
+            raise EditorError(
+                f"{path / 'editor.json'} is damaged, or of another version of this library; save "
+                "the edits again"
+            )
         for what, saved, own in (
             ("editor", described["editor"], self.name),
+            ("precision", described["dtype"], str(self.backbone.dtype)),
+            ("prefix of prompts", described["prefix"], self.backbone.prefix),
             ("backbone", described["backbone"], self.backbone.content),
             ("configuration", described["config"], json.loads(json.dumps(asdict(self.config)))),
         ):
@@ -435,13 +471,13 @@ class Editor(ABC):
                     f"{path} was saved by another {what} ({saved}); build the editor with the same "
                     f"{what} as when it was saved (this one: {own})"
                 )
-        tensors = {file.stem: _read(file) for file in sorted(path.glob("*.safetensors"))}
-        missing = {Path(name).stem for name in described.get("files", ())} - set(tensors)
+        files = described["files"]
+        missing = [name for name in files if not (path / name).is_file()]
         if missing:
             raise EditorError(
-                f"{path} is incomplete: {', '.join(sorted(missing))}.safetensors is missing; save "
-                "the edits again"
+                f"{path} is incomplete: {', '.join(missing)} is missing; save the edits again"
             )
+        tensors = {Path(name).stem: _read(path / name, kept) for name, kept in files.items()}
         with self._whole(Editor._undoing(self)):
             self._rollback()
             self.n_edits, self.n_batches = described["n_edits"], described["n_batches"]
@@ -456,8 +492,11 @@ def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read(file: Path, kept: str) -> dict[str, Tensor]:
+    """The tensors of a file; EditorError if it is not the one of this sha256."""
     try:
+        if atomic.digest(file) != kept:
+            raise EditorError(f"{file} is damaged (its sha256 is another); save the edits again")
         return load_file(file)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise EditorError(f"{file} is damaged ({error}); save the edits again") from error

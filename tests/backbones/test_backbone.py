@@ -13,7 +13,7 @@ from lib.errors import BackboneError
 
 TINY = (
     "tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5", "tiny-t5-relu", "tiny-bert",
-    "tiny-distilbert",
+    "tiny-distilbert", "tiny-qwen2", "tiny-gpt-neox",
 )  # fmt: skip
 MODEL_PARTS = ("final_norm", "head", "embedding")
 
@@ -65,6 +65,9 @@ def test_head_and_embedding_cover_the_vocabulary_or_the_classes(backbone):
         ("tiny-gptj", ("mlp_in", 3), "transformer.h.3.mlp.fc_in"),
         ("tiny-llama", ("mlp_gate", 5), "model.layers.5.mlp.gate_proj"),
         ("tiny-llama", ("block", 0), "model.layers.0"),
+        ("tiny-qwen2", ("mlp_out", 1), "model.layers.1.mlp.down_proj"),
+        ("tiny-gpt-neox", ("mlp_out", 1), "gpt_neox.layers.1.mlp.dense_4h_to_h"),
+        ("tiny-gpt-neox", ("attn_qkv", 2), "gpt_neox.layers.2.attention.query_key_value"),
         ("tiny-t5", ("mlp_out", 3, "encoder"), "encoder.block.3.layer.1.DenseReluDense.wo"),
         ("tiny-t5", ("mlp_out", 3, "decoder"), "decoder.block.3.layer.2.DenseReluDense.wo"),
         ("tiny-t5", ("mlp_in", 0, "encoder"), "encoder.block.0.layer.1.DenseReluDense.wi_0"),

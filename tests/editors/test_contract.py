@@ -199,6 +199,23 @@ def test_generate_gives_the_same_text_in_a_batch(edited: Editor) -> None:
     assert generate(backbone, PROMPTS) == [generate(backbone, [p])[0] for p in PROMPTS]
 
 
+def test_lifted_edits_leave_the_backbone_and_come_back(edited: Editor) -> None:
+    backbone = edited.backbone
+    unedited, found = prompt_logits(loading.load(backbone.name), PROMPTS), []
+    now, numbers = prompt_logits(backbone, PROMPTS), (edited.n_edits, edited.n_batches)
+    for error in (None, KeyError):
+        try:
+            with edited.lifted():
+                found.append(prompt_logits(backbone, PROMPTS))
+                if error:
+                    raise error
+        except KeyError:
+            pass
+        assert torch.equal(found[-1], unedited)
+        assert torch.equal(prompt_logits(backbone, PROMPTS), now)
+        assert (edited.n_edits, edited.n_batches) == numbers
+
+
 def test_forced_routes_equal_free_routing(edited: Editor) -> None:
     backbone = edited.backbone
     free = prompt_logits(backbone, PROMPTS)

@@ -98,6 +98,25 @@ def test_beams_give_the_same_text_with_and_without_a_cache(editor: Editor) -> No
     assert [texts(editor.backbone, [prompt], num_beams=3)[0] for prompt in PROMPTS] == found
 
 
+def test_samples_of_one_seed_are_the_same_with_and_without_a_cache(editor: Editor) -> None:
+    """Two for each prompt: rows are repeated, as beams are."""
+    backbone = editor.backbone
+    batch = encode_prompts(backbone, PROMPTS)
+
+    def samples(**options: Any) -> list[str]:
+        torch.manual_seed(3)
+        ids = backbone.model.generate(
+            **batch.inputs(), max_new_tokens=6, do_sample=True, num_return_sequences=2,
+            pad_token_id=backbone.pad_id, **options,
+        )  # fmt: skip
+        return backbone.tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :])
+
+    found = samples()
+    assert len(found) == 2 * len(PROMPTS) and len(set(found)) > len(set(PROMPTS))
+    assert samples() == found
+    assert samples(use_cache=False) == found
+
+
 @pytest.mark.parametrize("kind", [k for k in EDITORS if "seq2seq" in class_of(k).kinds])
 def test_a_seq2seq_model_gives_the_same_text(kind: str) -> None:
     backbone = edited(kind, "tiny-t5").backbone

@@ -123,6 +123,8 @@ ENTRIES: dict[str, Entry] = {
         _random("tiny-gpt2", lambda seed, _: tiny.tiny_gpt2(seed)),
         _random("tiny-gptj", lambda seed, _: tiny.tiny_gptj(seed)),
         _random("tiny-llama", lambda seed, _: tiny.tiny_llama(seed), prefix="<|endoftext|>"),
+        _random("tiny-qwen2", lambda seed, _: tiny.tiny_qwen2(seed)),
+        _random("tiny-gpt-neox", lambda seed, _: tiny.tiny_gpt_neox(seed)),
         _random("tiny-t5", lambda seed, _: tiny.tiny_t5(seed)),
         _random("tiny-t5-relu", lambda seed, _: tiny.tiny_t5(seed, gated=False)),
         _random("tiny-bert", tiny.tiny_bert, num_labels=4),

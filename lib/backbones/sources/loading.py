@@ -5,7 +5,8 @@
     backbone.module("mlp_out", 4)           # that nn.Linear
 
 A backbone comes from the folder STUDY_MODELS/<name> if there is one, else from the source of its
-catalogue entry: a package archive, the model hub, or a random generator.
+catalogue entry: a package archive, the model hub, or a random generator. Models that are in no
+catalogue: "dir:/some/folder", "hub:owner/name", and those in memory (`adopt`).
 """
 
 import os
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lib.backbones import checkpoints
 from lib.backbones.backbone import Backbone, cast, family_of, prepare
@@ -22,6 +24,8 @@ from lib.backbones.sources.catalogue import ENTRIES, Entry, Hub, Package
 from lib.errors import BackboneError
 from lib.storage import archives
 from lib.storage.fingerprints import content_hash
+
+IN_MEMORY = " (in memory)"  # ends the name of a model that cannot be loaded by it
 
 
 def names() -> tuple[str, ...]:
@@ -43,7 +47,8 @@ def load(
     num_labels: int | None = None,
     seed: int = 0,
 ) -> Backbone:
-    """The backbone `name` (one of `names()`, or "dir:/some/folder"), ready for editing.
+    """The backbone `name` (one of `names()`, "dir:/some/folder", "hub:owner/name" or
+    "hub:owner/name@revision"), ready for editing.
 
     `tune_on`: question-answer pairs on which a seq2seq backbone is fine-tuned first, in float32
     (cached). `num_labels`: classes of a classifier; None: the checkpoint's own or the entry's
@@ -64,6 +69,23 @@ def load(
 
     tuned = tune_question_answering(backbone, tune_on, TuningConfig(seed=seed))
     return replace(tuned, model=cast(tuned.model, dtype), dtype=dtype)
+
+
+def adopt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Backbone:
+    """A model in memory as a backbone, in its own precision and on its device. It is changed as
+    `prepare` says: eval mode, no gradients, no dropout, greedy decoding. BackboneError for an
+    architecture without a map, for a mixture of precisions or devices."""
+    family_of(model)  # before anything is changed
+    found = {(parameter.dtype, parameter.device) for parameter in model.parameters()}
+    if len(found) != 1:
+        raise BackboneError(
+            f"the given model lies on several devices or in several precisions ({len(found)} "
+            "kinds of parameters); load it in one precision on one device"
+        )
+    ((dtype, device),) = found
+    name = f"{Path(model.name_or_path or type(model).__name__).name}{IN_MEMORY}"
+    loaded = Loaded(model, tokenizer, "a model in memory")
+    return _assemble(Entry(name, sources=()), loaded, None, dtype, device)
 
 
 def local(name: str) -> str:
@@ -89,6 +111,15 @@ def _assemble(
     entry: Entry, loaded: Loaded, content: str | None, dtype: torch.dtype, device: torch.device
 ) -> Backbone:
     tokenizer = loaded.tokenizer
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise BackboneError(
+            f"{entry.name}: {type(tokenizer).__name__} cannot say where words begin; save the "
+            "tokenizer as a fast one (tokenizer.json)"
+        )
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is None:
+        raise BackboneError(
+            f"{entry.name}: its tokenizer has no token that ends a text; set tokenizer.eos_token"
+        )
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -117,8 +148,13 @@ def _entry(name: str) -> Entry:
         if not (folder / "config.json").is_file():
             raise BackboneError(f"{folder} holds no config.json: give the folder of a saved model.")
         return Entry(name, sources=())
+    if name.startswith("hub:"):
+        repository, _, revision = name.removeprefix("hub:").partition("@")
+        return Entry(name, sources=(Hub(repository, revision or "main"),))
     if name not in ENTRIES:
-        raise BackboneError(f"no backbone is called {name!r}; known: {', '.join(names())}, dir:…")
+        raise BackboneError(
+            f"no backbone is called {name!r}; known: {', '.join(names())}, dir:…, hub:…"
+        )
     return ENTRIES[name]
 
 
@@ -146,6 +182,11 @@ def _find(
                 continue
         model, tokenizer = source.build(seed, labels)
         return Loaded(model, tokenizer, f"random weights, seed {seed}; for tests only"), None
+    if entry.name.startswith("hub:"):
+        raise BackboneError(
+            f"{entry.name} could not be loaded ({'; '.join(faults)}). Run with network, or give "
+            "a folder with its safetensors, config.json and tokenizer."
+        )
     raise BackboneError(
         f"{entry.name} could not be loaded from the model hub ({'; '.join(faults)}). Run with "
         f"network, or put its safetensors, config.json and tokenizer into a folder "

@@ -20,10 +20,15 @@ from transformers import (
     GPT2LMHeadModel,
     GPTJConfig,
     GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     T5ForConditionalGeneration,
 )
 
@@ -166,11 +171,15 @@ def tiny_gptj(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return seeded(lambda: GPTJForCausalLM(config), seed), tokenizer
 
 
-def tiny_llama(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Llama as SmolLM2 has it: gated MLP, grouped keys and values, tied output matrix."""
+def tiny_llama(
+    seed: int = 0,
+    kind: tuple[type[PreTrainedConfig], type[PreTrainedModel]] = (LlamaConfig, LlamaForCausalLM),
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Llama as SmolLM2 has it: gated MLP, grouped keys and values, tied output matrix. `kind`:
+    another configuration and model of the same shape."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = causal_tokenizer(special, eos="<|im_end|>")
-    config = LlamaConfig(
+    config = kind[0](
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -184,7 +193,37 @@ def tiny_llama(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return seeded(lambda: LlamaForCausalLM(config), seed), tokenizer
+    return seeded(lambda: kind[1](config), seed), tokenizer
+
+
+def tiny_qwen2(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Qwen2: Llama's shape, with biases on queries, keys and values."""
+    model, tokenizer = tiny_llama(seed, (Qwen2Config, Qwen2ForCausalLM))
+    with torch.no_grad():  # drawn as zeros, which would hide a bias that is lost
+        for name, bias in model.named_parameters():
+            if name.endswith("proj.bias"):
+                bias.copy_(0.1 * torch.sin(torch.arange(len(bias)) + 1.0))
+    return model, tokenizer
+
+
+def tiny_gpt_neox(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """GPT-NeoX as Pythia has it: attention and MLP in parallel, one matrix for queries, keys and
+    values, partly rotary positions, own output matrix."""
+    tokenizer = causal_tokenizer(["<|endoftext|>"], eos="<|endoftext|>")
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=4,
+        max_position_embeddings=POSITIONS,
+        initializer_range=0.2,
+        use_parallel_residual=True,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return seeded(lambda: GPTNeoXForCausalLM(config), seed), tokenizer
 
 
 def tiny_t5(

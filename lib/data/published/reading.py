@@ -15,6 +15,10 @@ from lib.errors import RecordError
 
 T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".txt")  # each also with .gz behind it
+REMEDY = (
+    "Mend the record, or pass --skip-bad to leave such records out (they are counted in the "
+    "report)."
+)
 
 
 class Row(dict[str, object]):
@@ -200,13 +204,14 @@ def collect(
     strict: bool = True,
     rows: Iterable[tuple[int, object]] | None = None,
     unit: str = "line",
+    remedy: str = REMEDY,
 ) -> tuple[list[T], tuple[BadRecord, ...], tuple[str, ...]]:
     """`convert(row, index)` of every record, the records that could not be used, and in words, with
     counts, what was left out because there is nothing in it to edit, ask or say.
 
-    `strict`: the first bad record raises a RecordError naming file and line; otherwise bad records
-    are returned. A file without any usable record always raises. `rows` are the file's records
-    where they do not stand one behind the other, `unit` what they are numbered by.
+    `strict`: the first bad record raises a RecordError naming file, line and `remedy`; otherwise
+    bad records are returned. A file without any usable record always raises. `rows` are the file's
+    records where they do not stand one behind the other, `unit` what they are numbered by.
     """
     good: list[T] = []
     bad: list[BadRecord] = []
@@ -229,10 +234,7 @@ def collect(
             unused[error.kind] += 1
         except RecordError as error:
             if strict:
-                raise RecordError(
-                    f"{path}, {unit} {line}: {error}. Mend the record, or pass --skip-bad to leave "
-                    "such records out (they are counted in the report)."
-                ) from error
+                raise RecordError(f"{path}, {unit} {line}: {error}. {remedy}") from error
             bad.append(BadRecord(file=path.name, line=line, reason=str(error)))
     if not good:
         raise RecordError(f"{path} holds no usable record ({len(bad)} bad ones).")
