@@ -168,7 +168,7 @@ class Melo(Editor):
         # Training uses the new block whatever routing says, so the keys, which the official code
         # files at iteration 0, can be filed when it is done: a failure leaves the index as it was.
         identity = self._block_identity(block, encoded)
-        state = self.prefix.record(encoded, watch=self.watch)
+        state = self.prefix.record(encoded, watch=self.watch, edited=tuple(self.lora.layers))
         causal = self.backbone.family.kind == "causal"
         apart = causal and self.config.key_position == "last_column"  # a key of another pass
         keys = self.keys_of(encoded) if apart else self.keys_from(state, encoded)
