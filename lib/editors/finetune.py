@@ -26,6 +26,7 @@ from lib.backbones.passes.fact_passes import FactPasses
 from lib.backbones.passes.logits import (
     FactRows,
     edit_loss,
+    ends_at,
     fact_rows,
     label_logits,
     precise,
@@ -76,6 +77,7 @@ class TrainsWeights(Editor):
             path: backbone.model.get_submodule(path)
             for path in (site.path(backbone) for site in sites)
         }
+        self.layers = tuple(modules)
         trained = {path: module.weight for path, module in modules.items()}
         if bias:
             biases = {f"{path}.bias": module.bias for path, module in modules.items()}
@@ -137,12 +139,12 @@ class FineTune(TrainsWeights):
 
         def loss() -> Tensor:
             nonlocal solved
-            logits, labels, _ = target_logits(self.backbone, encoded)
+            logits, labels, _ = target_logits(self.backbone, encoded, labels_only=True)
             solved = bool((logits.argmax(dim=-1) == labels).all())
             return functional.cross_entropy(logits.float(), labels)
 
         config = self.config
-        with self.prefix.replay(self.prefix.record(encoded)):
+        with self.prefix.replay(self.prefix.record(encoded, edited=self.layers)):
             return minimise(
                 self.weights, loss, steps=config.steps, lr=config.lr, done=lambda: solved
             )
@@ -178,7 +180,7 @@ class FineTuneEpochs(TrainsWeights):
         def loss() -> Tensor:
             mini_batch = next(upcoming)
             with self.prefix.replay(mini_batch.state):
-                return edit_loss(*label_logits(self.backbone, mini_batch.rows))
+                return edit_loss(*label_logits(self.backbone, mini_batch.rows, labels_only=True))
 
         return minimise(
             self.weights,
@@ -235,7 +237,7 @@ class FtL(TrainsWeights):
         optimiser = torch.optim.Adam(self.weights, lr=config.lr)
         starts = range(0, len(edits), config.chunk)
         chunks = [self._rows(edits[at : at + config.chunk]) for at in starts]
-        states = [self.prefix.record(rows.encoded) for rows in chunks]
+        states = [self.prefix.record(rows.encoded, edited=self.layers) for rows in chunks]
         for _ in range(config.steps):
             total = 0.0
             for rows, state in zip(chunks, states, strict=True):
@@ -267,10 +269,13 @@ def next_token_loss(backbone: Backbone, rows: FactRows) -> Tensor:
     """Mean over rows of the mean of -log p(answer token | prompt) over a row's answer, all of its
     tokens read at the prompt's last position."""
     encoded = rows.encoded
-    hidden = backbone.model.base_model(
-        **encoded.inputs(), position_ids=encoded.positions(), use_cache=False
-    ).last_hidden_state
-    each = torch.arange(len(rows), device=hidden.device)
+    each = torch.arange(len(rows), device=rows.labels.device)
+    last = torch.zeros_like(rows.labels, dtype=torch.bool)
+    last[each, encoded.last_prompt] = True
+    with ends_at(backbone, last):
+        hidden = backbone.model.base_model(
+            **encoded.inputs(), position_ids=encoded.positions(), use_cache=False
+        ).last_hidden_state
     logits = backbone.model.get_output_embeddings()(hidden[each, encoded.last_prompt])
     at = rows.labels != IGNORED
     owner = at.nonzero()[:, 0]

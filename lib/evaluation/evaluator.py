@@ -28,8 +28,8 @@ class ReadyRows:
     A batch whose prefix was run for an editor of lower layers goes on from there.
     """
 
-    def __init__(self, editor: Editor, memory: Kept, *, whole: bool) -> None:
-        self.editor, self.memory, self.whole = editor, memory, whole
+    def __init__(self, editor: Editor, memory: Kept, *, whole: bool, decodes: bool) -> None:
+        self.editor, self.memory, self.whole, self.decodes = editor, memory, whole, decodes
         self.passes: dict[Any, PromptBatch] = memory.prompts
         self._wanted: set[Any] = set()
 
@@ -38,7 +38,7 @@ class ReadyRows:
         editor, backbone = self.editor, self.editor.backbone
         prompts, targets, others = rows
         length, first = editor.config.max_length, editor.prefix.first
-        way = (length, editor.config.full_width, self.whole)
+        way = (length, editor.config.full_width, self.whole, self.decodes)
 
         def key(blocks: int) -> Any:
             return (backbone.content, blocks, way, prompts, targets, others)
@@ -58,6 +58,7 @@ class ReadyRows:
             others=others,
             whole=self.whole,
             full_width=editor.config.full_width,
+            decodes=self.decodes,
             below=self._below((key(blocks) for blocks in range(first - 1, 0, -1)), watch),
         )
         self._keep(key(first), made)
@@ -168,7 +169,8 @@ class Evaluator:
         }
         self.whole = needs_whole_passes(editor)
         self.new_tokens = protocol.max_new_tokens if protocol.decode else 0
-        self._rows = ReadyRows(editor, self.kept, whole=self.whole)
+        decodes = bool(self.new_tokens)
+        self._rows = ReadyRows(editor, self.kept, whole=self.whole, decodes=decodes)
         self._keys: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._latest: dict[tuple[str, int], tuple[tuple, list[Scored]]] = {}
 

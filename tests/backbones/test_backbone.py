@@ -1,5 +1,6 @@
 """Every neutral part name leads to the module it names, on every architecture."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -146,3 +147,26 @@ def test_the_output_matrix_never_multiplies_a_slice(name: str) -> None:
     assert torch.equal(head(hidden[:, -2:]), head(hidden[:, -2:].contiguous()))
     assert len(seen) == 4
     assert all(seen)
+
+
+@pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-gptj", "tiny-llama", "tiny-t5"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_output_matrix_of_few_rows_gives_what_a_linear_layer_gives(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    model = copy.deepcopy(loading.load(name, dtype=dtype).model)
+    head, generator = model.get_output_embeddings(), torch.Generator().manual_seed(3)
+    head.weight.data *= 2  # the copy's own weights must answer
+    scale = head.weight.float().norm(dim=1).max()
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 1e-2}[dtype]
+    for shape in ((1,), (9,), (3, 5), (33,)):
+        hidden = torch.randn(*shape, head.in_features, generator=generator).to(dtype)
+        sides = [hidden.clone().requires_grad_() for _ in range(2)]
+        ours = head(sides[0])
+        plain = torch.nn.functional.linear(sides[1], head.weight, head.bias)
+        assert ours.shape == plain.shape
+        assert (ours - plain).abs().max() <= tolerance * scale
+        for logits in (ours, plain):
+            logits.float().log_softmax(dim=-1)[..., 7].sum().backward()
+        assert (sides[0].grad - sides[1].grad).abs().max() <= tolerance * scale

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from lib.backbones.backbone import Backbone
 from lib.backbones.passes import decoding
+from lib.backbones.passes.decoding import PromptBatch
 from lib.backbones.passes.hooks import map_tensors
 from lib.backbones.passes.kept import Kept
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.backbones.sources import loading
+from lib.errors import BackboneError
 from lib.evaluation import evaluator
 from tests.conftest import CAUSAL, edits
 
@@ -91,6 +93,34 @@ def test_the_frozen_blocks_read_a_target_once(name: str) -> None:
     assert batch.bytes > whole.bytes
 
 
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("below", [None, 1])
+def test_rows_that_are_only_scored_keep_no_keys_and_values(name: str, below: int | None) -> None:
+    backbone, others = loading.load(name), (TARGETS[1], "", TARGETS[0])
+
+    def prepared(first: int, decodes: bool, lower: tuple | None = None) -> PromptBatch:
+        return decoding.prepare(
+            backbone, FrozenPrefix(backbone, first), PROMPTS, TARGETS,
+            others=others, decodes=decodes, below=lower,
+        )  # fmt: skip
+
+    start = None if below is None else (FrozenPrefix(backbone, below), prepared(below, False))
+    decoded, scored = prepared(2, True), prepared(2, False, start)
+    assert scored.cache is None
+    assert scored.bytes < decoded.bytes
+    one, other = (
+        decoding.Continuation(backbone, FrozenPrefix(backbone, 2), rows)
+        for rows in (decoded, scored)
+    )
+    assert one.score() == other.score()
+    assert one.score(others=True) == other.score(others=True)
+    with pytest.raises(BackboneError, match="decodes=True"):
+        other.greedy(2)
+    above = prepared(3, True, (FrozenPrefix(backbone, 2), scored))  # what is missing is made
+    whole = decoding.Continuation(backbone, FrozenPrefix(backbone, 3), above)
+    assert whole.greedy(5) == one.greedy(5)
+
+
 class Stub:
     """What `ReadyRows` reads of an editor."""
 
@@ -104,12 +134,12 @@ def test_editors_that_share_a_backbone_share_its_lower_blocks() -> None:
     backbone, kept = loading.load("tiny-llama"), Kept()
     rows = (PROMPTS, TARGETS, ("", "", ""))
     seen = counted(backbone.module("mlp", 0))
-    evaluator.ReadyRows(Stub(backbone, 2), kept, whole=False).of(rows)
-    made = evaluator.ReadyRows(Stub(backbone, 4), kept, whole=False).of(rows)
+    evaluator.ReadyRows(Stub(backbone, 2), kept, whole=False, decodes=True).of(rows)
+    made = evaluator.ReadyRows(Stub(backbone, 4), kept, whole=False, decodes=True).of(rows)
     assert len(seen) == 2  # prompts, then targets
     # A module of the lower blocks that was not watched then has to be run again.
     low = (backbone.path("mlp_out", 1),)
-    watched = evaluator.ReadyRows(Stub(backbone, 4, low), kept, whole=False).of(rows)
+    watched = evaluator.ReadyRows(Stub(backbone, 4, low), kept, whole=False, decodes=True).of(rows)
     assert len(seen) == 4
     assert torch.equal(made.state.output, rows_at(backbone, 4).state.output)
     assert set(watched.state.watched) == set(low)

@@ -33,6 +33,7 @@ from lib.backbones.passes.logits import (
     scores_at,
 )
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState, Start
+from lib.errors import BackboneError
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class PromptBatch:
     """Prompts and targets of a few rows with everything about them that never changes.
 
     `prompts` is the encoded prompts (left-padded for causal models), `targets` the target ids
-    with their end mark [B, T] filled with -100 (class numbers [B, 1] for a classifier), `state` and
-    `cache` the frozen prefix, `fed` and `fed_others` that of the targets (the competing answers)
-    behind the prompts, as teacher forcing feeds them (causal).
+    with their end mark [B, T] filled with -100 (class numbers [B, 1] for a classifier), `state` the
+    frozen prefix and `cache` its keys and values, which decoding reads (causal), `fed` and
+    `fed_others` the frozen prefix of the targets (the competing answers) behind the prompts, as
+    teacher forcing feeds them (causal).
     `others` are the ids of the competing answers without end mark [B, T'], rows without one all
     -100 (None: no row has one). `whole` and `whole_others` hold the rows for whole passes over
     prompt and answer, where the editor needs these.
@@ -88,14 +90,18 @@ def prepare(
     others: Sequence[str] = (),
     whole: bool = False,
     full_width: bool = False,
+    decodes: bool = True,
     below: tuple[FrozenPrefix, "PromptBatch"] | None = None,
 ) -> PromptBatch:
     """Encode rows and run the frozen prefix on them, once; `watch` as in `FrozenPrefix.record`.
 
     `others`: the competing answer of each row, "" where there is none. `whole` adds the rows for
-    whole passes (causal backbones). `full_width` as in `encode_prompts`. `below`: the same rows as
-    a lower prefix was prepared, whose blocks are then not run again; equal to the last bit.
+    whole passes (causal backbones). `full_width` as in `encode_prompts`. Rows that are only scored
+    (not `decodes`) keep no keys and values. `below`: the same rows as a lower prefix was prepared,
+    whose blocks are then not run again; equal to the last bit.
     """
+    if below and decodes and backbone.family.kind == "causal" and below[1].cache is None:
+        below = None  # its keys and values are missing
     encoded = encode_prompts(backbone, prompts, max_length=max_length, full_width=full_width)
     classifier, causal = (backbone.family.kind == kind for kind in ("classifier", "causal"))
     rows = [
@@ -119,7 +125,7 @@ def prepare(
         _recorded_behind(prefix, encoded, cache, ids, lower[0], known)
         for ids, known in ((wanted, lower[1]), (None if both[1] else rival, lower[2]))
     ]
-    return PromptBatch(encoded, wanted, state, cache, rival, *both, *fed)
+    return PromptBatch(encoded, wanted, state, cache if decodes else None, rival, *both, *fed)
 
 
 def _recorded(
@@ -134,9 +140,8 @@ def _recorded(
     lower, known = below
     more = tuple(path for path in watch if path not in known.state.watched)
     state = prefix.record(encoded, watch=more, cache=cache, below=Start(lower, known.state))
-    for index in range(lower.first if cache is not None else 0):
-        layer = known.cache.layers[index]
-        cache.layers[index].update(layer.keys, layer.values)
+    if cache is not None:
+        _refill(cache, lower.first, encoded, known.cache)
     return replace(
         state,
         watched={**known.state.watched, **state.watched},
@@ -158,10 +163,18 @@ def _recorded_behind(
         return None
     start = None if known is None else Start(lower, known)
     behind = DynamicCache()
-    for index in range(prefix.first):
-        layer = cache.layers[index]
-        behind.update(layer.keys, layer.values, index)
+    _refill(behind, prefix.first, encoded, cache)
     return prefix.record(_forced(encoded, ids), cache=behind, below=start)
+
+
+def _refill(cache: DynamicCache, blocks: int, prompts: Encoded, kept: DynamicCache | None) -> None:
+    """Put what was kept of the lowest blocks into a cache, or, of blocks that are replayed, as many
+    columns of nothing, which tell the mask how much is cached."""
+    columns = prompts.input_ids.new_zeros((len(prompts), 1, prompts.input_ids.shape[1], 1))
+    for index in range(blocks):
+        layer = kept.layers[index] if kept is not None else None
+        pair = (columns.float(),) * 2 if layer is None else (layer.keys, layer.values)
+        cache.update(*pair, index)
 
 
 def _forced(prompts: Encoded, ids: Tensor) -> Encoded:
@@ -186,10 +199,13 @@ class Continuation:
                 self.encoded = BaseModelOutput(last_hidden_state=encoder.last_hidden_state)
             else:
                 self.cache = DynamicCache()
-                self.first_logits = self._head(self._hidden(batch.prompts)[:, -1])
-                for index in range(prefix.first):
-                    below = batch.cache.layers[index]
-                    self.cache.layers[index].update(below.keys, below.values)
+                self.last_hidden = self._hidden(batch.prompts)[:, -1]
+                _refill(self.cache, prefix.first, batch.prompts, batch.cache)
+
+    @cached_property
+    def first_logits(self) -> Tensor:
+        """Logits [B, V] of the token behind each prompt."""
+        return self._head(self.last_hidden)
 
     def _head(self, hidden: Tensor) -> Tensor:
         return self.model.get_output_embeddings()(hidden)
@@ -222,20 +238,23 @@ class Continuation:
         """Logits [N, V] that predict the N real ids, row by row."""
         rows, columns = real.nonzero(as_tuple=True)
         first = columns == 0
-        logits = self.first_logits.new_empty(len(rows), self.first_logits.shape[1])
-        logits[first] = self.first_logits[rows[first]]
+        states = self.last_hidden[rows]
         if ids.shape[1] > 1:
             with self.prefix.replay(fed):
                 hidden = self._hidden(_forced(self.batch.prompts, ids))
             for layer in self.cache.layers[self.prefix.first if fed else 0 :]:
                 layer.crop(1 - ids.shape[1])  # what the replayed blocks hold has not grown
-            logits[~first] = self._head(hidden[rows[~first], columns[~first] - 1])
-        return logits
+            states[~first] = hidden[rows[~first], columns[~first] - 1]
+        return self._head(states)
 
     @torch.no_grad()
     def greedy(self, max_new_tokens: int) -> list[list[int]]:
         """Greedy continuation ids of each row, up to and including the end mark."""
         backbone = self.backbone
+        if backbone.family.kind == "causal" and self.prefix.first and self.batch.cache is None:
+            raise BackboneError(
+                "these rows were prepared to be scored alone; prepare them with decodes=True"
+            )
         if backbone.family.kind == "seq2seq":
             ids = self.model.generate(
                 encoder_outputs=self.encoded,

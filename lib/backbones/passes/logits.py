@@ -33,6 +33,47 @@ def head_at(model: PreTrainedModel, at: Tensor) -> Iterator[None]:
         handle.remove()
 
 
+@contextlib.contextmanager
+def ends_at(backbone: Backbone, at: Tensor | None) -> Iterator[None]:
+    """In passes inside the context the last block runs its MLP in `columns_of(at)` alone, and its
+    output is right there alone: for passes of which only the places of `at` [B, T] are read, and
+    nothing inside that MLP by its column. A classifier reads its first token, whatever `at` is; all
+    of an encoder-decoder's last block is read.
+    """
+    family, last = backbone.family, backbone.n_blocks() - 1
+    # All that the rest of a block of BERT reads is what its attention gives.
+    part = "mlp" if "mlp" in family.parts() else "attention"
+    module = None if family.kind == "seq2seq" else backbone.module(part, last)
+    if module is None or "forward" in vars(module):  # what a frozen prefix replays is whole
+        yield
+        return
+    whole, columns = module.forward, None if family.kind == "classifier" else columns_of(at)
+
+    def mlp(hidden: Tensor) -> Tensor:
+        own = hidden.new_zeros(len(hidden), 1, dtype=torch.long) if columns is None else columns
+        rows = torch.arange(len(own), device=own.device)[:, None]
+        some = whole(hidden[rows, own])
+        return some.new_zeros(*hidden.shape[:2], some.shape[2]).index_put((rows, own), some)
+
+    def attention(*arguments: Any, **keywords: Any) -> Any:
+        output, *others = whole(*arguments, **keywords)
+        return output[:, :1], *others
+
+    module.forward = mlp if part == "mlp" else attention
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def columns_of(at: Tensor) -> Tensor:
+    """As many columns of each row [B, C], ascending, as hold all places of `at` [B, T]: rows with
+    fewer places have others beside them."""
+    most = int(at.sum(dim=1).max())
+    first = at.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return first.sort(dim=1).values
+
+
 def answer_logits(model: PreTrainedModel, labels: Tensor, **inputs: Any) -> Tensor:
     """Logits [N, V] of an encoder-decoder at the N labels [B, T], row by row."""
     decoder_ids = model.prepare_decoder_input_ids_from_labels(labels)
@@ -40,32 +81,38 @@ def answer_logits(model: PreTrainedModel, labels: Tensor, **inputs: Any) -> Tens
         return model(**inputs, decoder_input_ids=decoder_ids, use_cache=False).logits
 
 
-def target_logits(backbone: Backbone, batch: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+def target_logits(
+    backbone: Backbone, batch: Encoded, *, labels_only: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Teacher-forced logits at the label positions.
 
     Returns logits [N, V], labels [N] and the batch row of each [N], N = number of labels. The
     output matrix is applied to those N positions only: equal to the full pass, and it is a fifth
-    of a small model's work.
+    of a small model's work. `labels_only`: so is the last block's MLP (see `ends_at`).
     """
     kind, model = backbone.family.kind, backbone.model
     if kind == "classifier":
-        logits = model(**batch.inputs()).logits
+        with ends_at(backbone, None) if labels_only else contextlib.nullcontext():
+            logits = model(**batch.inputs()).logits
         return logits, batch.labels, torch.arange(len(batch), device=logits.device)
     if kind == "seq2seq":
         rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
         logits = answer_logits(model, batch.labels, **batch.inputs())
         return logits, batch.labels[rows, columns], rows
-    hidden = model.base_model(
-        **batch.inputs(), position_ids=batch.positions(), use_cache=False
-    ).last_hidden_state
-    rows, columns = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    at = functional.pad(batch.labels[:, 1:] != IGNORED, (0, 1))
+    with ends_at(backbone, at) if labels_only else contextlib.nullcontext():
+        hidden = model.base_model(
+            **batch.inputs(), position_ids=batch.positions(), use_cache=False
+        ).last_hidden_state
+    rows, columns = at.nonzero(as_tuple=True)
     logits = model.get_output_embeddings()(hidden[rows, columns])
     return logits, batch.labels[rows, columns + 1], rows
 
 
 def batch_loss(backbone: Backbone, batch: Encoded) -> Tensor:
-    """Mean cross-entropy over all labels of the batch (token-weighted, as Hugging Face's own)."""
-    logits, labels, _ = target_logits(backbone, batch)
+    """Mean cross-entropy over all labels of the batch (token-weighted, as Hugging Face's own), by a
+    pass of `labels_only`."""
+    logits, labels, _ = target_logits(backbone, batch, labels_only=True)
     return functional.cross_entropy(logits.float(), labels)
 
 
@@ -189,10 +236,12 @@ def fact_rows(
     return FactRows(encoded, pad(labels, IGNORED).to(backbone.device))
 
 
-def label_logits(backbone: Backbone, rows: FactRows) -> tuple[Tensor, Tensor]:
+def label_logits(
+    backbone: Backbone, rows: FactRows, *, labels_only: bool = False
+) -> tuple[Tensor, Tensor]:
     """Logits [N, V] at the N label positions and the labels [N]. The output matrix of a causal
-    model is applied to these positions only."""
-    states, labels = label_states(backbone, rows)
+    model is applied to these positions only; `labels_only` as in `target_logits`."""
+    states, labels = label_states(backbone, rows, labels_only=labels_only)
     return logits_of(backbone, states), labels
 
 
@@ -202,17 +251,21 @@ def logits_of(backbone: Backbone, states: Tensor) -> Tensor:
     return backbone.model.get_output_embeddings()(states) if causal else states
 
 
-def label_states(backbone: Backbone, rows: FactRows) -> tuple[Tensor, Tensor]:
+def label_states(
+    backbone: Backbone, rows: FactRows, *, labels_only: bool = False
+) -> tuple[Tensor, Tensor]:
     """What is behind the logits at the N label positions, and the labels [N]: the last hidden
-    states [N, h] of a causal model, the logits themselves of any other."""
-    model, inputs = backbone.model, rows.encoded.inputs()
-    if backbone.family.kind == "classifier":
-        return model(**inputs).logits, rows.labels
-    at = rows.labels != IGNORED
+    states [N, h] of a causal model, the logits themselves of any other. `labels_only` as in
+    `target_logits`."""
+    model, inputs, at = backbone.model, rows.encoded.inputs(), rows.labels != IGNORED
     if backbone.family.kind == "seq2seq":
         return answer_logits(model, rows.labels, **inputs), rows.labels[at]
-    positions = rows.encoded.positions()
-    hidden = model.base_model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+    with ends_at(backbone, at) if labels_only else contextlib.nullcontext():
+        if backbone.family.kind == "classifier":
+            return model(**inputs).logits, rows.labels
+        hidden = model.base_model(
+            **inputs, position_ids=rows.encoded.positions(), use_cache=False
+        ).last_hidden_state
     return hidden[at], rows.labels[at]
 
 

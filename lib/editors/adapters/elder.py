@@ -181,7 +181,7 @@ class Elder(Editor):
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
         pairs = zip(*((edit.prompt, edit.target) for edit in batch), strict=True)
         rows = fact_rows(self.backbone, *pairs, self.config.max_length)
-        state = self.prefix.record(rows.encoded, watch=self.watch)
+        state = self.prefix.record(rows.encoded, watch=self.watch, edited=tuple(self.lora.layers))
         queries = self.keys_from(state, rows.encoded)
         wanted = self.allocated(batch)
         try:
@@ -233,7 +233,7 @@ class Elder(Editor):
     def model_loss(self, rows: FactRows, weights: Tensor) -> Tensor:
         """L_model of rows that take the experts with these weights [B, L, N]."""
         with self._router.off(), self.lora.gated(self.gate(weights)):
-            return edit_loss(*label_logits(self.backbone, rows))
+            return edit_loss(*label_logits(self.backbone, rows, labels_only=True))
 
     @torch.no_grad()
     def _remember(self, queries: Tensor, chosen: Tensor) -> None:

@@ -128,6 +128,33 @@ class GatedLora:
             parameter.requires_grad_(False)
             parameter.grad = None
 
+    @contextlib.contextmanager
+    def one_block(self, block: int) -> Iterator[list[nn.Parameter]]:
+        """Passes inside the context hold one block alone, with gates [B, rank_per_block]; gives its
+        A and B in site order, which require gradients. What became of them is in the adapter
+        afterwards; after an error the adapter is as it was. The other blocks, which a gate would
+        multiply by zero, cost nothing then."""
+        part = self._slice(block)
+        halves = [
+            (matrices[ADAPTER], letter)
+            for layer in self.layers.values()
+            for matrices, letter in ((layer.lora_A, "A"), (layer.lora_B, "B"))
+        ]
+        whole = [half.weight for half, _ in halves]
+        own = [
+            nn.Parameter((weight[part] if letter == "A" else weight[:, part]).detach().clone())
+            for weight, (_, letter) in zip(whole, halves, strict=True)
+        ]
+        for (half, _), parameter in zip(halves, own, strict=True):
+            half.weight = parameter
+        try:
+            yield own
+        finally:
+            for (half, _), weight in zip(halves, whole, strict=True):
+                half.weight = weight
+        names = [f"{site}.{letter}" for site in self.layers for letter in "AB"]
+        self.write(block, dict(zip(names, (one.detach() for one in own), strict=True)))
+
     def _slice(self, blocks: int | slice) -> slice:
         if isinstance(blocks, int):
             blocks = slice(blocks, blocks + 1)

@@ -91,7 +91,7 @@ class Lora(Editor):
     def _train(self, batch: Sequence[Edit]) -> tuple[list[float], float]:
         config = self.config
         encoded = self.encoded(batch)
-        state = self.prefix.record(encoded)
+        state = self.prefix.record(encoded, edited=tuple(self.lora.layers))
         parameters = self.lora.train_parameters()
         try:
             with self.lora.gated(self._on()), self.prefix.replay(state):

@@ -168,7 +168,7 @@ class Melo(Editor):
         # Training uses the new block whatever routing says, so the keys, which the official code
         # files at iteration 0, can be filed when it is done: a failure leaves the index as it was.
         identity = self._block_identity(block, encoded)
-        state = self.prefix.record(encoded, watch=self.watch)
+        state = self.prefix.record(encoded, watch=self.watch, edited=tuple(self.lora.layers))
         causal = self.backbone.family.kind == "causal"
         apart = causal and self.config.key_position == "last_column"  # a key of another pass
         keys = self.keys_of(encoded) if apart else self.keys_from(state, encoded)
@@ -207,20 +207,20 @@ class Melo(Editor):
     def _minimise(
         self, block: int, encoded: Encoded, state: PrefixState
     ) -> tuple[list[float], float]:
-        gate = self.lora.one_block_gate([block] * len(encoded), self.scale)
-        parameters = self.lora.train_parameters()
         config = self.config
-        try:
-            with self._router.off(), self.lora.gated(gate), self.prefix.replay(state):
-                return minimise(
-                    parameters,
-                    lambda: batch_loss(self.backbone, encoded),
-                    steps=config.steps,
-                    lr=config.lr,
-                    halve_every=config.halve_every,
-                )
-        finally:
-            self.lora.freeze()
+        with (
+            self._router.off(),
+            self.prefix.replay(state),
+            self.lora.one_block(block) as parameters,
+            self.lora.gated(parameters[0].new_full((1, config.rank_per_block), self.scale)),
+        ):
+            return minimise(
+                parameters,
+                lambda: batch_loss(self.backbone, encoded),
+                steps=config.steps,
+                lr=config.lr,
+                halve_every=config.halve_every,
+            )
 
     def _block_identity(self, block: int, encoded: Encoded) -> dict[str, Any]:
         """Everything that decides what a block becomes."""

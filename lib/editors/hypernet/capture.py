@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import IGNORED
 from lib.backbones.passes.kept import Kept
-from lib.backbones.passes.logits import FactRows, edit_loss, label_logits, precise
+from lib.backbones.passes.logits import FactRows, columns_of, edit_loss, label_logits, precise
 from lib.backbones.passes.prefix import FrozenPrefix, PrefixState
 from lib.editors.parts.sites import Site
 
@@ -80,7 +80,8 @@ def trace(
         if prefix is not None:
             context.enter_context(prefix.replay(state))
         context.enter_context(torch.enable_grad())
-        logits, labels = label_logits(backbone, rows)
+        # Rows of other tokens than the answer are wanted from the last block as well.
+        logits, labels = label_logits(backbone, rows, labels_only=tokens == "answer")
         loss = edit_loss(logits, labels)
         (loss * len(labels) if summed else loss).backward()
     paths = [site.path(backbone) for site in sites]
@@ -96,12 +97,17 @@ def _watched(
     gradients: dict[str, Tensor],
 ) -> Iterator[None]:
     path = site.path(backbone)
+    narrow = mask[:, :1]
+    if backbone.family.kind == "causal":
+        narrow = mask.gather(1, columns_of(mask))
 
     def hook(_module: nn.Module, inputs: tuple, output: Any) -> None:
-        keys[path] = inputs[0].detach()[mask]
+        whole = inputs[0].shape[1] == mask.shape[1]  # else the last block's, at the labels alone
+        at = mask if whole else narrow
+        keys[path] = inputs[0].detach()[at]
         if not output.requires_grad:
             output.requires_grad_()
-        output.register_hook(lambda gradient: gradients.update({path: gradient[mask]}))
+        output.register_hook(lambda gradient: gradients.update({path: gradient[at]}))
 
     handle = backbone.model.get_submodule(path).register_forward_hook(hook)
     try:

@@ -255,7 +255,8 @@ class HyperEditor(Editor):
         losses = []
         for batch in batches:
             with self.prefix.replay(batch.state):
-                losses.append(edit_loss(*label_logits(self.backbone, batch.rows)).item())
+                found = label_logits(self.backbone, batch.rows, labels_only=True)
+                losses.append(edit_loss(*found).item())
         return sum(losses) / len(losses)
 
     def _rollback(self) -> None:

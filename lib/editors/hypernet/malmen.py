@@ -126,7 +126,7 @@ class Malmen(HyperEditor):
     ) -> float:
         """Cross-entropy of the rephrases, into Gamma."""
         with memory.of("model"), self.prefix.replay(batch.state):
-            loss = edit_loss(*label_logits(self.backbone, batch.rows))
+            loss = edit_loss(*label_logits(self.backbone, batch.rows, labels_only=True))
         return _collected(loss, self.weights, gammas)
 
     def _locality(self, batch: MiniBatch, gammas: dict[str, Tensor], memory: GraphMemory) -> float:
@@ -135,10 +135,10 @@ class Malmen(HyperEditor):
         with self.prefix.replay(batch.state):
             with torch.no_grad(), self.weights.originals():
                 if before is None:
-                    before, _ = label_states(self.backbone, batch.rows)
+                    before, _ = label_states(self.backbone, batch.rows, labels_only=True)
                 reference = logits_of(self.backbone, before)
             with memory.of("model"):
-                logits, _ = label_logits(self.backbone, batch.rows)
+                logits, _ = label_logits(self.backbone, batch.rows, labels_only=True)
                 loss = divergence(reference, logits)
         return _collected(loss, self.weights, gammas, self.config.loc_coef)
 

@@ -62,7 +62,7 @@ def teacher_forced(editor: HyperEditor, pairs: Sequence[Pair]) -> list[float]:
     found = []
     for batch in editor.passes.mini_batches(pairs, editor.config.batch_rows):
         with editor.prefix.replay(batch.state):
-            logits, _ = label_logits(editor.backbone, batch.rows)
+            logits, _ = label_logits(editor.backbone, batch.rows, labels_only=True)
         found += hits(logits, batch.rows)
     return found
 

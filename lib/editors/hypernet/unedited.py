@@ -104,7 +104,7 @@ class UneditedFacts:
     def _read(self, pairs: Sequence[Pair]) -> list[Tensor]:
         batch = self.passes.batch(pairs)
         with self.passes.prefix.replay(batch.state):
-            states, _ = label_states(self.backbone, batch.rows)
+            states, _ = label_states(self.backbone, batch.rows, labels_only=True)
         return [part.clone() for part in states.split(labels_of(batch.rows))]
 
     def rows(self, pairs: Sequence[Pair]) -> dict[str, tuple[Tensor, Tensor]] | None:

@@ -110,7 +110,7 @@ class Defer(Editor):
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
         encoded = self.encoded(batch)
-        state = self.prefix.record(encoded, watch=self.watch)
+        state = self.prefix.record(encoded, watch=self.watch, edited=self.watch)
         keys = self.keys_from(state, encoded)
 
         def loss() -> Tensor:

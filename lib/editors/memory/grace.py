@@ -138,12 +138,13 @@ class Grace(Editor):
 
     def _edit(self, batch: Sequence[Edit]) -> EditReport:
         encoded = self.encoded(batch)
-        keys = self.keys_of(encoded).cpu()
+        state = self.prefix.record(encoded, watch=self.watch, edited=self.watch)
+        keys = self.keys_from(state, encoded).cpu()
         chosen = []
         for key, mean in zip(keys, self._label_means(encoded), strict=True):
             self._file(key, mean)
             chosen.append(int(self._entries(key[None])[0]))
-        losses, seconds = self._train(encoded, chosen)
+        losses, seconds = self._train(encoded, state, chosen)
         return EditReport(seconds, losses[0], losses[-1], self.counts())
 
     def _label_means(self, encoded: Encoded) -> list[float]:
@@ -177,7 +178,9 @@ class Grace(Editor):
         self.labels = torch.cat([self.labels, torch.tensor([label], dtype=torch.float64)])
         self.versions = torch.cat([self.versions, torch.zeros(1, dtype=torch.long)])
 
-    def _train(self, encoded: Encoded, chosen: list[int]) -> tuple[list[float], float]:
+    def _train(
+        self, encoded: Encoded, state: PrefixState, chosen: list[int]
+    ) -> tuple[list[float], float]:
         """Train the retrieved values; rows that share an entry go one after the other."""
         first, last, seconds = [], [], 0.0
         pending = list(range(len(chosen)))
@@ -186,7 +189,10 @@ class Grace(Editor):
             for row in pending:
                 wave.setdefault(chosen[row] if chosen[row] >= 0 else -1 - row, row)
             rows = sorted(wave.values())
-            begun, ended, spent = self._train_rows(encoded, rows, [chosen[row] for row in rows])
+            index = torch.tensor(rows, device=encoded.input_ids.device)
+            part, start = encoded.select(index), state.select(index)
+            entries = [chosen[row] for row in rows]
+            begun, ended, spent = self._train_rows(part, start, entries)
             first += begun
             last += ended
             seconds += spent
@@ -194,21 +200,21 @@ class Grace(Editor):
         return [sum(first) / len(first), sum(last) / len(last)], seconds
 
     def _train_rows(
-        self, encoded: Encoded, rows: list[int], entries: list[int]
+        self, part: Encoded, state: PrefixState, entries: list[int]
     ) -> tuple[list[float], list[float], float]:
         device = self.backbone.device
-        part = _rows(encoded, rows)
         active = torch.tensor(entries) >= 0
         slots = torch.tensor(entries).clamp(min=0)
         values = nn.Parameter(self.values[slots].to(device))
-        state = self.prefix.record(part)
+        # At the last block's own columns nothing may be left out.
+        below = self.config.site.block < self.backbone.n_blocks(self.config.site.stack) - 1
         history: list[Tensor] = []
 
         def loss() -> Tensor:
-            logits, labels, owner = target_logits(self.backbone, part)
+            logits, labels, owner = target_logits(self.backbone, part, labels_only=below)
             each = functional.cross_entropy(logits.float(), labels, reduction="none")
-            total = torch.zeros(len(rows), device=device).index_add(0, owner, each)
-            mean = total / torch.bincount(owner, minlength=len(rows))
+            total = torch.zeros(len(part), device=device).index_add(0, owner, each)
+            mean = total / torch.bincount(owner, minlength=len(part))
             history.append(mean.detach())
             return mean.sum() + 0 * values.sum()  # rows without an entry still give a graph
 
@@ -253,13 +259,3 @@ class Grace(Editor):
             "parameters": self.values.numel(),
             "stored_floats": self.keys.numel(),
         }
-
-
-def _rows(batch: Encoded, rows: list[int]) -> Encoded:
-    index = torch.tensor(rows, device=batch.input_ids.device)
-    return Encoded(
-        *(
-            getattr(batch, name).index_select(0, index)
-            for name in ("input_ids", "attention_mask", "last_prompt", "last_token", "labels")
-        )
-    )

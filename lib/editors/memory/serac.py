@@ -157,7 +157,7 @@ class Serac(Editor):
     @torch.no_grad()
     def _losses(self, rows: FactRows, routes: Sequence[str]) -> tuple[float, float]:
         """Loss of the answers under the base model, and under the given routes."""
-        logits, labels = label_logits(self.backbone, rows)
+        logits, labels = label_logits(self.backbone, rows, labels_only=True)
         before = edit_loss(logits, labels).item()
         inside = torch.tensor([row for row, route in enumerate(routes) if route != UNEDITED])
         if len(inside):

@@ -78,7 +78,7 @@ def _answered(
     prompts, answers = [fact.rephrases[0] for fact in facts], [fact.target for fact in facts]
     stand_ins = [networks.stand_in(edit_text(fact)) for fact in facts]
     rows = told_rows(stand_ins, fact_rows(h, prompts, answers, config.max_length))
-    return rows, *label_logits(h, rows)
+    return rows, *label_logits(h, rows, labels_only=True)
 
 
 def told_rows(stand_ins: Sequence[StandIn], rows: FactRows) -> FactRows:

@@ -63,6 +63,37 @@ def test_04_other_blocks_stay_bit_identical(generator: Backbone) -> None:
     assert any(v.ne(0).any() for k, v in editor.lora.read(1).items() if k.endswith(".B"))
 
 
+def test_one_block_alone_has_the_gradients_that_it_has_under_a_gate(generator: Backbone) -> None:
+    editor, block = make("melo", generator), 2
+    lora, encoded = editor.lora, editor.encoded(edits(4))
+    lora.write(block, {name: torch.randn_like(w) / 8 for name, w in lora.read(block).items()})
+    start = lora.read(block)
+    with editor._router.off():
+        whole = lora.train_parameters()
+        with lora.gated(lora.one_block_gate([block] * len(encoded), editor.scale)):
+            plain = batch_loss(generator, encoded)
+            plain.backward()
+        part = slice(block * lora.rank_per_block, (block + 1) * lora.rank_per_block)
+        theirs = [p.grad[part] if n % 2 == 0 else p.grad[:, part] for n, p in enumerate(whole)]
+        lora.freeze()
+        with lora.one_block(block) as own:
+            gate = torch.full((1, lora.rank_per_block), editor.scale)
+            with lora.gated(gate):
+                alone = batch_loss(generator, encoded)
+                alone.backward()
+            for mine, grad in zip(own, theirs, strict=True):
+                assert torch.allclose(mine.grad, grad, rtol=1e-4, atol=1e-5 * float(grad.norm()))
+                mine.data += 1
+    assert alone.item() == pytest.approx(plain.item(), rel=1e-5)
+    for name, weight in lora.read(block).items():
+        assert torch.equal(weight, start[name] + 1)
+    with pytest.raises(RuntimeError, match="stop"), lora.one_block(block) as own:
+        own[0].data += 1
+        raise RuntimeError("stop")
+    assert all(torch.equal(w, start[name] + 1) for name, w in lora.read(block).items())
+    assert not any(parameter.requires_grad for parameter in lora.parameters())
+
+
 def test_05_initialisation_reads_its_fan_in_from_the_rank(t5: Backbone) -> None:
     editor = make("melo", t5, n_blocks=20, rank_per_block=2)
     rank = 40
