@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     "program, lines",
     [
-        ("official_elder.py", 3),
-        ("official_locate.py", 8),
-        ("official_malmen.py", 12),
-        ("official_melo.py", 12),
+        ("official/elder.py", 3),
+        ("official/locate.py", 8),
+        ("official/malmen.py", 12),
+        ("official/melo.py", 12),
     ],
 )
 def test_the_fast_ways_give_the_plain_results(program: str, lines: int) -> None:

@@ -1,7 +1,7 @@
 """MELO and GRACE beside plain transcriptions of the official loops: time, memory, results.
 
-    python benchmarks/official_melo.py           # three small models, float32, several minutes
-    python benchmarks/official_melo.py --tiny    # random tiny models: for the equalities
+    python benchmarks/official/melo.py           # three small models, float32, several minutes
+    python benchmarks/official/melo.py --tiny    # random tiny models: for the equalities
 
 The transcriptions are written from the study's notes on the official codes (melo 2.2 to 2.7, 5, 7,
 10). Prints two tables; exit status 1 if any two results differ. benchmarks/README.md says more.

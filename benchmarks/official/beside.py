@@ -1,6 +1,6 @@
 """The official way beside the project's: seconds in turns, equal results, peak memory, tables.
 
-What the programs official_*.py share, and the invented facts that they run on.
+What the programs of this folder share, and the invented facts that they run on.
 """
 
 import argparse

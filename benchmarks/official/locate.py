@@ -1,8 +1,8 @@
 """COMEBA-HK, MEMIT and ROME beside a plain transcription of the official loops: time, memory,
 results.
 
-    python benchmarks/official_locate.py           # SmolLM2-135M, float32, about ten minutes
-    python benchmarks/official_locate.py --tiny    # a random tiny model: for the equalities
+    python benchmarks/official/locate.py           # SmolLM2-135M, float32, about ten minutes
+    python benchmarks/official/locate.py --tiny    # a random tiny model: for the equalities
 
 The transcription is written from the study's notes on the official code (comeba_hk 2.3 to 2.9, 6,
 8). Prints two tables; exit status 1 if any two results differ. benchmarks/README.md says more.

@@ -1,7 +1,7 @@
 """ELDER beside a plain transcription of the official layers in a plain loop: time, memory, results.
 
-    python benchmarks/official_elder.py           # SmolLM2-135M, float32, a few minutes
-    python benchmarks/official_elder.py --tiny    # a random tiny model: for the equalities
+    python benchmarks/official/elder.py           # SmolLM2-135M, float32, a few minutes
+    python benchmarks/official/elder.py --tiny    # a random tiny model: for the equalities
 
 The official repository holds layers and no loop; both sides follow elder 2.3 to 2.8, the official
 one as its layers and MELO's scripts do: whole passes with `labels`, every expert of every layer by

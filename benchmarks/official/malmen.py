@@ -1,7 +1,7 @@
 """MALMEN and MEND beside a plain transcription of the official loop: seconds, memory, results.
 
-    python benchmarks/official_malmen.py           # SmolLM2-135M, float32, about six minutes
-    python benchmarks/official_malmen.py --tiny    # a random tiny model: for the equalities
+    python benchmarks/official/malmen.py           # SmolLM2-135M, float32, about six minutes
+    python benchmarks/official/malmen.py --tiny    # a random tiny model: for the equalities
 
 The transcription is written from the steps of the official code (malmen 2.4, 2.10, 10). Prints two
 tables; exit status 1 if any two results differ. benchmarks/README.md explains the lines.
