@@ -15,6 +15,7 @@ from lib.runs.progress import clock
 from lib.runs.settings import PROFILES, papers
 from lib.storage.cache import check_cache_dir
 
+DEFAULT = "laptop"
 DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders
 one HTML report per paper and an index page into OUTPUT/PROFILE/."""
 
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = build.add_argument
     add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(papers())}")
-    add("--profile", default="laptop", metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
+    add("--profile", default=DEFAULT, metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
     add("--plan", action="store_true", help="show what would run, with cost; start nothing")
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
     add("--threads", type=int, metavar="N", help="of each run on a CPU, part of its identity (1)")
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--output", type=_path, metavar="DIR", help="default: outputs/ of the project")
     add("--self-contained", action="store_true", help="pages carry their figures inside")
-    add("--reference", action="store_true", help="copy finished pages to OUTPUT/reference, no more")
+    add("--reference", action="store_true", help="copy finished pages to OUTPUT/reference")
     add("--part", action="store_true", help=argparse.SUPPRESS)  # one of several at a time
     add("--free-runs", action="store_true", help=argparse.SUPPRESS)  # do these and write no page
     bad = build.add_mutually_exclusive_group()
@@ -101,8 +102,10 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     if options.reference:
         from lib.report.pages import publish
 
-        source = options.output / options.profile
-        made = publish.make(source, source.with_name("reference"))
+        source, target = options.output / options.profile, options.output / "reference"
+        if options.profile != DEFAULT:  # longer profiles stand below, where its pages look for them
+            target = target / options.profile
+        made = publish.make(source, target, chosen if options.only else None)
         print(f"open {made / 'index.html'}", file=sys.stderr)
         return 0
     studies = [

@@ -162,7 +162,8 @@ def summary(
     data = {place: data_of(study, place) for place in numbers["setting"].unique()}
     kept(study, f"{study.paper}-verdicts", numbers.assign(data=numbers["setting"].map(data)))
     kept(study, f"{study.paper}-cells", cells(study))
-    manifests = list(study.manifests(sweep=None).values())
+    by_run = study.manifests(sweep=None)
+    manifests = list(by_run.values())
     return summaries.PaperSummary(
         key=study.paper,
         title=study.document["title"],
@@ -176,7 +177,7 @@ def summary(
         claims=_told(told["claim"]),
         findings=_told(told["finding"]),
         substitutions=tuple(dict.fromkeys(text for texts in listed.values() for text in texts)),
-        runtime_seconds=sum(sum(manifest["seconds"].values()) for manifest in manifests),
+        runs={run: sum(manifest["seconds"].values()) for run, manifest in by_run.items()},
         errors=tuple(errors),
         profile=study.profile,
         order=study.document["order"],

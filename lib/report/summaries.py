@@ -77,8 +77,8 @@ class PaperSummary:
     """What a report tells the front page. `report` is its file name relative to the index.
 
     `status`: "done", "partial" (some runs failed) or "failed" (no usable report). `made` says what
-    the runs were made with: lists under "machines", "commits", "dates" and "versions". `order`
-    sorts the page.
+    the runs were made with: lists under "machines", "commits", "dates" and "versions". `runs`
+    holds the seconds of each; other pages may show the same ones. `order` sorts the page.
     """
 
     key: str
@@ -91,7 +91,7 @@ class PaperSummary:
     claims: tuple[Told, ...] = ()
     findings: tuple[Told, ...] = ()
     substitutions: tuple[str, ...] = ()
-    runtime_seconds: float | None = None
+    runs: Mapping[str, float] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     profile: str = ""
     order: int = 100
@@ -118,6 +118,11 @@ class PaperSummary:
         for name in ("substitutions", "errors"):
             values[name] = tuple(values.get(name, ()))
         return cls(**values)
+
+    @property
+    def seconds(self) -> float:
+        """What the runs of the page took in all, those included that other pages show too."""
+        return sum(self.runs.values())
 
     @property
     def name(self) -> str:

@@ -239,9 +239,8 @@ def _glance(papers: Sequence[PaperSummary], profile: str) -> str:
         tested = sum(counts.values()) - counts[NOT_TESTABLE]
         facts.append((name, f"<b>{counts[HOLDS]}</b> of {tested} tested"))
     facts.append(("Substitutions", f"<b>{len(_swapped(papers))}</b> in all"))
-    seconds = [p.runtime_seconds for p in papers if p.runtime_seconds is not None]
-    if seconds:
-        facts.append(("Running time", _safe(duration(sum(seconds)))))
+    if runs := {run: seconds for paper in papers for run, seconds in paper.runs.items()}:
+        facts.append(("Running time", _safe(duration(sum(runs.values())))))
     if profile:
         facts.append(("Profile", _safe(profile)))
     rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
@@ -366,7 +365,7 @@ def duration(seconds: float) -> str:
 
 
 def _runtime(paper: PaperSummary) -> str:
-    return "" if paper.runtime_seconds is None else duration(paper.runtime_seconds)
+    return duration(paper.seconds) if paper.runs else ""
 
 
 def _counted(number: int, name: str) -> str:
