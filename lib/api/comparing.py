@@ -83,7 +83,7 @@ class Comparison:
                     cells.append(
                         tables.measure(
                             part, column, item=ITEM, metric=title, editor=name, moment=None,
-                            shown_setting=group, groups=lambda some: some["unit"], error=error,
+                            shown_setting=group, error=error,
                         )
                     )  # fmt: skip
             if name != UNEDITED_MODEL:

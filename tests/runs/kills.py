@@ -25,7 +25,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.runs.store import TABLES
+from lib.runs import plan
+from lib.runs.store import TABLES, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 # Columns, and rows of tables, that say how long or how much memory something took.
@@ -132,7 +133,11 @@ def titles(folder: Path) -> dict[str, str]:
 
 
 def _manifests(folder: Path, paper: str = "") -> list[Path]:
-    return sorted(folder.glob(f"runs/{paper or '[!.]'}*/manifest.json"))
+    """The manifests of finished runs, of a paper's page alone if it is named."""
+    found = sorted(folder.glob("runs/[!.]*/manifest.json"))
+    planned = plan.runs(paper, "smoke", device="cpu") if paper else []
+    own = {Store(folder).told(run).identity for run in planned}
+    return [path for path in found if not paper or path.parent.name in own]
 
 
 def differences(whole: Path, broken: Path, paper: str = "") -> list[str]:

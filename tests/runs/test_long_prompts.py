@@ -174,7 +174,7 @@ def test_a_run_tells_of_a_long_record_or_leaves_it_out(
     run = next(
         run
         for run in plan.runs("comeba_hk", "smoke", device="cpu")
-        if run.spec["backbone"] == "tiny-gpt2" and run.editor == "FT" and not run.sweep
+        if run.spec["backbone"] == "tiny-gpt2" and run.editor == "FT (EasyEdit)" and not run.sweep
     )
     read = datasets.load
 

@@ -147,7 +147,7 @@ def test_plan_and_start_of_a_run_say_it(tmp_path: Path, monkeypatch, capsys, abl
     monkeypatch.setattr(machine, "default_device", lambda: "cpu")
     options = ["--only", "comeba_hk", "--output", str(tmp_path)]
     assert command_line.main([*options, "--plan"]) == 0
-    settings = "cf-single, cf-consecutive, zsre-single, zsre-consecutive"
+    settings = "cf-single, cf-consecutive"
     told = f"float32 instead of bfloat16 in {settings}: {WHY}\n"
     assert (told in capsys.readouterr().out) != able
     monkeypatch.setattr(Study, "run_missing", lambda study, **how: True)

@@ -64,6 +64,7 @@ class GatedLora:
         # Only modules that PEFT wrapped have these; the count guards against silent mismatches.
         self.layers = {site: model.get_submodule(site) for site in sites}
         self.initialise(bound, seed)
+        self.freeze()
         self._hooks = [
             layer.lora_A[ADAPTER].register_forward_hook(partial(self._apply_gate, number))
             for number, layer in enumerate(self.layers.values())
