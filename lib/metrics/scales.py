@@ -46,6 +46,7 @@ SCALES: dict[str, Scale] = WRITTEN | {  # and as pages read them
     "f1_released": SHARE, "served": RIGHT, "perplexity": PERPLEXITY, "score": SHARE, "read": SHARE,
     "right_answers": RIGHT, "same_answers": RIGHT, "weighed": SHARE, "tokens": SHARE,
     "right": RIGHT, "decoded": RIGHT, "kept": RIGHT, "kept_forced": RIGHT, "deferred": RIGHT,
+    "forced": RIGHT, "unchanged": RIGHT,
     "lead": LEAD,
 }  # fmt: skip
 
