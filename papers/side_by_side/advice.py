@@ -204,11 +204,7 @@ def _cheapest(names: list[str], spent: dict[str, Cost], edits: int) -> str:
         )
     timed = [cost for cost in known if not math.isnan(cost.overhead.mean)]
     ready = min(timed, key=lambda cost: cost.overhead.mean, default=fast)
-    quick = (
-        ""
-        if ready is fast
-        else f"; the quickest to answer is {ready.editor}, {_passes(ready, short=True)}"
-    )
+    quick = "" if ready is fast else f"; the quickest to answer is {ready.editor}, {_passes(ready)}"
     return (
         f"Of these, {fast.editor} is the fastest to edit ({_time(fast.seconds(edits))} in all), "
         f"{_passes(fast)}{quick}. {small.editor} keeps the least "
@@ -216,12 +212,14 @@ def _cheapest(names: list[str], spent: dict[str, Cost], edits: int) -> str:
     )
 
 
-def _passes(cost: Cost, short: bool = False) -> str:
+def _passes(cost: Cost) -> str:
     """How much longer a forward pass takes with the edits."""
     share = cost.overhead.mean
-    longer = f"{100 * abs(share):.0f} % {'longer' if share >= 0 else 'shorter'}"
-    text = "not timed" if math.isnan(share) else longer
-    return text if short else f"its forward pass {text} than the unedited model's"
+    if math.isnan(share):
+        return "its forward pass not timed"
+    percent = round(100 * abs(share))
+    much = f"{percent} % {'longer' if share > 0 else 'shorter'} than" if percent else "as long as"
+    return f"its forward pass {much} the unedited model's"
 
 
 def _parts_of_best(answers: Answers) -> str:
