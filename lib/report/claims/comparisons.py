@@ -43,7 +43,7 @@ from lib.report.claims.verdict import (
 class Pair:
     """Two selections of rows, ours against theirs, in one score; `tests`: how many share the level,
     so that the interval is widened (Bonferroni). `best`: the mean that no editor can exceed, that
-    of the score's scale if None."""
+    of the score's scale if None. `margin`: its own, if it has another than the rest."""
 
     name: str
     metric: str
@@ -51,6 +51,7 @@ class Pair:
     theirs: pd.DataFrame
     tests: int = 1
     best: float | None = None
+    margin: float | None = None
 
 
 def compare(
@@ -70,7 +71,7 @@ def compare(
         theirs = pair.theirs[pair.metric].astype(float).mean() if d.n else math.nan
         best = best_of(pair.metric) if pair.best is None else pair.best
         moved = changed(pair.ours, pair.theirs, pair.metric)
-        told = (theirs, best - theirs, group, moved, level)
+        told = (theirs, best - theirs, group, moved, level, pair.margin)
         found.append(Compared(pair.name, replace(d, p=p), *told))
     metric = ", ".join(dict.fromkeys(pair.metric for pair in pairs))
     how = {"strictly": strictly, "metric": metric, "subset": subset, "note": note}
@@ -256,7 +257,9 @@ def flat_retention(
     editor: str, metric: str, subset: str = "edits", *, margin: float = 0.05,
     better: str = "higher", setting: str | None = None,
 ) -> Test:  # fmt: skip
-    """Edits score after the whole stream as right after their own batch; the older half too."""
+    """Edits score after the whole stream as right after their own batch; the older half too, at
+    twice the margin: so much it has lost if all edits lost the margin and the newer half nothing.
+    """
 
     def test(material: Material) -> Verdict:
         rows = pick(scores(material.records, metric, subset, setting), editor=editor)
@@ -265,8 +268,8 @@ def flat_retention(
         old = rows[rows["record"].isin(set(rows.loc[oldest, "record"]))]
         pairs = [
             Pair(f"{which}, end against own moment", metric,
-                 pick(part, moment="end"), pick(part, moment="own"))
-            for which, part in (("all edits", rows), ("older half", old))
+                 pick(part, moment="end"), pick(part, moment="own"), margin=own)
+            for which, part, own in (("all edits", rows, None), ("older half", old, 2 * margin))
         ]  # fmt: skip
         return compare(pairs, named(metric, subset), margin, better, subset=subset)
 

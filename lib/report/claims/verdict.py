@@ -250,7 +250,8 @@ def changed(a: pd.DataFrame, b: pd.DataFrame, metric: str) -> int:
 @dataclass(frozen=True)
 class Compared:
     """A difference (ours minus theirs) with its name, the mean of `theirs`, the `room` above it,
-    and the facts that it `changed` in; `group` and `level` as in `Evidence`."""
+    and the facts that it `changed` in; `group` and `level` as in `Evidence`; `margin`: its own, if
+    it has another than the rest."""
 
     name: str
     difference: Difference
@@ -259,6 +260,7 @@ class Compared:
     group: str = ""
     changed: int = 0
     level: float = LEVEL
+    margin: float | None = None
 
 
 def decide(
@@ -288,8 +290,8 @@ def decide(
             continue
         row = Evidence(
             pair.name, BETTER if strictly else NOT_WORSE, d.mean, d.low, d.high, d.n,
-            d.facts or d.clusters, margin, p, better, reference=pair.reference, room=pair.room,
-            changed=pair.changed, level=pair.level, **told,
+            d.facts or d.clusters, margin if pair.margin is None else pair.margin, p, better,
+            reference=pair.reference, room=pair.room, changed=pair.changed, level=pair.level, **told,
         )  # fmt: skip
         text = f"{pair.name}: {amount(d)}, {chance(p, d.at_floor)}"
         few = FEWEST_FACTS if row.outcome == INCONCLUSIVE else 0
@@ -297,6 +299,8 @@ def decide(
             text += f", only {d.clusters} independent facts"
         elif row.outcome == NOT_TESTABLE:
             text += f", and with {pair.reference:.2f} there is no room for a gain of the margin"
+        if pair.margin is not None:
+            text += f" (margin {pair.margin:g})"
         rows.append(row)
         parts.append(text)
     tail = f" (Holm over {len(pairs)})" if len(pairs) > 1 else ""
