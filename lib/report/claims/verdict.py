@@ -291,7 +291,8 @@ def decide(
         row = Evidence(
             pair.name, BETTER if strictly else NOT_WORSE, d.mean, d.low, d.high, d.n,
             d.facts or d.clusters, margin if pair.margin is None else pair.margin, p, better,
-            reference=pair.reference, room=pair.room, changed=pair.changed, level=pair.level, **told,
+            reference=pair.reference, room=pair.room, changed=pair.changed, level=pair.level,
+            **told,
         )  # fmt: skip
         text = f"{pair.name}: {amount(d)}, {chance(p, d.at_floor)}"
         few = FEWEST_FACTS if row.outcome == INCONCLUSIVE else 0
