@@ -29,7 +29,10 @@ def _cells(
     """One cell per editor and column; editors that do not run here say why."""
     _, protocol = place(study, setting)
     records, swaps = scored(study, setting), substitutions(study, setting)
+    usual = study.edits(setting)
     for editor, absent in {UNEDITED_MODEL: "", **editors_of(study, setting), **not_run}.items():
+        ran = not absent and editor != UNEDITED_MODEL
+        edits = study.edits(setting, editor) if ran else usual
         for column in columns:
             yield tables.measure(
                 records,
@@ -40,6 +43,7 @@ def _cells(
                 setting=setting,
                 subset=column["subset"],
                 moment=MOMENTS[protocol],
+                shown_as=editor if edits == usual else f"{editor}, {edits:,} edits",
                 shown_setting=study.title(setting),
                 substitutions=swaps,
                 error=absent or study.reason(setting, editor),
@@ -159,7 +163,7 @@ def summary(
         for cell in main_table(study, setting).cells if setting else ():
             if (
                 cell.metric == "Average"
-                and cell.editor in (OWN, "MEMIT", "FT (EasyEdit)")
+                and cell.editor.partition(",")[0] in (OWN, "MEMIT", "FT (EasyEdit)")
                 and cell.n
             ):
                 headline.append(dataclasses.replace(cell, metric=f"average, {words}"))

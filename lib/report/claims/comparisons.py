@@ -119,15 +119,27 @@ def _against(
     better: str, setting: str | None, **how: Any,
 ) -> Test:  # fmt: skip
     def test(material: Material) -> Verdict:
-        rows = pick(scores(material.records, metric, subset, setting), moment=moment)
-        mine, n = pick(rows, editor=editor), len(others)
-        pairs = [
-            Pair(f"{editor} against {other}", metric, mine, pick(rows, editor=other), n)
-            for other in others
-        ]
+        rows = scores(material.records, metric, subset, setting)
+        pairs = []
+        for other in others:
+            mine, theirs, met = _met(rows, editor, other, moment)
+            pairs.append(Pair(f"{editor} against {other}{met}", metric, mine, theirs, len(others)))
         return compare(pairs, named(metric, subset), margin, better, subset=subset, **how)
 
     return test
+
+
+def _met(
+    rows: pd.DataFrame, editor: str, other: str, moment: str = "end"
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """The rows of two editors at a moment. At the end, where one of them makes fewer edits: its
+    end and the other's checkpoint after as many, with words that say so."""
+    sides = [pick(rows, editor=name) for name in (editor, other)]
+    ends = [pick(side, moment="end")["n_edits"].max() for side in sides]
+    if moment != "end" or ends[0] == ends[1] or any(map(math.isnan, ends)):
+        return *(pick(side, moment=moment) for side in sides), ""
+    held = [side[side["moment"].isin(["checkpoint", "end"])] for side in sides]
+    return *(pick(side, n_edits=min(ends)) for side in held), f" after {min(ends):g} edits"
 
 
 @claim_test
@@ -137,23 +149,18 @@ def ahead_at_equal_edits(
 ) -> Test:  # fmt: skip
     """After as many edits `editor` scores at least as well as each of `others` on the same prompts.
 
-    Each rival is met at its own last edit: by the checkpoint of `editor` with as many edits, or by
-    its end. Verdicts as in `decide`; `strictly`: it must score better.
+    Where one of the two makes fewer edits, they are met after as many (`_met`). Verdicts as in
+    `decide`; `strictly`: it must score better.
     `missing` names, in the evidence, rivals that the claim means and that were not planned: without
     them it can fail and not hold.
     """
 
     def test(material: Material) -> Verdict:
         rows = scores(material.records, metric, subset, setting)
-        mine = pick(rows, editor=editor)
-        mine = mine[mine["moment"].isin(["checkpoint", "end"])]
         pairs = []
         for other in others:
-            theirs = pick(rows, editor=other, moment="end")
-            edits = theirs["n_edits"].max()
-            met = f" after {edits:g} edits" if edits < mine["n_edits"].max() else ""
-            then = pick(mine, n_edits=edits)
-            pairs.append(Pair(f"against {other}{met}", metric, then, theirs, len(others)))
+            mine, theirs, met = _met(rows, editor, other)
+            pairs.append(Pair(f"against {other}{met}", metric, mine, theirs, len(others)))
         what = f"{named(metric, subset)}, {editor}"
         found = compare(pairs, what, margin, strictly=strictly, subset=subset, note=missing)
         absent = [Evidence(missing, UNTOLD, metric=metric, subset=subset)] if missing else []

@@ -6,6 +6,7 @@ import pytest
 from lib.metrics.costs import costs_by_editor, inference
 from lib.report.claims.claims import Beside, Claim, Judgement, Verdicts, judge
 from lib.report.claims.comparisons import (
+    ahead_at_equal_edits,
     at_least,
     better_than,
     flat_retention,
@@ -321,3 +322,27 @@ def test_a_page_tells_a_claim_once_with_all_its_settings() -> None:
     assert '<a href="../overnight/melo.html">overnight</a>' in shown and "(500 facts)" in shown
     assert "No setting" in Verdicts({})._repr_html_()
     assert Verdicts({"a": small, "b": large}).numbers["says"].tolist()[1:] == [HOLDS]
+
+
+def test_editors_that_make_fewer_edits_are_met_after_as_many() -> None:
+    """The rival is better at the checkpoint and worse at its end, which comes later."""
+    rows = [
+        {"editor": editor, "setting": "a", "seed": 0, "subset": "edits", "moment": moment,
+         "n_edits": n, "record": f"fact-{k}", "prompt": f"p{k}", "edit_index": k,
+         "exact_match": score(k)}
+        for editor, moment, n, score in (
+            ("Ours", "end", 20, lambda k: float(k % 2)),
+            ("Theirs", "checkpoint", 20, lambda k: 1.0),
+            ("Theirs", "end", 40, lambda k: 0.0),
+        )
+        for k in range(n if moment == "end" and editor == "Theirs" else 20)
+    ]  # fmt: skip
+    told = Material(pd.DataFrame(rows))
+    for test in (
+        better_than("Ours", ["Theirs"], "exact_match"),
+        ahead_at_equal_edits("Ours", ["Theirs"], "exact_match", strictly=True),
+    ):
+        found = test(told)
+        assert found.word == FAILS and "after 20 edits: −0.500" in found.evidence
+    turned = ahead_at_equal_edits("Theirs", ["Ours"], "exact_match", strictly=True)(told)
+    assert turned.word == HOLDS and "after 20 edits: +0.500" in turned.evidence
