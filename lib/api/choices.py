@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from lib.backbones.backbone import Backbone
 from lib.backbones.sources import loading
 from lib.backbones.text_states import key_width
-from lib.editors import REGISTRY, class_of, settings_of
+from lib.editors import class_of, settings_of
 from lib.editors.parts.sites import Site
+from lib.editors.registry import REGISTRY
 from lib.editors.settings.places import LAYERS
 from lib.errors import EditorError
 from lib.storage.checked import nearest

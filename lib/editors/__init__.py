@@ -8,42 +8,12 @@ from typing import Any
 from lib.backbones.backbone import Backbone
 from lib.backbones.sources import loading
 from lib.editors.base import Editor, EditorConfig
+from lib.editors.registry import REGISTRY
 from lib.editors.settings.places import spelled_out
 from lib.errors import EditorError
 from lib.storage import documents
 from lib.storage.checked import FaultyError, checked, nearest
 from lib.storage.documents import plain
-
-# What an edit leaves behind (the taxonomy of Yao et al., 2023), in the order of reports.
-FAMILIES = (
-    "weights edited", "adapter or patch routed", "memory beside the model", "hyper-network",
-)  # fmt: skip
-WEIGHTS, ROUTED, MEMORY, NETWORK = FAMILIES
-# kind: (module, editor class, configuration class, family); imported when asked for
-REGISTRY = {
-    "melo": ("lib.editors.adapters.melo", "Melo", "MeloConfig", ROUTED),
-    "comeba_hk": ("lib.editors.locate.comeba_hk", "ComebaHk", "ComebaHkConfig", ROUTED),
-    "memit": ("lib.editors.locate.memit", "Memit", "MemitConfig", WEIGHTS),
-    "rome": ("lib.editors.locate.rome", "Rome", "RomeConfig", WEIGHTS),
-    "grace": ("lib.editors.memory.grace", "Grace", "GraceConfig", ROUTED),
-    "defer": ("lib.editors.memory.defer", "Defer", "DeferConfig", ROUTED),
-    "elder": ("lib.editors.adapters.elder", "Elder", "ElderConfig", ROUTED),
-    "elder_replayed": (
-        "lib.editors.adapters.elder_replayed",
-        "ElderReplayed",
-        "ElderReplayedConfig",
-        ROUTED,
-    ),
-    "lora": ("lib.editors.adapters.lora", "Lora", "LoraConfig", WEIGHTS),
-    "malmen": ("lib.editors.hypernet.malmen", "Malmen", "MalmenConfig", NETWORK),
-    "mend": ("lib.editors.hypernet.malmen", "Mend", "MendConfig", NETWORK),
-    "serac": ("lib.editors.memory.serac", "Serac", "SeracConfig", MEMORY),
-    "t_patcher": ("lib.editors.memory.t_patcher", "TPatcher", "TPatcherConfig", ROUTED),
-    "wilke": ("lib.editors.locate.rome", "Wilke", "WilkeConfig", WEIGHTS),
-    "ft": ("lib.editors.finetune", "FineTune", "FtConfig", WEIGHTS),
-    "ft_l": ("lib.editors.finetune", "FtL", "FtLConfig", WEIGHTS),
-    "ft_epochs": ("lib.editors.finetune", "FineTuneEpochs", "FtEpochsConfig", WEIGHTS),
-}
 
 SETTINGS = Path(__file__).parent / "settings"
 """YAML files: editor, backbone, hyper-parameters, each with its source where it has one."""

@@ -257,8 +257,8 @@ class Editor(ABC):
 
     def edit(self, batch: Sequence[Edit]) -> EditReport:
         """Apply one batch of edits; may be called again and again. An error, or an interruption,
-        leaves model and editor as they were before the call. RecordError for a record that is
-        longer than the model can read."""
+        leaves model and editor as they were before the call; so do edits that
+        are no finite numbers. RecordError for a record that is longer than the model can read."""
         if not batch:
             raise EditorError("an empty batch of edits cannot be applied")
         self._check_ready()
@@ -270,6 +270,7 @@ class Editor(ABC):
         before = self._routes_alone(again)
         with self._whole(self._undoing()), torch.enable_grad():
             report = self._edit(batch)
+            self._check_finite(report)
             self.n_edits += len(batch)
             self.n_batches += 1
         self._answers |= answers
@@ -282,6 +283,19 @@ class Editor(ABC):
             elif new == old:
                 self._warn(f"an earlier edit still answers {prompt!r}")
         return report
+
+    def _check_finite(self, report: EditReport) -> None:
+        """EditorError if the first loss, or anything that the edits changed, is no finite number;
+        a later loss that is none leaves none in what it changed."""
+        found = {"the loss": torch.tensor(report.loss_first)}
+        for tensors in self.tensors().values():
+            found |= tensors
+        for name, tensor in found.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise EditorError(
+                    f"{self.name}: {name} is not finite after {self.n_edits} earlier edits; lower "
+                    "the learning rate, or load the backbone in float32"
+                )
 
     def tokens_before(self) -> int:
         """Most tokens that the editor puts in front of a prompt when it edits."""

@@ -35,7 +35,7 @@ from lib.backbones.passes.logits import (
 from lib.backbones.passes.prefix import FrozenPrefix
 from lib.data.records import Edit
 from lib.editors.base import Editor, EditorConfig, EditReport
-from lib.editors.parts.minimise import minimise
+from lib.editors.parts.minimise import adam, minimise
 from lib.editors.parts.sites import Site, first_block
 from lib.errors import EditorError
 
@@ -234,7 +234,7 @@ class FtL(TrainsWeights):
         before; gives the mean loss of each epoch."""
         config, history = self.config, []
         before = [weight.detach().clone() for weight in self.weights]
-        optimiser = torch.optim.Adam(self.weights, lr=config.lr)
+        optimiser = adam(self.weights, lr=config.lr, project=lambda now: self._clamp(now, before))
         starts = range(0, len(edits), config.chunk)
         chunks = [self._rows(edits[at : at + config.chunk]) for at in starts]
         states = [self.prefix.record(rows.encoded, edited=self.layers) for rows in chunks]
@@ -247,7 +247,6 @@ class FtL(TrainsWeights):
                 if loss.item() >= STOP:
                     loss.backward()
                     optimiser.step()
-                    self._clamp(before)
                 optimiser.zero_grad(set_to_none=True)
             history.append(total / len(edits))
             if history[-1] < STOP:
@@ -259,9 +258,10 @@ class FtL(TrainsWeights):
         return fact_rows(self.backbone, prompts, targets, self.config.max_length)
 
     @torch.no_grad()
-    def _clamp(self, before: Sequence[Tensor]) -> None:
+    def _clamp(self, now: Sequence[Tensor], before: Sequence[Tensor]) -> None:
         if (bound := self.config.norm_constraint) is not None:
-            for weight, start in zip(self.weights, before, strict=True):
+            for weight, start in zip(now, before, strict=True):
+                start = start.to(weight)
                 weight.clamp_(start - bound, start + bound)
 
 

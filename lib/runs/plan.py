@@ -29,8 +29,8 @@ ARITHMETIC = ("dtype", "device", "threads", "versions")
 # Modules that make materials, or keep and show results: a run is told by the materials' contents.
 APART = (
     *fingerprints.TOLD, "lib.backbones.sources", "lib.backbones.tuning",
-    "lib.backbones.knowledge", "lib.runs.plan", "lib.runs.progress", "lib.runs.resources",
-    "lib.runs.schema", "lib.runs.settings", "lib.runs.store",
+    "lib.backbones.knowledge", "lib.editors.registry", "lib.runs.plan", "lib.runs.progress",
+    "lib.runs.resources", "lib.runs.schema", "lib.runs.settings", "lib.runs.store",
 )  # fmt: skip
 
 
@@ -231,6 +231,7 @@ def _setting_runs(
 ) -> Iterator[Run]:
     from lib.backbones.sources import loading  # load torch, which wrong usage should not wait for
     from lib.editors import backbones_of, module_of
+    from lib.editors.registry import REGISTRY
 
     asked = setting["dtype"] if decides.get("dtype") != setting.get("dtype") else ""
     for label, sweep, value, chosen in _variants(setting):
@@ -249,6 +250,7 @@ def _setting_runs(
             "code": fingerprints.code(
                 module_of(entry["kind"]), "lib.editors", "lib.runs.execute", apart=apart
             ),
+            "class": REGISTRY[entry["kind"]][1],
             "versions": fingerprints.versions(),
         }
         if others:

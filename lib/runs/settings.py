@@ -255,7 +255,7 @@ def _unknown_names(setting: dict[str, Any]) -> _Faults:
     """Names of backbones, datasets and editors that there are not."""
     from lib.backbones.sources import loading
     from lib.data.datasets import DATASETS
-    from lib.editors import REGISTRY
+    from lib.editors.registry import REGISTRY
 
     named = [(("dataset",), setting["dataset"], DATASETS)]
     if not setting["backbone"].startswith("dir:"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lib.editors import FAMILIES
+from lib.editors.registry import FAMILIES
 from lib.report import summaries, tables
 from lib.report.claims import claims
 from lib.report.pages import record_pages

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lib.editors import FAMILIES, REGISTRY
+from lib.editors.registry import FAMILIES, REGISTRY
 from lib.metrics.costs import saved_bytes
 from lib.metrics.estimates import BATCH, FACT, FEWEST_BATCHES, with_units
 from lib.metrics.ranking import Sample

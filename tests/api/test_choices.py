@@ -7,7 +7,8 @@ import pytest
 from lib.api.choices import SHAPES, TINY, Shape, choose, kind_of, shape_of
 from lib.backbones.backbone import Backbone
 from lib.backbones.sources import loading
-from lib.editors import REGISTRY, SETTINGS, class_of, configured, settings_of
+from lib.editors import SETTINGS, class_of, configured, settings_of
+from lib.editors.registry import REGISTRY
 from lib.errors import EditorError
 from lib.storage import documents
 

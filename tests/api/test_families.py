@@ -11,7 +11,8 @@ import torch
 
 import lib
 from lib.backbones.sources import tiny
-from lib.editors import REGISTRY, class_of
+from lib.editors import class_of
+from lib.editors.registry import REGISTRY
 from lib.errors import EditorError
 from tests.conftest import prompt_logits
 from tests.processes import PATIENCE, start

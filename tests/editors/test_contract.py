@@ -11,8 +11,9 @@ import torch
 from lib.backbones.backbone import Backbone
 from lib.backbones.encoding import encode_prompts
 from lib.backbones.sources import loading
-from lib.editors import REGISTRY, build, class_of
+from lib.editors import build, class_of
 from lib.editors.base import UNEDITED, Editor
+from lib.editors.registry import REGISTRY
 from lib.errors import EditorError
 from tests.conftest import (
     CAUSAL,

@@ -349,3 +349,15 @@ def test_saved_edits_that_cannot_be_read_change_nothing(
     (tmp_path / "saved" / "editor.json").write_text(described, "utf-8")
     editor.load(tmp_path / "saved")
     assert (editor.n_edits, editor.n_batches) == (1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_edits_that_are_no_numbers_are_not_kept(dtype: torch.dtype) -> None:
+    backbone = loading.load("tiny-llama", dtype=dtype)
+    before = copy.deepcopy(backbone.model.state_dict())
+    editor = make("ft", backbone, lr=1e37)
+    with pytest.raises(EditorError, match="not finite after 0 earlier edits; lower the learning"):
+        editor.edit(edits(2))
+    assert editor.n_edits == 0
+    for name, tensor in backbone.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name

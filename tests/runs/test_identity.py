@@ -77,6 +77,11 @@ DECIDES_ALL = {
     "how prompts are encoded": ("backbones/encoding.py", "IGNORED = -100", "IGNORED = -101"),
 }
 DECIDES_NOTHING = {
+    "another editor": (
+        "editors/registry.py",
+        "REGISTRY = {",
+        'REGISTRY = {"another": ("lib.editors.finetune", "FtL", "FtLConfig", WEIGHTS),',
+    ),
     "a docstring": ("errors.py", '"""', '"""One more word. '),
     "a comment": ("editors/adapters/melo.py", "from lib", "# a word\nfrom lib"),
     "the store": ("runs/store.py", "", MORE),

@@ -31,6 +31,7 @@ from lib.editors.memory.serac_networks import (
     exponents,
     matches,
 )
+from lib.editors.parts.minimise import adam
 from lib.editors.parts.stand_in import StandIn, tell
 from lib.errors import EditorError
 from lib.storage import fingerprints
@@ -259,12 +260,8 @@ def descend(
     batches: Iterator[list[Edit]],
     lr: float,
 ) -> list[float]:
-    """One step of Adam for each batch; gives the losses. The weights are frozen again after it.
-
-    Adam works on float32 copies: a step of 1e-5 would be lost in a bfloat16 weight.
-    """
-    masters = [nn.Parameter(weight.detach().float().clone()) for weight in weights]
-    optimiser, losses = torch.optim.Adam(masters, lr=lr), []
+    """One step of Adam for each batch; gives the losses. The weights are frozen again after it."""
+    optimiser, losses = adam(weights, lr=lr), []
     for weight in weights:
         weight.requires_grad_(True)
     with torch.enable_grad():
@@ -272,12 +269,8 @@ def descend(
             loss = loss_of(batch)
             loss.backward()
             losses.append(loss.detach())
-            for master, weight in zip(masters, weights, strict=True):
-                master.grad = None if weight.grad is None else weight.grad.float()
-                weight.grad = None
             optimiser.step()
-            for master, weight in zip(masters, weights, strict=True):
-                weight.data.copy_(master.data)
+            optimiser.zero_grad(set_to_none=True)
     for weight in weights:
         weight.requires_grad_(False)
     found = torch.stack(losses).tolist() if losses else []

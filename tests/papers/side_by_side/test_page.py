@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib.editors import REGISTRY
+from lib.editors.registry import REGISTRY
 from lib.report.figures import files
 from lib.report.pages import record_pages
 from lib.report.tables import Cell, build_table
