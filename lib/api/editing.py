@@ -236,8 +236,8 @@ def edit(
 
     `editor`: a name of `lib.editors.registry.REGISTRY`, as code or pages write it ("ft_l", "FT-L").
     Facts are edited `batch_size` at a time. `settings` are laid over those found for the model
-    (`origin` of the result says which). `text` for key statistics and `lessons` for what is trained before
-    the first edit are the embedded ones unless given; both are announced with their time.
+    (`origin` of the result says which). `text` for key statistics and `lessons` for what is trained
+    before the first edit are the embedded ones unless given; both are announced with their time.
 
     One editor works on a model at a time: EditorError while another one's edits are in force.
     """
