@@ -24,7 +24,7 @@ CLASSIFIER = ("tiny-bert",)
 EDITORS = (
     "melo", "elder", "elder_replayed", "grace", "lora", "ft", "ft_epochs", "comeba_hk", "memit",
     "rome", "malmen",
-    "mend", "serac",
+    "mend", "rledit", "ultraedit", "serac",
     "ft_l", "wilke", "t_patcher", "defer",
 )  # fmt: skip
 
@@ -178,6 +178,8 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
         "ft_epochs": {"sites": sites(backbone), "lr": 5e-3, "epochs": 6, "batch_rows": 4},
         "malmen": HYPER | {"sites": sites(backbone)},
         "mend": HYPER | {"sites": sites(backbone), "eta": 1e-3},
+        "rledit": HYPER | {"sites": sites(backbone), "step": "edit"},
+        "ultraedit": {"sites": sites(backbone), "eta": 1e-3, "batch_rows": 4, "loss_after": True},
         "serac": {
             "classifier": "tiny-bert",
             "counterfactual": backbone.name,

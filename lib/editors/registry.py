@@ -24,6 +24,8 @@ REGISTRY = {
     "lora": ("lib.editors.adapters.lora", "Lora", "LoraConfig", WEIGHTS),
     "malmen": ("lib.editors.hypernet.malmen", "Malmen", "MalmenConfig", NETWORK),
     "mend": ("lib.editors.hypernet.malmen", "Mend", "MendConfig", NETWORK),
+    "rledit": ("lib.editors.hypernet.rledit", "RlEdit", "RlEditConfig", NETWORK),
+    "ultraedit": ("lib.editors.hypernet.ultraedit", "UltraEdit", "UltraEditConfig", WEIGHTS),
     "serac": ("lib.editors.memory.serac", "Serac", "SeracConfig", MEMORY),
     "t_patcher": ("lib.editors.memory.t_patcher", "TPatcher", "TPatcherConfig", ROUTED),
     "wilke": ("lib.editors.locate.rome", "Wilke", "WilkeConfig", WEIGHTS),

@@ -1,1 +1,1 @@
-"""Editors whose shifts a trained network predicts: MALMEN, MEND."""
+"""Editors by keys and gradients: with a trained network MALMEN, MEND, RLEdit, without UltraEdit."""

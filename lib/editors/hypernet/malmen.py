@@ -102,24 +102,40 @@ class Malmen(HyperEditor):
         memory.exclude(module.weight for module in weights.modules.values())
         try:
             with weights.collecting() as gammas:
-                generality = [
-                    self._generality(batch, gammas, memory)
-                    for batch in self._batches(rephrase_pairs(facts))
-                ]
-                locality = [
-                    self._locality(batch, gammas, memory)
-                    for batch in self._batches(unrelated_pairs(facts))
-                ]
+                losses = self._losses(facts, gammas, memory)
         finally:
             weights.restore()
+        self._through_network(store, solved, gammas, memory)
+        store.close()
+        return losses
+
+    def _losses(
+        self, facts: Sequence[Edit], gammas: dict[str, Tensor], memory: GraphMemory
+    ) -> MetaLosses:
+        """L_gen and L_loc of some facts under the weights in force, into Gamma."""
+        generality = [
+            self._generality(batch, gammas, memory)
+            for batch in self._batches(rephrase_pairs(facts))
+        ]
+        locality = [
+            self._locality(batch, gammas, memory) for batch in self._batches(unrelated_pairs(facts))
+        ]
+        return MetaLosses(sum(generality) / len(generality), sum(locality) / len(locality))
+
+    def _through_network(
+        self,
+        store: RowStore,
+        solved: dict[str, tuple[Tensor, Solve | None]],
+        gammas: dict[str, Tensor],
+        memory: GraphMemory,
+    ) -> None:
+        """From Gamma into the network's `.grad`, layer by layer; each solve is let go."""
         for path in self.paths:
             _, solve = solved.pop(path)
             for proxy in self.proxies(path, store, gammas[path], solve):
                 with memory.of("network"):
                     value = proxy()
                 value.backward()
-        store.close()
-        return MetaLosses(sum(generality) / len(generality), sum(locality) / len(locality))
 
     def _generality(
         self, batch: MiniBatch, gammas: dict[str, Tensor], memory: GraphMemory
@@ -130,17 +146,22 @@ class Malmen(HyperEditor):
         return _collected(loss, self.weights, gammas)
 
     def _locality(self, batch: MiniBatch, gammas: dict[str, Tensor], memory: GraphMemory) -> float:
-        """loc_coef KL(original || edited) of the unrelated prompts, into Gamma."""
-        before = self.known.states(batch.pairs)
+        """loc_coef KL(reference || edited) of the unrelated prompts, into Gamma."""
         with self.prefix.replay(batch.state):
-            with torch.no_grad(), self.weights.originals():
-                if before is None:
-                    before, _ = label_states(self.backbone, batch.rows, labels_only=True)
-                reference = logits_of(self.backbone, before)
+            with torch.no_grad():
+                reference = logits_of(self.backbone, self._before(batch))
             with memory.of("model"):
                 logits, _ = label_logits(self.backbone, batch.rows, labels_only=True)
                 loss = divergence(reference, logits)
         return _collected(loss, self.weights, gammas, self.config.loc_coef)
+
+    def _before(self, batch: MiniBatch) -> Tensor:
+        """`label_states` of the model that unrelated prompts are held to: the unedited one."""
+        known = self.known.states(batch.pairs)
+        if known is not None:
+            return known
+        with self.weights.originals():
+            return label_states(self.backbone, batch.rows, labels_only=True)[0]
 
     def observe(self, stream: Stream, keys: KeysOf | None = None) -> Iterator[dict[str, Any]]:
         """The learning curve, what training cost, what a meta-step of the stream's size keeps in

@@ -15,6 +15,11 @@ Standardise = Literal["released", "corrected", "off"]
 EPS = torch.finfo(torch.float32).eps
 
 
+def shape_name(shape: tuple[int, int]) -> str:
+    """How what the layers of one weight shape (d, d') share is called: "3072x768"."""
+    return "{}x{}".format(*shape)
+
+
 class Standardiser(nn.Module):
     """Running mean and standard deviation of rows [n, width], updated block by block.
 
@@ -111,9 +116,9 @@ class HyperNetworks(nn.Module):
         super().__init__()
         self._places: dict[str, tuple[str, int]] = {}
         members: dict[str, list[str]] = {}
-        for path, (d, value_width) in shapes.items():
-            group = members.setdefault(f"{d}x{value_width}", [])
-            self._places[path] = f"{d}x{value_width}", len(group)
+        for path, shape in shapes.items():
+            group = members.setdefault(shape_name(shape), [])
+            self._places[path] = shape_name(shape), len(group)
             group.append(path)
         self.nets = nn.ModuleDict(
             {

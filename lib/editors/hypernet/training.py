@@ -107,9 +107,7 @@ def network_identity(editor: HyperEditor, m: int) -> dict[str, Any]:
         "config": config,
         "backbone": editor.backbone.arithmetic,
         "facts": editor.training.content,
-        "code": fingerprints.code(
-            "lib.editors.hypernet.training", "lib.editors.hypernet.malmen", apart=fingerprints.TOLD
-        ),
+        "code": fingerprints.code(type(editor).__module__, apart=fingerprints.TOLD),
     }
 
 
@@ -158,9 +156,7 @@ def _train(editor: HyperEditor, m: int, partial: Path | None) -> tuple[HyperNetw
             _fill(editor, number // per_epoch)  # also before a resumed step: the same calls
         if number < record.steps:
             continue
-        losses = editor.meta_gradients(batch)
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
-        optimiser.step()
+        losses = editor.meta_step(batch, optimiser, number % per_epoch, per_epoch)
         record.steps = number + 1
         last = record.steps == total
         due = config.validate_every and record.steps % config.validate_every == 0
@@ -170,7 +166,9 @@ def _train(editor: HyperEditor, m: int, partial: Path | None) -> tuple[HyperNetw
         _check(record, editor)
         bar.update()
         record.seconds = time.monotonic() - began
-        if partial is not None and time.monotonic() - saved > CHECKPOINT_SECONDS and not last:
+        within = editor.in_sequence and record.steps % per_epoch  # more is carried than is kept
+        late = time.monotonic() - saved > CHECKPOINT_SECONDS
+        if partial is not None and late and not within and not last:
             keep(partial, lambda scratch: _write(scratch, network, record, optimiser))
             saved = time.monotonic()
     bar.close()
