@@ -1,4 +1,4 @@
-"""What the tests of MALMEN and MEND share: facts, edited layers, random networks, the oracle."""
+"""What the tests of MALMEN, MEND and RLEdit share: facts, edited layers, networks, the oracle."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from lib.data.training import TrainingFacts
 from lib.editors.hypernet.capture import RowStore
 from lib.editors.hypernet.malmen import Malmen, MalmenConfig, Mend, MendConfig
 from lib.editors.hypernet.ridge import whole
+from lib.editors.hypernet.rledit import RlEdit, RlEditConfig
 from lib.editors.hypernet.study import training_rows
 from lib.editors.parts.sites import Site
 from lib.storage.cache import Cache
@@ -81,11 +82,15 @@ QUICK: dict[str, Any] = {"rank": 6, "batch_rows": 2, "editor_rows": 7}
 def editor_of(
     kind: str, backbone: Backbone, *, random: bool = True, resources: Any = None, **changes: Any
 ) -> Malmen:
-    """A small editor, "malmen" or "mend", whose network is random everywhere.
+    """A small editor, "malmen", "mend" or "rledit", whose network is random everywhere.
 
     With `random=False` it has no network until it is trained.
     """
-    method, configuration = {"malmen": (Malmen, MalmenConfig), "mend": (Mend, MendConfig)}[kind]
+    method, configuration = {
+        "malmen": (Malmen, MalmenConfig),
+        "mend": (Mend, MendConfig),
+        "rledit": (RlEdit, RlEditConfig),
+    }[kind]
     chosen = tuple(Site(**site) for site in changes.pop("sites", sites(backbone)))
     config = configuration(sites=chosen, **QUICK | changes)
     editor = method(backbone, config, **resources or {})
