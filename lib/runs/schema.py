@@ -281,6 +281,14 @@ Layout = Annotated[
 ]
 
 
+class Side(Described):
+    """One of two sides that a claim compares: an editor of the main table or of a sweep."""
+
+    editor: str
+    sweep: str = ""
+    value: str = ""
+
+
 class Claim(Described):
     """A sentence, where it stands, the section that shows it, the test that judges it and the
     test's arguments (`lib.report.claims`); a value may be given for each dataset. `needs`,
@@ -295,6 +303,7 @@ class Claim(Described):
     other: str = ""
     others: list[str] = []
     ours: list[str] = []
+    sides: list[Side] = []
     metric: str | dict[str, str] = ""
     column: str = ""
     columns: list[str] = []

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+import papers.side_by_side.claims  # noqa: F401  (registers the page's tests)
 from lib.editors.registry import FAMILIES
 from lib.report import summaries, tables
 from lib.report.claims import claims

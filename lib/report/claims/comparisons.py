@@ -170,6 +170,91 @@ def ahead_at_equal_edits(
 
 
 @claim_test
+def at_least_in_parts(
+    editor: str, others: Sequence[str], parts: Mapping[str, str], *, margin: float = 0.05,
+    setting: str | None = None,
+) -> Test:  # fmt: skip
+    """After as many edits `editor` scores at least as well as each of `others` on the same prompts
+    of every part (subset to score column)."""
+
+    def test(material: Material) -> Verdict:
+        pairs, tests = [], len(parts) * len(others)
+        for subset, column in parts.items():
+            rows = scores(material.records, column, subset, setting)
+            for other in others:
+                mine, theirs, met = _met(rows, editor, other)
+                name = f"{named(column, subset)}, against {other}{met}"
+                pairs.append(Pair(name, column, mine, theirs, tests))
+        return compare(pairs, f"every part, {editor}", margin)
+
+    return test
+
+
+@claim_test
+def alike(
+    sides: Sequence[Mapping[str, str]], parts: Mapping[str, str], *, margin: float = 0.05,
+    setting: str | None = None,
+) -> Test:  # fmt: skip
+    """After as many edits two sides score the same to within the margin on the same prompts of
+    every part (subset to score column): neither is worse than the other.
+
+    A side names its `editor` and, where it is a run of a sweep, its `sweep` and `value`.
+    """
+    names = [" ".join(side.values()) for side in sides]
+
+    def rows_of(side: Mapping[str, str], rows: pd.DataFrame) -> pd.DataFrame:
+        wanted = {name: found for name, found in side.items() if name != "sweep"}
+        return pick(rows[rows["moment"].isin(["checkpoint", "end"])], **wanted)
+
+    def test(material: Material) -> Verdict:
+        pairs = []
+        for subset, column in parts.items():
+            one, other = (
+                rows_of(
+                    side, scores(material.records, column, subset, setting, side.get("sweep", ""))
+                )
+                for side in sides
+            )
+            most = max({*one["n_edits"]} & {*other["n_edits"]}, default=0)
+            found = dict(
+                zip(names, (pick(rows, n_edits=most) for rows in (one, other)), strict=True)
+            )
+            for mine, theirs in (names, names[::-1]):
+                name = f"{named(column, subset)}, {mine} against {theirs}"
+                pairs.append(Pair(name, column, found[mine], found[theirs], len(parts)))
+        return compare(pairs, "every part, both ways", margin)
+
+    return test
+
+
+@claim_test
+def keeps(
+    editor: str, parts: Mapping[str, str], bound: float, *, setting: str | None = None
+) -> Test:
+    """After its last edit `editor` has every part (subset to score column) above `bound`, by
+    intervals that are widened for the number of parts."""
+
+    def test(material: Material) -> Verdict:
+        found, level = [], 1 - (1 - LEVEL) / len(parts)
+        for subset, column in parts.items():
+            rows = pick(scores(material.records, column, subset, setting), moment="end")
+            share = _share(rows, column, editor, level)
+            found.append(
+                Evidence(
+                    named(column, subset), AT_LEAST if share.n else UNTOLD, share.mean, share.low,
+                    share.high, share.n, share.facts or share.clusters, bound, metric=column,
+                    subset=subset, level=level,
+                )
+            )  # fmt: skip
+        told = "; ".join(
+            f"{row.name} {row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found
+        )
+        return Verdict.of(found, f"{editor}: {told}; wanted: at least {bound:g} in every part.")
+
+    return test
+
+
+@claim_test
 def family_ahead(
     ours: Sequence[str], others: Sequence[str], parts: Mapping[str, str], *, margin: float = 0.05,
     setting: str | None = None,

@@ -9,10 +9,18 @@ import pandas as pd
 import pytest
 
 from lib.report.claims.claims import Claim
-from lib.report.claims.comparisons import family_ahead, none_keeps, read_higher_by_all
-from lib.report.claims.verdict import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, Material
+from lib.report.claims.comparisons import (
+    alike,
+    at_least_in_parts,
+    family_ahead,
+    keeps,
+    none_keeps,
+    read_higher_by_all,
+)
+from lib.report.claims.verdict import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, Material, Verdict
 from papers.side_by_side import compare, costs, scores
 from papers.side_by_side.advice import asked_sizes
+from papers.side_by_side.claims import unmoved
 from tests.papers.side_by_side.invented_side_by_side import (
     FACTS,
     FEWER,
@@ -209,9 +217,51 @@ def test_teacher_forcing_reads_higher_where_half_the_tokens_count() -> None:
     assert found.word == FAILS
 
 
+def test_an_editor_keeps_all_parts_or_not() -> None:
+    assert keeps("SERAC", PARTS, 0.3)(Material(ROWS)).word == HOLDS
+    found = keeps("FT", PARTS, 0.8)(Material(ROWS))
+    assert found.word == FAILS and len(found.rows) == len(PARTS)
+    assert keeps("none", PARTS, 0.8)(Material(ROWS)).word == NOT_TESTABLE
+
+
+def test_as_good_in_every_part_and_alike_both_ways() -> None:
+    wide = 0.3  # of 30 facts that never differ, so much could be hidden
+    assert at_least_in_parts("SERAC", ["FT"], PARTS, margin=wide)(Material(ROWS)).word == HOLDS
+    assert at_least_in_parts("FT", ["SERAC"], PARTS)(Material(ROWS)).word == FAILS
+    swept = ROWS[ROWS["editor"] == "FT"].assign(sweep="training", value="none")
+    both = Material(pd.concat([ROWS.assign(sweep="", value=""), swept]))
+    side = {"editor": "FT", "sweep": "training", "value": "none"}
+    assert alike([{"editor": "FT"}, side], PARTS, margin=wide)(both).word == HOLDS
+    for pair in ([{"editor": "SERAC"}, side], [side, {"editor": "SERAC"}]):
+        assert alike(pair, PARTS)(both).word == FAILS
+    assert alike([{"editor": "FT"}, side | {"value": "all"}], PARTS)(both).word == NOT_TESTABLE
+
+
+def test_a_training_leaves_parts_unmoved_or_not() -> None:
+    """Of one sweep's value alone; any change at all is one."""
+    named = {"kind": "learned", "editor": "RLEdit", "sweep": "training", "eta_start": 1e-3}
+    rows = [
+        named | {"value": value, "A_moved": moved, "eta": eta}
+        for value, moved, eta in (
+            ("sequence", 0.0, 1.1e-3), ("sequence", 0.0, 9e-4), ("edit", 1e-9, 2e-3),
+        )
+    ]  # fmt: skip
+    seen = Material(ROWS, observations=pd.DataFrame(rows))
+
+    def judged(value: str, material: Material) -> Verdict:
+        return unmoved("RLEdit", "training", value, ["A_moved"], "eta")(material)
+
+    found = judged("sequence", seen)
+    assert found.word == HOLDS and "eta from 0.001 to between 0.0009 and 0.0011" in found.evidence
+    assert judged("edit", seen).word == FAILS
+    assert judged("none", seen).word == judged("edit", Material(ROWS)).word == NOT_TESTABLE
+
+
 def test_the_findings_of_the_yaml_are_tests_on_columns_that_exist(tmp_path: Path) -> None:
     stated = InventedStudy(tmp_path).document["findings"]
     claims = [Claim.from_spec({k: v for k, v in one.items() if k != "needs"}) for one in stated]
     assert len({claim.key for claim in claims}) == len(claims) >= 4
-    for claim in claims:
-        assert claim.test(Material(ROWS)).word in (HOLDS, FAILS, INCONCLUSIVE)
+    for one, claim in zip(stated, claims, strict=True):
+        asked = {side["editor"] for side in one.get("sides", ())} | {one.get("editor", "FT")}
+        expected = (HOLDS, FAILS, INCONCLUSIVE) if asked <= {*EDITORS} else (NOT_TESTABLE,)
+        assert claim.test(Material(ROWS)).word in expected, claim.key
