@@ -15,6 +15,7 @@ from lib.metrics.estimates import estimate, resampled
 from lib.report.pages.index import duration
 from lib.runs.study import Study
 from papers import common
+from papers.side_by_side import successors
 from papers.side_by_side.compare import (
     BEST,
     INCONCLUSIVE,
@@ -141,13 +142,15 @@ def advice_text(answers: Answers) -> str:
 
 
 def verdict(answers: Answers) -> str:
-    """The page's opening: the answer at the largest and smallest measured size, what the best
-    reaches, who forgets, and how sure that is. HTML paragraphs."""
+    """The page's opening: whether successors beat their families, the answer at the largest and
+    smallest measured size, what the best reaches, who forgets, and how sure that is. HTML
+    paragraphs."""
     if not answers.found:
         return "<p><em>No run of this page is finished.</em></p>"
     told = list(_told(answers))
     chosen = dict.fromkeys([told[-1], told[0]])
-    parts = [*chosen, _parts_of_best(answers), _forgetting(answers), _sure(answers)]
+    after = successors.told(answers.records, list(answers.found), answers.costs)
+    parts = [*after, *chosen, _parts_of_best(answers), _forgetting(answers), _sure(answers)]
     return "".join(f"<p>{html.escape(text)}</p>" for text in parts if text)
 
 

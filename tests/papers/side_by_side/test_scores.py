@@ -18,7 +18,7 @@ from lib.report.claims.comparisons import (
     read_higher_by_all,
 )
 from lib.report.claims.verdict import FAILS, HOLDS, INCONCLUSIVE, NOT_TESTABLE, Material, Verdict
-from papers.side_by_side import compare, costs, scores
+from papers.side_by_side import compare, costs, scores, successors
 from papers.side_by_side.advice import asked_sizes
 from papers.side_by_side.claims import unmoved
 from tests.papers.side_by_side.invented_side_by_side import (
@@ -255,6 +255,25 @@ def test_a_training_leaves_parts_unmoved_or_not() -> None:
     assert found.word == HOLDS and "eta from 0.001 to between 0.0009 and 0.0011" in found.evidence
     assert judged("edit", seen).word == FAILS
     assert judged("none", seen).word == judged("edit", Material(ROWS)).word == NOT_TESTABLE
+
+
+def test_successors_meet_the_best_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the sign of the difference; one that was not scored is not told."""
+    monkeypatch.setattr(successors, "AFTER", {"SERAC": ("FT", "MEND"), "Absent": ("FT",)})
+    found = successors.against_before(ROWS, N).set_index("editor")
+    assert list(found.index) == ["SERAC"]
+    row = found.loc["SERAC"]
+    best = compare.best_of(ROWS, ["FT", "MEND"], N)
+    scored = {one.editor: one.score for one in compare.standings(ROWS, ["SERAC", best], N)}
+    assert row["before"] == best and row["mean"] == pytest.approx(scored["SERAC"] - scored[best])
+    told = list(successors.told(ROWS, [FIRST, N], {}))
+    assert len(told) == 2 and told[0].startswith(f"What came after, at {N:,} edits: SERAC is ")
+    monkeypatch.setattr(successors, "AFTER", {best: ("SERAC",)})
+    other = successors.against_before(ROWS, N).iloc[0]
+    assert other["mean"] == pytest.approx(-row["mean"])
+    assert {row["word"], other["word"]} in ({"ahead of", "behind"}, {"not told apart from"})
+    monkeypatch.setattr(successors, "AFTER", {"Absent": ("FT",)})
+    assert list(successors.told(ROWS, [N], {})) == []
 
 
 def test_the_findings_of_the_yaml_are_tests_on_columns_that_exist(tmp_path: Path) -> None:
