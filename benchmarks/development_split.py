@@ -4,10 +4,11 @@
     python benchmarks/development_split.py zsre-causal --only LoRA
     python benchmarks/development_split.py cf-consecutive --only COMEBA-HK
     python benchmarks/development_split.py counterfact --only ELDER
+    python benchmarks/development_split.py facts --only WISE
 
 The development stream takes facts that no reported run edits: from number 300 on (1000 for
-documents, 60 for the CounterFact form, whose facts the backbone must know); the reported runs use
-the first ones. Prints one row per candidate: success on edits and rephrases, agreement on near and
+documents, 60 for the CounterFact form, whose facts the backbone must know; 200, and 60 of them, for
+the page of all editors); the reported runs use the first ones. Prints one row per candidate: success on edits and rephrases, agreement on near and
 upstream questions; of ELDER also the digits by which the codes of a batch miss their allocation.
 """
 
@@ -31,8 +32,9 @@ from lib.storage.cache import Cache
 
 FIRST = {
     "zsre-t5": 300, "zsre-causal": 300, "scotus": 1000, "cf-consecutive": 60, "counterfact": 60,
-    "hallucination": 12,
+    "hallucination": 12, "facts": 200,
 }  # fmt: skip
+FEWER = {"facts": 60}  # edits, where a reported run has more than a grid can afford
 PAPERS = {
     "hallucination": "melo",
     "zsre-t5": "melo",
@@ -40,12 +42,14 @@ PAPERS = {
     "scotus": "melo",
     "cf-consecutive": "comeba_hk",
     "counterfact": "elder",
+    "facts": "side_by_side",
 }
 # Decoded answers for MELO's settings; what the second paper's tables show for its own.
 METRICS = {
     "melo": ("exact_match", "agreement"),
     "comeba_hk": ("answer_accuracy", "answer_agreement"),
     "elder": ("answer_accuracy", "answer_agreement"),
+    "side_by_side": ("answer_accuracy", "answer_agreement"),
     "hallucination": ("answer_nll_released", "answer_nll_released"),  # the lower, the better
 }
 GRIDS: dict[str, dict[str, dict[str, list]]] = {
@@ -94,6 +98,10 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
         "FT-L": {"lr": [5e-4, 1.5e-3]},
         "LoRA": {"lr": [1e-3, 5e-3]},
     },
+    "facts": {
+        "MEMIT": {"history": ["none", "one"]},
+        "AlphaEdit": {"threshold": [0.1, 0.2, 0.4, 1.0], "moment_weight": [0.3, 1.0, 3.0]},
+    },
 }
 
 
@@ -117,6 +125,7 @@ def main() -> None:
     dataset = dataclasses.replace(
         more, edits=more.edits[first:], upstream=reported.upstream, near=reported.near
     )
+    spec["stream"] |= {"n_edits": FEWER.get(options.setting, spec["stream"]["n_edits"])}
     stream = stream_of(spec, dataset)
     training = taken.learned  # of documents that are never edited
     if "training" in spec and not documents:
