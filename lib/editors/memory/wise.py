@@ -344,13 +344,13 @@ class Wise(Editor):
         self.prepare()
         began, losses = time.perf_counter(), []
         for number, edit in enumerate(batch, start=self.n_edits):
-            losses.append(self._write(edit, number))
+            losses.append(self._train(edit, number))
             self._file(number + 1)
         first, last, steps = (sum(each) / len(each) for each in zip(*losses, strict=True))
         seconds = time.perf_counter() - began
         return EditReport(seconds, first, last, self.counts() | {"steps": steps})
 
-    def _write(self, edit: Edit, number: int) -> tuple[float, float, int]:
+    def _train(self, edit: Edit, number: int) -> tuple[float, float, int]:
         """Train W' on one edit; gives the loss at its first and last step, and how many there
         were."""
         config, main = self.config, self.main
