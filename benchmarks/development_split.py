@@ -102,6 +102,10 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
     "facts": {
         "MEMIT": {"history": ["none", "one"]},
         "AlphaEdit": {"threshold": [0.2, 0.5], "moment_weight": [0.3, 1.0, 3.0]},
+        "WISE": {
+            "site": [{"part": "mlp_out", "block": 25}, {"part": "mlp_out", "block": 27}],
+            "act_ratio": [0.5, 0.65, 0.8],
+        },
     },
 }
 
