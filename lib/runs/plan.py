@@ -234,7 +234,7 @@ def _setting_runs(
     from lib.editors.registry import REGISTRY
 
     asked = setting["dtype"] if decides.get("dtype") != setting.get("dtype") else ""
-    for label, sweep, value, chosen in _variants(setting):
+    for label, sweep, value, chosen in _variants(setting, seed):
         entry = chosen["editor"]
         others = backbones_of(entry["kind"], entry["config"])
         # What loads other backbones is told by the code that finds them.
@@ -264,8 +264,8 @@ def _setting_runs(
         yield Run(paper, name, label, sweep, value, seed, spec, seconds, cost["gigabytes"], asked)
 
 
-def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Label, sweep, value, and what is run: an editor's entry, a stream, a protocol.
+def _variants(setting: dict[str, Any], seed: int) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Label, sweep, value, and what is run in one order: an editor's entry, a stream, a protocol.
 
     A sweep's value that changes nothing is the run of the main table.
     """
@@ -275,7 +275,9 @@ def _variants(setting: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str
     }
     for label, chosen in main.items():
         yield label, "", "", chosen
-    for sweep, axis in setting.get("sweeps", {}).items():
+    sweeps = setting.get("sweeps", {})
+    here = {name: axis for name, axis in sweeps.items() if seed < (axis.get("seeds") or seed + 1)}
+    for sweep, axis in here.items():
         for label in axis["editors"]:
             for value in axis["values"]:
                 chosen, parameter = main[label], axis["parameter"]

@@ -106,14 +106,16 @@ class Editor(Described):
 
 class Sweep(Described):
     """Runs of some editors that differ in one value: of their configuration, or of the setting's
-    `stream.` or `protocol.`. `retrains`: whether the editor's training depends on it. `stream` and
-    `protocol`: what all runs of the sweep change of the setting's."""
+    `stream.` or `protocol.`. `retrains`: whether the editor's training depends on it. `seeds`: how
+    many of the setting's orders it is run in (all, if not given). `stream` and `protocol`: what all
+    runs of the sweep change of the setting's."""
 
     title: str
     editors: list[str]
     parameter: str
     values: list[Any]
     retrains: bool | None = None
+    seeds: int | None = None
     stream: dict[str, Any] = {}
     protocol: dict[str, Any] = {}
 

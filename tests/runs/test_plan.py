@@ -47,6 +47,15 @@ def test_sweeps_may_vary_the_stream_and_the_protocol(monkeypatch) -> None:
     assert main.spec["stream"]["batch_size"] == 2
 
 
+def test_a_sweep_may_be_run_in_fewer_orders_than_its_setting(monkeypatch) -> None:
+    steps = {"editors": ["FT"], "parameter": "steps", "values": [4, 5]}
+    sweeps = {"once": {**steps, "seeds": 1}, "all": steps}
+    runs = planned(monkeypatch, seeds=3, sweeps=sweeps)
+    assert sorted(run.seed for run in runs if run.sweep == "") == [0, 1, 2]
+    assert sorted(run.seed for run in runs if run.sweep == "all") == [0, 0, 1, 1, 2, 2]
+    assert sorted(run.seed for run in runs if run.sweep == "once") == [0, 0]
+
+
 def test_settings_may_name_a_dtype_a_corpus_and_a_cap(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "cpu_computes_in", lambda dtype: True)
     plain = planned(monkeypatch)[0]
