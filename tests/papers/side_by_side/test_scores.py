@@ -211,7 +211,12 @@ def test_teacher_forcing_reads_higher_where_half_the_tokens_count() -> None:
 
 def test_the_findings_of_the_yaml_are_tests_on_columns_that_exist(tmp_path: Path) -> None:
     stated = InventedStudy(tmp_path).document["findings"]
-    claims = [Claim.from_spec({k: v for k, v in one.items() if k != "needs"}) for one in stated]
+    here = {"editor": "SERAC", "others": ["FT"]}  # of the invented study
+    specs = [
+        {k: here.get(k, v) if "editor" in one else v for k, v in one.items() if k != "needs"}
+        for one in stated
+    ]
+    claims = [Claim.from_spec(spec) for spec in specs]
     assert len({claim.key for claim in claims}) == len(claims) >= 4
     for claim in claims:
         assert claim.test(Material(ROWS)).word in (HOLDS, FAILS, INCONCLUSIVE)
