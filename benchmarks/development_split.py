@@ -5,6 +5,7 @@
     python benchmarks/development_split.py cf-consecutive --only COMEBA-HK
     python benchmarks/development_split.py counterfact --only ELDER
     python benchmarks/development_split.py facts --only UltraEdit
+    python benchmarks/development_split.py facts --only WISE
 
 The development stream takes facts that no profile of a processor edits: it begins behind the last
 one that `overnight` can reach. Prints one row per candidate: success on edits and rephrases,
@@ -108,6 +109,12 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
     "facts": {
         "UltraEdit": {"eta": [2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.4e-3]},
         "RLEdit": {"eta": [1e-4, 3e-4]},
+        "MEMIT": {"history": ["none", "one"]},
+        "AlphaEdit": {"threshold": [0.2, 0.5], "moment_weight": [0.3, 1.0, 3.0]},
+        "WISE": {
+            "site": [{"part": "mlp_out", "block": 25}, {"part": "mlp_out", "block": 27}],
+            "act_ratio": [0.5, 0.65, 0.8],
+        },
     },
 }
 

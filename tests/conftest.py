@@ -23,9 +23,8 @@ SEQ2SEQ = ("tiny-t5", "tiny-t5-relu")
 CLASSIFIER = ("tiny-bert",)
 EDITORS = (
     "melo", "elder", "elder_replayed", "grace", "lora", "ft", "ft_epochs", "comeba_hk", "memit",
-    "rome", "malmen",
-    "mend", "rledit", "ultraedit", "serac",
-    "ft_l", "wilke", "t_patcher", "defer",
+    "alphaedit", "rome", "malmen", "mend", "rledit", "ultraedit", "serac",
+    "ft_l", "wilke", "t_patcher", "wise", "defer",
 )  # fmt: skip
 
 FACTS = (
@@ -194,8 +193,20 @@ def configuration(kind: str, backbone: Backbone, **changes: object) -> dict:
         },
         "comeba_hk": LOCATE | {"blocks": [1, 2, 3], "alpha": 2.0},
         "memit": LOCATE | {"blocks": [1, 2, 3]},
+        "alphaedit": LOCATE
+        | {"blocks": [1, 2, 3], "moment_weight": 0.05, "cut": "energy", "threshold": 0.5},
         "rome": LOCATE | {"blocks": [2]},
         "wilke": LOCATE | {"blocks": [1, 2], "value_steps": 4},
+        "wise": {
+            "site": {"part": "mlp_out", "block": 3},
+            "lr": 0.1,
+            "steps": 8,
+            "alpha": 0.1,
+            "beta": 0.4,
+            "gamma": 0.2,
+            "act_ratio": 0.5,
+            "contexts": [[5, 2]],
+        },
         "t_patcher": {"memory_tokens": 200, "memory_rows": 20, "steps": 15},
         "ft_l": {
             "site": {"part": "mlp_out", "block": 3},

@@ -11,8 +11,10 @@ REGISTRY = {
     "melo": ("lib.editors.adapters.melo", "Melo", "MeloConfig", ROUTED),
     "comeba_hk": ("lib.editors.locate.comeba_hk", "ComebaHk", "ComebaHkConfig", ROUTED),
     "memit": ("lib.editors.locate.memit", "Memit", "MemitConfig", WEIGHTS),
+    "alphaedit": ("lib.editors.locate.alphaedit", "AlphaEdit", "AlphaEditConfig", WEIGHTS),
     "rome": ("lib.editors.locate.rome", "Rome", "RomeConfig", WEIGHTS),
     "grace": ("lib.editors.memory.grace", "Grace", "GraceConfig", ROUTED),
+    "wise": ("lib.editors.memory.wise", "Wise", "WiseConfig", ROUTED),
     "defer": ("lib.editors.memory.defer", "Defer", "DeferConfig", ROUTED),
     "elder": ("lib.editors.adapters.elder", "Elder", "ElderConfig", ROUTED),
     "elder_replayed": (

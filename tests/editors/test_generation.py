@@ -24,6 +24,7 @@ DECIDING = (
     "comeba_hk",
     "serac",
     "defer",
+    "wise",
 )  # at a row's prompt, and then no more
 
 
@@ -190,7 +191,7 @@ def test_two_conversations_take_turns(kind: str) -> None:
             assert torch.equal(again, usual)
 
 
-@pytest.mark.parametrize("kind", ["melo", "elder", "serac"])
+@pytest.mark.parametrize("kind", ["melo", "elder", "serac", "wise"])
 def test_a_cache_of_another_model_is_refused(kind: str) -> None:
     foreign, cache = loading.load("tiny-llama"), DynamicCache()
     ids = encode_prompts(foreign, EDITED[:1]).input_ids

@@ -250,4 +250,4 @@ def test_every_profile_plans_checkpoints_and_families(profile: str) -> None:
     checked = {batch * number for number in setting["protocol"]["checkpoints"]} | {edits}
     for editor in setting["editors"].values():
         assert editor.get("stream", {}).get("first", edits) in checked
-    assert len(setting["editors"]) == 18
+    assert len(setting["editors"]) == 21
