@@ -1,6 +1,6 @@
 """Figures with a row per editor or variant: amounts, differences from zero, then against now.
 
-All draw with seaborn's `scatterplot`, one marker per row, and the intervals that the study made.
+Their intervals are columns that the study made: seaborn's own would not resample whole facts.
 """
 
 import textwrap

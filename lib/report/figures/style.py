@@ -154,7 +154,7 @@ def draw_levels(panel: Axes, levels: Mapping[str, float], *, upright: bool = Fal
 
 
 def legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One legend, each series once, reported ones last: in a spare place or below all panels.
+    """One legend, each series once: in a spare place or below all panels.
 
     A figure in which no panel shows a series needs little height and gets little.
     """
@@ -162,8 +162,7 @@ def legend(figure: Figure, axes: Iterable[Axes]) -> None:
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    labels = sorted(found, key=lambda label: label.startswith("reported"))
-    handles = [found[label] for label in labels]
+    labels, handles = list(found), list(found.values())
     if not labels:
         if not any(panel.has_data() and panel.axison and panel.get_xticks().size for panel in axes):
             figure.set_figheight(0.45 * figure.get_figheight())
