@@ -67,7 +67,11 @@ def sweep_differences(study: Study, setting: str, sweep: str) -> Plot:
     rows = against_default(
         records, "right", SWEPT, main, lambda editor, value: f"{editor}, {called} {float(value):g}"
     )
-    usual = sorted({f"{float(v):g}" for v in records[records["run"].isin(main)]["value"]})
+    default = records[records["run"].isin(main)].drop_duplicates(["editor", "value"])
+    usual = [
+        f"{editor} {float(value):g}"
+        for editor, value in zip(default["editor"], default["value"], strict=True)
+    ]
     told = reported_curves(study, setting, sweep)
     return differences(
         rows, titles=SWEPT, xlabel="minus the usual",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -233,22 +232,18 @@ def differences(
         if not titles:
             say(axes[0], "Empty: no variant was run.")
         for panel, (subset, title) in zip(axes, titles.items(), strict=False):
-            part = rows[rows["subset"] == subset].assign(
-                place=lambda found: [names.index(name) for name in found["variant"]]
-            )
+            part = rows[rows["subset"] == subset]
             panel.axvline(0, color=INK, linewidth=0.9)
-            panel.hlines(part["place"], part["low"], part["high"], color=INK, linewidth=1.1)
-            sns.scatterplot(
-                part, x="mean", y="place", hue="editor", style="editor", ax=panel, s=34, zorder=3,
-                palette={name: look.colour for name, look in style.items()}, legend=False,
-                markers={name: look.marker for name, look in style.items()}, linewidth=0,
-            )  # fmt: skip
+            for row in part.itertuples():
+                place = names.index(row.variant)
+                panel.hlines(place, row.low, row.high, color=INK, linewidth=1.1)
+                panel.plot(row.mean, place, **style[row.editor].mark, zorder=3)
             reach = 1.15 * max(0.02, float(part[["mean", "low", "high"]].abs().max().max()))
             panel.set(xlabel=xlabel, ylabel="", xlim=(-reach, reach))
             panel.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
             apart = part[(part["low"] > 0) | (part["high"] < 0)]
             pairs = zip(apart["variant"], apart["mean"], strict=True)
-            off = ", ".join(f"{name} {mean:+.2f}".replace("-", "−") for name, mean in pairs)
+            off = ", ".join(f"{name} {'+' * (mean > 0)}{number(mean)}" for name, mean in pairs)
             told.append(f"{title}: {off or 'every interval contains 0'}.")
         if beside is not None:
             beside(axes[-1])

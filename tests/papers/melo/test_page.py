@@ -158,7 +158,7 @@ def test_a_swept_value_is_set_against_the_main_run_and_the_reported_shape(study)
     ]
     expected = right[0]["exact_match"].mean() - right[1]["exact_match"].mean()
     assert plot.data.set_index("subset")["mean"]["edits"] == pytest.approx(expected)
-    assert "Usual radius: 75." in plot.caption
+    assert "Usual radius: MELO 75." in plot.caption
     beside = plot.figure.axes[-1]
     assert beside.get_title(loc="left") == "reported (digitised)"
     es = dict(zip(*beside.lines[0].get_data(), strict=True))
