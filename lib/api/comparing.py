@@ -34,8 +34,9 @@ from lib.evaluation.scoring import Scored, needs_whole_passes
 from lib.metrics import ranking
 from lib.report import tables
 from lib.report.figures import files
-from lib.report.figures.parts import bars, means
-from lib.report.figures.style import Plot, looks, panels, say, use_style
+from lib.report.figures.parts import means
+from lib.report.figures.rows import amounts, row_panels
+from lib.report.figures.style import Plot, looks, say, use_style
 from lib.runs.progress import clock
 
 UNEDITED_MODEL = "Unedited model"
@@ -130,18 +131,18 @@ class Comparison:
 
     @property
     def plot(self) -> Plot:
-        """Bars of every decoded measure and of the seconds per edit, an editor a row."""
+        """Every decoded measure and the seconds per edit, an editor a row."""
         rows, names = _last(self.records), list(self.editors)
         style, data = looks([UNEDITED_MODEL, *names]), []
         shown = [one for one in MEASURES if one[1] != "teacher-forced"]
         shown = [one for one in shown if (rows["subset"] == one[2]).any()]
         with use_style():
-            figure, axes = panels(len(shown) + 1, height=0.9 + 0.3 * (len(names) + 1))
-            for panel, (group, title, subset, column) in zip(axes, shown, strict=False):
+            titles = [*(f"{group}, {title}" for group, title, *_ in shown), "Seconds per edit"]
+            figure, axes = row_panels(titles, [UNEDITED_MODEL, *names])
+            for panel, (group, _, subset, column) in zip(axes, shown, strict=False):
                 part = rows[(rows["subset"] == subset) & rows[column].notna()]
                 found = means(part.assign(seed=0), column, ["editor"])
-                panel.set_title(f"{group}, {title}")
-                bars(panel, found, "editor", [UNEDITED_MODEL, *names], style)
+                amounts(panel, found, "editor", [UNEDITED_MODEL, *names], style)
                 panel.set_xlim(0, 1.3)
                 panel.set_xticks([0, 0.25, 0.5, 0.75, 1])
                 data.append(found.assign(measure=group))
@@ -149,7 +150,6 @@ class Comparison:
                 [(name, value) for name, values in self.seconds.items() for value in values],
                 columns=["editor", "seconds"],
             )
-            axes[len(shown)].set_title("Seconds per edit")
             if spent.empty:
                 say(axes[len(shown)], "No editor was timed.")
             else:
@@ -157,9 +157,9 @@ class Comparison:
                     spent.groupby("editor", sort=False)["seconds"].mean().reset_index(name="mean")
                 )
                 found = found.assign(low=float("nan"), high=float("nan"))
-                bars(axes[len(shown)], found, "editor", names, style)
+                amounts(axes[len(shown)], found, "editor", [UNEDITED_MODEL, *names], style)
                 data.append(found.assign(measure="Seconds per edit"))
-        told = f"{self.n_edits} edits of {self.model}; bars: 95 % interval over facts."
+        told = f"{self.n_edits} edits of {self.model}; lines: 95 % interval over facts."
         return Plot(figure, pd.concat(data, ignore_index=True) if data else pd.DataFrame(), told)
 
     def __repr__(self) -> str:

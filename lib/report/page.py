@@ -112,14 +112,15 @@ def data_counts(study: Study) -> str:
 
 
 def draw(study: Study, setting: str, name: str, plot: style.Plot, text: str) -> None:
-    """Save a figure of one setting ("": of none) and show it; `text` is caption and alternative."""
-    caption = f"{text}, {setting}." if setting else f"{text}."
+    """Save a figure of one setting ("": of none) and show it; `text` begins its caption and its
+    alternative, which ends with what the plot found."""
+    told = f"{text}: {study.title(setting)}" if setting else text
     full = "-".join(part for part in (study.paper, name, setting) if part)
-    display(files.save(plot, study.folder / "figures", full, text, caption=caption))
+    display(files.save(plot, study.folder / "figures", full, told, caption=f"{told}."))
 
 
 def drawing(study: Study, name: str, text: str, about: str = "A drawing; no data.") -> None:
-    """Show a drawing of `papers/<paper>/drawings/`, copied beside the page's figures; `text` is
+    """Show a drawing of `papers/<paper>/drawings/`, copied beside the page's figures; `text` begins
     caption and alternative, `about` ends the caption."""
     source = ROOT / "papers" / study.paper / "drawings" / f"{name}.svg"
     folder, full = study.folder / "figures", f"{study.paper}-{name}"

@@ -16,6 +16,7 @@ from lib.report.figures.parts import (
     about_rows,
     counted,
     having,
+    levels,
     lines,
     means,
     outline,
@@ -23,7 +24,10 @@ from lib.report.figures.parts import (
     stacked,
 )
 from lib.report.figures.style import (
-    COLOURS,
+    ALERT,
+    BLUE,
+    DASHED,
+    DOTTED,
     INK,
     LINES,
     MARKERS,
@@ -85,30 +89,21 @@ def by_step(
     data = means(rows, metric, ["subset", "reading", by, "n_edits"])
     data = data[data["reading"].isin(readings)]
     style, called = looks(dict.fromkeys(rows[by])), {**TITLES, **(titles or {})}
-    drawn, shown = _side_by_side(data, by, list(style)), []
+    shown = []
     for subset, reading in itertools.product(subsets, readings):
         name = called.get(subset, subset)
-        part = drawn[(drawn["subset"] == subset) & (drawn["reading"] == reading)]
-        shown.append(Panel(f"{name}: {reading}" if printed else name, part))
+        part = data[(data["subset"] == subset) & (data["reading"] == reading)]
+        level = levels(records, metric, subset)
+        shown.append(Panel(f"{name}: {reading}" if printed else name, part, levels=level))
 
     def finish(panel: Axes, _: pd.DataFrame) -> None:
         panel.set_xlabel("edits applied")
         panel.set_xticks(sorted(data["n_edits"].unique())[:12])
         score_axis(panel, ylabel or metric)
 
-    height = 2.6 if len(shown) > 1 else 3.4
-    figure = lines(shown, "_x", by, style, finish, height=height, whiskers=True)
-    facts = "Whiskers: 95 % interval; editors stand side by side at each number of edits."
-    return Plot(figure, data, about_rows(rows, data, facts))
-
-
-def _side_by_side(data: pd.DataFrame, by: str, names: Sequence[str]) -> pd.DataFrame:
-    """`_x`: the number of edits, a little shifted per name: whiskers do not cover each other."""
-    steps = sorted(data["n_edits"].unique())
-    gap = min((b - a for a, b in itertools.pairwise(steps)), default=1.0)
-    shift = {name: (i - (len(names) - 1) / 2) * 0.035 * gap for i, name in enumerate(names)}
-    return data.assign(
-        _x=data["n_edits"].astype(float) + data[by].astype(str).map(shift).astype(float)
+    facts = about_rows(rows, data, "Editors stand side by side at each number of edits.")
+    return lines(
+        shown, "n_edits", by, style, finish, data=data, caption=facts, height=2.4, whiskers=True
     )
 
 
@@ -131,14 +126,24 @@ def thresholds(steps: pd.DataFrame, *, by: str = "editor", initial: float | None
 
     def finish(panel: Axes, _: pd.DataFrame) -> None:
         if initial is not None:
-            panel.axhline(initial, color=MUTED, linestyle=":", label="initial alpha")
+            panel.axhline(initial, color=MUTED, linestyle=DOTTED, label="initial alpha")
         panel.set(xlabel="edits applied", ylabel="alpha")
 
     shown = [Panel(str(name), drawn[drawn[by] == name]) for name in names]
     empty = "No thresholds recorded."
-    figure = lines(shown, "n_edits", "which", style, finish, height=2.7, empty=empty)
     runs = counted(long["run"].nunique(), "run") if names else "no run"
-    return Plot(figure, data, f"Read off the editor after each batch; {runs}.")
+    caption = f"Read off the editor after each batch; {runs}."
+    return lines(
+        shown,
+        "n_edits",
+        "which",
+        style,
+        finish,
+        data=data,
+        caption=caption,
+        height=2.5,
+        empty=empty,
+    )
 
 
 def state_size(steps: pd.DataFrame, *, columns: Sequence[str] = SIZES, by: str = "editor") -> Plot:
@@ -158,10 +163,10 @@ def state_size(steps: pd.DataFrame, *, columns: Sequence[str] = SIZES, by: str =
         panel.set_ylim(bottom=0)
 
     style = looks(dict.fromkeys(having(steps, by)[by]))
-    figure = lines(shown, "n_edits", by, style, finish)
     runs = steps["run"].nunique() if "run" in steps else 0
     facts = f"Counted after each batch; {counted(runs, 'run')}. A number is 4 bytes in float32."
-    return Plot(figure, stacked([panel.rows for panel in shown]), facts)
+    data = stacked([panel.rows for panel in shown])
+    return lines(shown, "n_edits", by, style, finish, data=data, caption=facts)
 
 
 def _smallest(values: pd.Series) -> float:
@@ -171,9 +176,9 @@ def _smallest(values: pd.Series) -> float:
 
 def _ladder(layers: Sequence[int]) -> list[Look]:
     """Looks for ordered layers: one hue from pale to dark, each with its own marker and line."""
-    shades = sns.color_palette("Blues", len(layers) + 3).as_hex()[3:]  # three are too pale
+    shades = sns.color_palette("Blues_d", len(layers)).as_hex()
     return [
-        Look(shade, MARKERS[i % len(MARKERS)], LINES[i % len(LINES)], "")
+        Look(shade, MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
         for i, shade in enumerate(shades)
     ]
 
@@ -271,22 +276,32 @@ def z_distributions(observations: pd.DataFrame, *, bins: int = 28) -> Plot:
         for subset in SCOPE_TITLES
         if ((rows["editor"] == editor) & (rows["subset"] == subset)).any()
     ]
-    several, edges, parts = rows["editor"].nunique() > 1, _edges(rows["z"], bins), []
+    several, edges, parts, told = rows["editor"].nunique() > 1, _edges(rows["z"], bins), [], []
     with use_style():
-        figure, axes = panels(len(places), height=2.6)
+        figure, axes = panels(len(places), height=2.2)
         if not places:
             say(axes[0], "Empty: no z scores were kept.")
         for panel, (editor, subset) in zip(axes, places, strict=False):
-            panel.set_title(
-                f"{editor}: {SCOPE_TITLES[subset].lower()}" if several else SCOPE_TITLES[subset]
-            )
+            kind = SCOPE_TITLES[subset]
+            panel.set_title(f"{editor}:\n{kind.lower()}" if several else kind)
             part = rows[(rows["editor"] == editor) & (rows["subset"] == subset)]
             parts.append(_outlines(panel, part, edges).assign(editor=editor, subset=subset))
+            told.append(_reached(f"{editor}, {SCOPE_TITLES[subset].lower()}", part))
             _alpha_line(panel, part["alpha"], vertical=True)
             panel.set(xlabel="z score", ylabel="density")
             panel.set_ylim(bottom=0)
         legend(figure, axes)
-    return Plot(figure, stacked(parts), _about(rows))
+    return Plot(figure, stacked(parts), _about(rows), " ".join(told))
+
+
+def _reached(name: str, part: pd.DataFrame) -> str:
+    """How many tokens of each kind reach alpha."""
+    over = part["z"] >= part["alpha"].astype(float)
+    told = ", ".join(
+        f"{kind} {over[part['kind'] == kind].mean():.0%}"
+        for kind in (SUBJECT, OTHER) if (part["kind"] == kind).any()
+    )  # fmt: skip
+    return f"Share of tokens that reach alpha, {name}: {told}."
 
 
 def _edges(values: pd.Series, bins: int) -> np.ndarray:
@@ -299,8 +314,8 @@ def _edges(values: pd.Series, bins: int) -> np.ndarray:
 def _outlines(panel: Axes, part: pd.DataFrame, edges: np.ndarray) -> pd.DataFrame:
     found = []
     for kind, look in (
-        (OTHER, Look(MUTED, "", "--", "")),
-        (SUBJECT, Look(COLOURS[0], "", "-", "")),
+        (OTHER, Look(MUTED, "", DASHED)),
+        (SUBJECT, Look(BLUE, "")),
     ):
         values = part.loc[part["kind"] == kind, "z"].to_numpy(float)
         if not len(values):
@@ -316,51 +331,67 @@ def _outlines(panel: Axes, part: pd.DataFrame, edges: np.ndarray) -> pd.DataFram
 
 
 def z_bound(observations: pd.DataFrame, *, initial: float | None = None) -> Plot:
-    """Largest z of each prompt against its number of tokens, a panel per editor.
+    """Largest z of prompts against their number of tokens n: a panel per editor, for each kind of
+    prompt the median and the middle half of the prompts of that length.
 
-    No point lies above the bound (n - 1) / sqrt(n); prompts left of where the bound crosses alpha
-    can never be edited.
+    No prompt lies above the bound (n - 1) / sqrt(n); where it lies below alpha none can be edited.
     """
     prompts = per_prompt(observations).dropna(subset=["z"])
-    names = list(dict.fromkeys(prompts["editor"]))
+    names, kinds = list(dict.fromkeys(prompts["editor"])), looks(SCOPE_TITLES)
+    data = prompts.groupby(["editor", "subset", "tokens"], sort=False, as_index=False).agg(
+        low=("z", lambda z: z.quantile(0.25)), mean=("z", "median"),
+        high=("z", lambda z: z.quantile(0.75)), n=("z", "size"),
+    )  # fmt: skip
     longest = float(max([12, *prompts["tokens"]])) + 1
     with use_style():
-        figure, axes = panels(len(names), height=3.4)
+        figure, axes = panels(len(names), height=3.2)
         if not names:
             say(axes[0], "Empty: no z scores were kept.")
         for panel, name in zip(axes, names, strict=False):
             panel.set_title(str(name))
-            _under_the_bound(panel, prompts[prompts["editor"] == name], longest)
+            for place, (subset, look) in enumerate(kinds.items()):
+                part = data[(data["editor"] == name) & (data["subset"] == subset)]
+                x = part["tokens"] + (place - 1.5) * 0.18  # kinds of prompts side by side
+                panel.vlines(x, part["low"], part["high"], color=look.colour, linewidth=1.1)
+                sns.scatterplot(x=x, y=part["mean"], s=22, color=look.colour, marker=look.marker,
+                                linewidth=0, label=SCOPE_TITLES[subset], zorder=3, legend=False,
+                                ax=panel)  # fmt: skip
+            tokens = np.linspace(1, longest, 60)
+            panel.plot(tokens, bound(tokens), color=INK, linewidth=1.4, label="bound (n − 1)/√n")
+            _alpha_line(panel, prompts.loc[prompts["editor"] == name, "alpha"], vertical=False)
+            panel.set(xlabel="tokens n in the scope statistic", ylabel="largest z of the prompt")
+            panel.set_xlim(0.5, longest)
             if initial is not None:
-                panel.axhline(
-                    initial, color=MUTED, linestyle=":", label=f"initial alpha {initial:g}"
-                )
+                panel.axhline(initial, color=MUTED, linestyle=DOTTED,
+                              label=f"initial alpha {initial:g}")  # fmt: skip
         legend(figure, axes)
-    return Plot(figure, prompts, _about(prompts))
+    told = length_decides(prompts)
+    facts = f"{told} Marks: median of the prompts of a length; lines: their middle half."
+    return Plot(figure, data, f"{facts} {_about(prompts)}".strip(), told)
 
 
-def _under_the_bound(panel: Axes, prompts: pd.DataFrame, longest: float) -> None:
-    for place, (subset, look) in enumerate(looks(SCOPE_TITLES).items()):
-        part = prompts[prompts["subset"] == subset]
-        if len(part):
-            shift = (place - 1.5) * 0.16  # kinds of prompts side by side
-            sns.scatterplot(
-                x=part["tokens"] + shift, y=part["z"], s=18, color=look.colour, alpha=0.75,
-                marker=look.marker, linewidth=0, label=SCOPE_TITLES[subset], zorder=3,
-                legend=False, ax=panel,
-            )  # fmt: skip
-    tokens = np.linspace(1, longest, 200)
-    panel.plot(tokens, bound(tokens), color=INK, linewidth=1.4, label="bound (n − 1)/√n")
-    _alpha_line(panel, prompts["alpha"], vertical=False)
-    panel.set(xlabel="tokens n in the scope statistic", ylabel="largest z of the prompt")
-    panel.set_xlim(0.5, longest)
+def length_decides(prompts: pd.DataFrame) -> str:
+    """How near edited prompts come to the bound, in words: their z then follows their length.
+
+    `prompts`: rows of `per_prompt` with z. Spearman's rank correlation.
+    """
+    told = []
+    for name, part in prompts[prompts["subset"] == "edits"].groupby("editor", sort=False):
+        share = part["z"] / bound(part["tokens"].astype(float))
+        ranks = part[["tokens", "z"]].astype(float).corr("spearman").loc["tokens", "z"]
+        told.append(
+            f"{name}: the z of half of the {len(part):,} edited prompts lies within "
+            f"{1 - share.median():.0%} of the most that their length allows, and ranks as their "
+            f"length does (correlation {ranks:.2f})"
+        )
+    return f"{'; '.join(told)}." if told else ""
 
 
 def _alpha_line(panel: Axes, alphas: pd.Series, *, vertical: bool) -> None:
     draw = panel.axvline if vertical else panel.axhline
     for i, alpha in enumerate(sorted(alphas.dropna().unique())):
         label = "alpha after the last batch" if i == 0 else None
-        draw(float(alpha), color="#D55E00", linestyle=(0, (5, 2)), linewidth=1.4, label=label)
+        draw(float(alpha), color=ALERT, linestyle=DASHED, linewidth=1.4, label=label)
 
 
 def _about(rows: pd.DataFrame) -> str:
@@ -369,6 +400,5 @@ def _about(rows: pd.DataFrame) -> str:
     prompts = rows.drop_duplicates([name for name in PROMPT if name in rows])
     layers = rows["layer"].unique() if "layer" in rows else ()
     where = f", layer {', '.join(f'{x:g}' for x in layers)}" if len(layers) else ""
-    backbones = " + ".join(dict.fromkeys(rows["backbone"])) if "backbone" in rows else ""
     about = counted(len(facts(prompts["record"])), "prompt")
-    return f"{about}, {counted(rows['run'].nunique(), 'run')}{where}; {backbones}".strip("; ") + "."
+    return f"{about}, {counted(rows['run'].nunique(), 'run')}{where}."

@@ -1,21 +1,21 @@
 """COMEBA-HK's report (published as CoachHooK): tables, claims and notes from a `Study`'s runs."""
 
 import dataclasses
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import display
 
 from lib.metrics import costs
 from lib.report import page, summaries, tables
 from lib.report.claims import claims, verdict
-from lib.report.figures import curves, style
+from lib.report.figures import style
+from lib.report.figures.parts import levels
+from lib.report.figures.rows import against_default, differences, kept_edits, then_and_now
 from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
-from papers.comeba_hk import figures
 from papers.comeba_hk.scores import MOMENTS, OWN, PROTOCOLS, Form, editors_of, forms, place, scored
 from papers.common import substitutions
 
@@ -112,45 +112,61 @@ def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else frames[0]
 
 
-def sweep_plot(
-    records: pd.DataFrame, axis: str, moment: str, layout: Mapping[str, Any]
-) -> style.Plot:
-    """Scores against a swept value. `layout`: `log` (axis), `efficacy` (CounterFact's scores in
-    place of reliability and generality)."""
-    rows = records.assign(swept=records["value"].astype(float))
-    subsets = ("edits", "holdout", "locality", "average")
-    titles = figures.TITLES
-    if layout.get("efficacy"):
-        named = {"edits": "efficacy", "holdout": "paraphrase"}
-        asked = rows[rows["subset"].isin(named)]
-        asked = asked.assign(subset=asked["subset"].map(named), score=asked["prefers_target"])
-        rows = pd.concat([asked, rows], ignore_index=True)
-        subsets = ("efficacy", "paraphrase", "locality", "average")
-        titles = {**titles, "efficacy": "Efficacy", "paraphrase": "Paraphrase"}
-    return curves.sweep(
-        rows, "swept", "score", subsets=subsets, moment=moment, xlabel=axis, ylabel="score",
-        titles=titles, log_x=layout.get("log", False),
-    )  # fmt: skip
+def retention(study: Study, setting: str) -> style.Plot:
+    """How an edit stands right after its batch and after the last one, an editor a row."""
+    records = scored(study, setting)
+    about = f"{study.edits(setting):,} edits."
+    return then_and_now(
+        kept_edits(records, "score"), levels=levels(records, "score", "edits"), about=about
+    )
+
+
+SCORES = {"edits": "Reliability", "holdout": "Generality", "locality": "Locality",
+          "average": "Average"}  # fmt: skip
+EFFICACY = {"efficacy": "Efficacy", "paraphrase": "Paraphrase", "locality": "Locality",
+            "average": "Average"}  # fmt: skip
 
 
 def draw_sweeps(study: Study, names: Sequence[str]) -> None:
-    """Headed figures of the named sweeps in every setting that has them, or a sentence."""
+    """One figure per setting of what the values of the named sweeps change, and a sentence that
+    names those that no finished run varies."""
+    layouts, drawn = study.document["tables"]["sweeps"], set()
+    for setting in study.settings:
+        done = [name for name in names if name in study.sweeps(setting)]
+        done = [name for name in done if len(scored(study, setting, name))]
+        if done:
+            text = "What another value changes: " + "; ".join(layouts[n]["heading"] for n in done)
+            page.draw(study, setting, "-".join(done), sweep_plot(study, setting, done), text)
+            drawn |= set(done)
+    absent = [layouts[name]["heading"] for name in names if name not in drawn]
+    if absent:
+        text = f"Not varied by a finished run of this profile: {'; '.join(absent)}."
+        display(page.paragraph(text))
+
+
+def sweep_plot(study: Study, setting: str, names: Sequence[str]) -> style.Plot:
+    """Each value of the named sweeps minus that of the main table, on the same prompts, by
+    CounterFact's scores where the layouts say so (`efficacy`)."""
+    layouts, main = study.document["tables"]["sweeps"], scored(study, setting)["run"].unique()
+    titles = EFFICACY if all(layouts[name].get("efficacy") for name in names) else SCORES
+    parts, usual = [], []
     for name in names:
-        layout = study.document["tables"]["sweeps"][name]
-        display(HTML(f"<h3>{html.escape(layout['heading'])}</h3>"))
-        drawn = False
-        for setting in study.settings:
-            if name not in study.sweeps(setting):
-                continue
-            records = scored(study, setting, name)
-            if records.empty:
-                continue
-            axis = study.sweeps(setting)[name]["title"]
-            plot = sweep_plot(records, axis, MOMENTS[place(study, setting)[1]], layout)
-            page.draw(study, setting, name, plot, f"Scores by {axis}")
-            drawn = True
-        if not drawn:
-            display(HTML("<p><em>No finished run of this profile varies it.</em></p>"))
+        rows, called = scored(study, setting, name), study.sweeps(setting)[name]["title"]
+        if titles is EFFICACY:
+            named = {"edits": "efficacy", "holdout": "paraphrase"}
+            asked = rows[rows["subset"].isin(named)]
+            asked = asked.assign(subset=asked["subset"].map(named), score=asked["prefers_target"])
+            rows = pd.concat([asked, rows], ignore_index=True)
+        parts.append(against_default(
+            rows, "score", titles, main,
+            lambda _, value, called=called: f"{called} {float(value):g}",
+            moment=MOMENTS[place(study, setting)[1]],
+        ))  # fmt: skip
+        default = sorted({float(value) for value in rows[rows["run"].isin(main)]["value"]})
+        usual.append(f"{called} {', '.join(f'{v:g}' for v in default) or 'not among the values'}")
+    about = f"Usual: {'; '.join(usual)}."
+    rows = pd.concat(parts, ignore_index=True)
+    return differences(rows, titles=titles, xlabel="minus the usual", about=about)
 
 
 def summary(

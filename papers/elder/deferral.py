@@ -67,12 +67,12 @@ def _observed(study: Study, setting: str, sweep: str) -> pd.DataFrame:
 
 
 def about(rows: pd.DataFrame) -> str:
-    """A caption's facts: runs, seeds, model and data of some of these rows."""
+    """A caption's facts: runs, seeds and data of some of these rows."""
     if rows.empty:
         return "No run."
     runs, seeds = rows["run"].nunique(), rows["seed"].nunique()
-    named = [" + ".join(dict.fromkeys(rows[name].astype(str))) for name in ("backbone", "dataset")]
-    return "; ".join([counted(runs, "run"), counted(seeds, "seed"), *named]) + "."
+    data = " + ".join(dict.fromkeys(rows["dataset"].astype(str)))
+    return "; ".join([counted(runs, "run"), counted(seeds, "seed"), data]) + "."
 
 
 def published(study: Study, setting: str) -> tuple[pd.DataFrame, pd.DataFrame]:

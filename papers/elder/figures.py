@@ -1,24 +1,40 @@
 """Figures of a deferral rule: distances to the nearest stored code, deferred shares by threshold,
 and a map of codes."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, MaxNLocator
 
+from lib.report.figures.curves import score_curves
 from lib.report.figures.parts import (
     Panel,
-    about_rows,
     counted,
     having,
     lines,
     means,
+    number,
     outline,
     stacked,
 )
-from lib.report.figures.style import INK, MUTED, Look, Plot, legend, looks, panels, say, use_style
+from lib.report.figures.rows import row_panels
+from lib.report.figures.style import (
+    DASHED,
+    DOTTED,
+    INK,
+    MUTED,
+    Look,
+    Plot,
+    legend,
+    looks,
+    panels,
+    say,
+    use_style,
+)
 
 CODES = {"stored": "codes as stored", "refreshed": "codes recomputed at the end"}
 CHANCE, RULE = "random codes", "epsilon: deferred from here on"
@@ -34,7 +50,7 @@ def nearest_codes(
     rows = having(rows, "subset", *CODES)
     shown = [subset for subset in titles if (rows["subset"] == subset).any()]
     most = int(max([10, *rows[list(CODES)].astype(float).max().dropna(), *chance["distance"]]))
-    edges, parts = np.arange(-1, most + 2, 2), []
+    edges, parts, told = np.arange(-1, most + 2, 2), [], []
     with use_style():
         figure, axes = panels(len(shown), height=2.5)
         if not shown:
@@ -43,17 +59,25 @@ def nearest_codes(
             part = rows[rows["subset"] == subset]
             panel.set_title(f"{titles[subset].capitalize()} (n = {len(part):,})")
             parts.append(_outlines(panel, part, edges).assign(subset=subset))
+            told.append(f"{titles[subset]} {_over(part)}")
             if subset not in ("edits", "holdout") and len(chance):
-                panel.plot(chance["distance"], chance["share"], linestyle=":", color=INK,
+                panel.plot(chance["distance"], chance["share"], linestyle=DOTTED, color=INK,
                            marker=".", label=CHANCE, zorder=4)  # fmt: skip
             for epsilon in part["epsilon"].dropna().unique():
-                panel.axvline(float(epsilon) - 1, color=MUTED, linestyle="--", label=RULE)
+                panel.axvline(float(epsilon) - 1, color=MUTED, linestyle=DASHED, label=RULE)
             panel.set(xlabel="digits from the nearest stored code", ylabel="share of prompts")
             panel.set_ylim(0, 1.04)
             panel.set_xticks(np.arange(0, most + 1, 4 if most > 14 else 2))
         legend(figure, axes)
     facts = f"{about} Distances are even; each outline sums to one."
-    return Plot(figure, stacked(parts), facts.strip())
+    finding = f"Deferred, being at least epsilon digits away: {'; '.join(told)}." if told else ""
+    return Plot(figure, stacked(parts), facts.strip(), finding)
+
+
+def _over(part: pd.DataFrame) -> str:
+    """How many prompts the rule defers by the codes as stored."""
+    deferred = part["stored"].astype(float) >= part["epsilon"].astype(float)
+    return f"{int(deferred.sum())} of {len(part)}"
 
 
 def _outlines(panel: Axes, part: pd.DataFrame, edges: np.ndarray) -> pd.DataFrame:
@@ -72,7 +96,7 @@ def deferred_by_threshold(data: pd.DataFrame, titles: Mapping[str, str], about: 
     data = having(data, "experts", "codes", "subset", "epsilon", "mean")
     places = list(dict.fromkeys(zip(data["experts"], data["codes"], strict=True)))
     style = {titles[subset]: look for subset, look in looks(titles).items()}
-    style[CHANCE] = Look(INK, ".", ":", "")
+    style[CHANCE] = Look(INK, ".", DOTTED)
     drawn = data.assign(what=data["subset"].replace(titles))
     shown = [
         Panel(
@@ -84,34 +108,51 @@ def deferred_by_threshold(data: pd.DataFrame, titles: Mapping[str, str], about: 
 
     def finish(panel: Axes, part: pd.DataFrame) -> None:
         for epsilon in part["rule"].dropna().unique() if "rule" in part else ():
-            panel.axvline(float(epsilon), color=MUTED, linestyle="--", label="ELDER's epsilon")
+            panel.axvline(float(epsilon), color=MUTED, linestyle=DASHED, label="ELDER's epsilon")
         panel.set(xlabel="epsilon", ylabel="share deferred", ylim=(-0.02, 1.04))
         ticks = sorted(part["epsilon"].unique())
         panel.set_xticks(ticks[:: 2 if len(ticks) > 8 else 1])
 
     empty = "Empty: no run observed its distances."
-    figure = lines(shown, "epsilon", "what", style, finish, height=2.5, empty=empty)
-    facts = f"{about} Bands: 95 % interval over prompts, resampled by fact."
-    return Plot(figure, data, facts.strip())
+    facts = f"{about} Intervals over prompts resample facts."
+    plot = lines(
+        shown, "epsilon", "what", style, finish, data=data, caption=facts.strip(), height=2.4,
+        empty=empty,
+    )  # fmt: skip
+    return replace(plot, finding=_at_the_rule(data, titles))
+
+
+def _at_the_rule(data: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """What ELDER's own epsilon defers, panel by panel."""
+    rows = data[data["epsilon"] == data["rule"]] if "rule" in data else data.iloc[:0]
+    told = []
+    for (experts, codes), part in rows.groupby(["experts", "codes"], sort=False):
+        shares = ", ".join(
+            f"{titles.get(row.subset, row.subset)} {number(row.mean)}"
+            for row in part[["subset", "mean"]].itertuples(name="Row")
+        )
+        told.append(f"N = {experts}, {CODES[codes]}: {shares}")
+    return f"Share deferred at ELDER's epsilon: {'; '.join(told)}." if told else ""
 
 
 def code_map(points: Mapping[str, pd.DataFrame], about: str = "") -> Plot:
-    """Codes on two axes, a panel per entry: edits filled, their rephrases as larger open marks of
-    the same form, unrelated questions grey. Columns: group, subset, x, y, share.
+    """Codes on two axes, a panel per entry that has any: edits filled, their rephrases as larger
+    open marks of the same form, unrelated questions grey. Columns: group, subset, x, y, share.
 
     Drawn without seaborn, which has no open marks beside filled ones.
     """
+    points = {name: part for name, part in points.items() if len(part)}
     groups = dict.fromkeys(g for part in points.values() for g in part.get("group", ()))
     style = looks(group for group in groups if group != "unrelated")
+    told = []
     with use_style():
-        figure, axes = panels(len(points), height=3.8)
+        figure, axes = panels(len(points), height=3.3)
+        if not points:
+            say(axes[0], "Empty: no codes were observed.")
         for panel, (name, part) in zip(axes, points.items(), strict=False):
             panel.set_title(name)
-            if part.empty:
-                say(panel, "Empty: no codes were observed.")
-                continue
             others = part[part["group"] == "unrelated"]
-            panel.scatter(others["x"], others["y"], s=26, color="#b4bac2", label="unrelated")
+            panel.scatter(others["x"], others["y"], s=26, color="#8d949d", label="unrelated")
             for group, look in style.items():
                 mine = part[part["group"] == group]
                 edit = mine["subset"] == "edits"
@@ -119,6 +160,7 @@ def code_map(points: Mapping[str, pd.DataFrame], about: str = "") -> Plot:
                 panel.scatter(mine["x"][~edit], mine["y"][~edit], s=110, facecolor="none", **marks)
                 panel.scatter(mine["x"][edit], mine["y"][edit], s=34, color=look.colour,
                               marker=look.marker, label=group, zorder=4)  # fmt: skip
+            told.append(f"{name}: {_shared(part)}")
             panel.set_xlabel(f"two axes show {part['share'].iloc[0]:.0%} of the spread")
             panel.set(xticks=[], yticks=[])
             panel.margins(0.1)
@@ -126,84 +168,81 @@ def code_map(points: Mapping[str, pd.DataFrame], about: str = "") -> Plot:
         legend(figure, axes)
     data = stacked([part.assign(panel=name) for name, part in points.items()])
     facts = f"{counted(len(data), 'code')}; equal codes lie on each other. Open marks: rephrases."
-    return Plot(figure, data, f"{facts} {about}".strip())
+    return Plot(figure, data, f"{facts} {about}".strip(), " ".join(told))
+
+
+def _shared(part: pd.DataFrame) -> str:
+    """How many edits share their code with a rephrase of theirs, and with an unrelated question."""
+    edits, again = (part[part["subset"] == subset] for subset in ("edits", "holdout"))
+    own = set(zip(again["group"], again["code"], strict=True))
+    others = set(part.loc[part["group"] == "unrelated", "code"])
+    hits = sum(pair in own for pair in zip(edits["group"], edits["code"], strict=True))
+    return (
+        f"{hits} of {len(edits)} edits share their code with their rephrase, "
+        f"{edits['code'].isin(others).sum()} with an unrelated question."
+    )
 
 
 def whose_answers(
     rows: pd.DataFrame, said: Sequence[str], moments: Mapping[str, str], about: str = ""
 ) -> Plot:
-    """Whose answer edits get at their own moment and after the last edit: one bar each, a panel
-    per variant. `rows`: editor, moment, said.
+    """Whose answer edits get at their own moment and after the last edit: a stacked bar each, from
+    dark (the first of `said`) to light. `rows`: editor, moment, said.
 
-    Drawn without seaborn, which stacks no bars with hatches.
+    Drawn without seaborn, which does not stack bars of counts.
     """
     rows = having(rows, "editor", "moment", "said")
-    names, style = list(dict.fromkeys(rows["editor"])), looks(said)
+    shades = sns.color_palette("viridis", len(said)).as_hex()
     counts = rows.groupby(["editor", "moment", "said"]).size().rename("edits").reset_index()
+    bars = list(itertools.product(dict.fromkeys(rows["editor"]), moments))
     with use_style():
-        figure, axes = panels(len(names), height=1.7)
-        if not names:
-            say(axes[0], "Empty: no edit was scored.")
-        for panel, name in zip(axes, names, strict=False):
-            panel.set_title(name)
-            mine = counts[counts["editor"] == name].set_index(["moment", "said"])["edits"]
-            for place, moment in enumerate(moments):
-                left = 0
-                for answer, look in style.items():
-                    width = int(mine.get((moment, answer), 0))
-                    panel.barh(place, width, left=left, height=0.62, facecolor="white",
-                               edgecolor=look.colour, hatch=look.hatch, linewidth=1.2,
-                               label=answer)  # fmt: skip
-                    if width:
-                        panel.annotate(f"{width}", (left + width / 2, place), ha="center",
-                                       va="center", bbox={"facecolor": "white", "edgecolor": "none",
-                                                          "pad": 1.0})  # fmt: skip
-                    left += width
-            panel.set_yticks(range(len(moments)), list(moments.values()))
-            panel.set_ylim(len(moments) - 0.5, -0.5)
+        figure, (panel,) = row_panels([""], [f"{name}, {moments[m]}" for name, m in bars])
+        if not bars:
+            say(panel, "Empty: no edit was scored.")
+        for place, (name, moment) in enumerate(bars):
+            mine = counts[(counts["editor"] == name) & (counts["moment"] == moment)]
+            widths, left = mine.set_index("said")["edits"], 0
+            for number, (answer, shade) in enumerate(zip(said, shades, strict=True)):
+                width = int(widths.get(answer, 0))
+                panel.barh(place, width, left=left, height=0.8, facecolor=shade, linewidth=0.5,
+                           edgecolor=INK, label=answer)  # fmt: skip
+                if width > 0.06 * widths.sum():
+                    panel.text(left + width / 2, place, f"{width}", ha="center", va="center",
+                               color="white" if number < len(said) / 2 else INK)  # fmt: skip
+                left += width
+        if bars:
             panel.set_xlabel("edits")
-            panel.grid(False)
-        legend(figure, axes)
+            legend(figure, [panel])
     facts = f"Answers decoded from the prompt; an edit is right if every token is. {about}"
-    return Plot(figure, counts, facts.strip())
+    kept = counts[counts["said"] == said[0]]
+    told = "; ".join(
+        f"{row.editor}, {moments[row.moment]}: {row.edits} {said[0]}"
+        for row in kept.itertuples() if row.moment in moments
+    )  # fmt: skip
+    return Plot(
+        figure, counts, facts.strip(), f"Answers by whose they are: {told}." if told else ""
+    )
 
 
 SCORES = {"edits": "Reliability", "holdout": "Generalization"}
 
 
 def scores_and_size(
-    records: pd.DataFrame,
-    steps: pd.DataFrame,
-    metric: str,
-    *,
-    by: str = "editor",
-    titles: Mapping[str, str] = SCORES,
-) -> Plot:
+    records: pd.DataFrame, steps: pd.DataFrame, metric: str, *,
+    by: str = "editor", before: pd.DataFrame | None = None,
+) -> Plot:  # fmt: skip
     """The score of all edits so far, and the trained parameters, a line per `by`.
 
-    `records`: rows of the edits that the model holds at that moment (`n_edits`); `steps`: one row
-    per batch with `parameters`.
+    `records`: rows of the edits that the model holds at that moment (`n_edits`); `before`: rows of
+    the unedited model; `steps`: one row per batch with `parameters`.
     """
-    rows = having(records, metric, by, "subset", "n_edits")
-    rows = rows[rows["subset"].isin(titles)]
-    data = means(rows, metric, ["subset", by, "n_edits"])
-    counted = having(steps, "parameters", by, "n_edits")
-    size = means(counted.drop(columns="record", errors="ignore"), "parameters", [by, "n_edits"])
-    style = looks(dict.fromkeys([*rows[by], *counted[by]]))
+    counts = having(steps, "parameters", by, "n_edits").drop(columns="record", errors="ignore")
+    size = means(counts, "parameters", [by, "n_edits"])
     thousands = size.assign(**{name: size[name] / 1000 for name in ("mean", "low", "high")})
-    shown = [
-        *(Panel(title, data[data["subset"] == subset]) for subset, title in titles.items()),
-        Panel("Trained parameters, thousands", thousands, why="no parameters counted"),
-    ]
-    counts = sorted(set(data["n_edits"]))
-
-    def finish(panel: Axes, part: pd.DataFrame) -> None:
-        score = "subset" in part
-        few = score and len(counts) <= 6
-        panel.set(xlabel="edits applied", ylabel="share right" if score else "")
-        panel.set_ylim(*((-0.02, 1.04) if score else (0, None)))
-        panel.xaxis.set_major_locator(FixedLocator(counts) if few else MaxNLocator(6, integer=True))
-
-    figure = lines(shown, "n_edits", by, style, finish)
-    drawn = stacked([data.assign(quantity="score"), size.assign(quantity="parameters")])
-    return Plot(figure, drawn, about_rows(rows, data, "Bands: 95 % interval."))
+    more = [Panel("Trained parameters, thousands", thousands, why="no parameters counted")]
+    plot = score_curves(
+        records, metric, SCORES, by=by, moments=("checkpoint", "end"), before=before, more=more,
+        ylabel="share right",
+    )  # fmt: skip
+    drawn = [plot.data.assign(quantity="score"), size.assign(quantity="parameters")]
+    return replace(plot, data=stacked(drawn))

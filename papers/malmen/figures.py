@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,22 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from lib.report.claims.verdict import paired
-from lib.report.figures.parts import Panel, about_rows, counted, having, lines, means, stacked
+from lib.report.figures.parts import (
+    UNEDITED,
+    Panel,
+    about_rows,
+    counted,
+    extremes,
+    having,
+    levels,
+    lines,
+    means,
+    number,
+    stacked,
+)
+from lib.report.figures.rows import row_panels
 from lib.report.figures.style import (
-    COLOURS,
-    HATCHES,
+    DOTTED,
     INK,
     MUTED,
     Look,
@@ -44,18 +57,21 @@ def scores_by_m(records: pd.DataFrame, before: pd.DataFrame, metric: str) -> Plo
     rows = rows[rows["subset"].isin(TITLES)]
     data = means(rows, metric, ["subset", "editor", "m"])
     level = means(having(before, metric, "subset"), metric, ["subset"])
-    style = looks(dict.fromkeys(rows["editor"]))
-    drawn, sizes = data.assign(_x=_beside(data, list(style))), data["m"]
+    style, sizes = looks(dict.fromkeys(rows["editor"])), data["m"]
+    shown = [
+        replace(one, levels=levels(before, metric, subset))
+        for subset, one in zip(TITLES, _by_subset(data), strict=True)
+    ]
 
-    def finish(panel: Axes, part: pd.DataFrame) -> None:
-        for value in level.loc[level["subset"] == part["subset"].iloc[0], "mean"]:
-            panel.axhline(value, color=MUTED, linestyle="--", label="unedited model", zorder=1)
+    def finish(panel: Axes, _: pd.DataFrame) -> None:
         panel.set(ylabel="share of answer tokens", ylim=(-0.02, 1.04))
         over_m(panel, sizes)
 
-    figure = lines(_by_subset(drawn), "_x", "editor", style, finish, whiskers=True)
-    data = stacked([data, level.assign(editor="unedited model")])
-    return Plot(figure, data, about_rows(rows, data, "Whiskers: 95 % interval."))
+    drawn = stacked([data, level.assign(editor=UNEDITED)])
+    return lines(
+        shown, "m", "editor", style, finish, data=drawn, caption=about_rows(rows, data),
+        whiskers=True, log_x=True,
+    )  # fmt: skip
 
 
 def gaps_by_m(records: pd.DataFrame, metric: str, own: str, others: Sequence[str]) -> Plot:
@@ -72,7 +88,6 @@ def gaps_by_m(records: pd.DataFrame, metric: str, own: str, others: Sequence[str
     data = pd.DataFrame(found, columns=names)
     data["other"] = "minus " + data["other"].astype(str)
     style = {f"minus {name}": look for name, look in looks(others).items()}
-    drawn = data.assign(_x=_beside(data.rename(columns={"other": "editor"}), list(style)))
     used = rows[rows["editor"].isin([own, *others])]
 
     def finish(panel: Axes, _: pd.DataFrame) -> None:
@@ -80,15 +95,17 @@ def gaps_by_m(records: pd.DataFrame, metric: str, own: str, others: Sequence[str
         panel.set_ylabel(f"{own} minus another")
         over_m(panel, data["m"])
 
-    shown = _by_subset(drawn, why="no two editors share prompts")
-    figure = lines(shown, "_x", "other", style, finish, whiskers=True)
-    text = "Paired differences on the same prompts; whiskers: 95 % interval. Above zero: for "
-    return Plot(figure, data, about_rows(used, data, f"{text}{own}."))
+    shown = _by_subset(data, why="no two editors share prompts")
+    text = f"Paired differences on the same prompts; above zero: for {own}."
+    return lines(
+        shown, "m", "other", style, finish, data=data, caption=about_rows(used, data, text),
+        whiskers=True, log_x=True,
+    )  # fmt: skip
 
 
-def _by_subset(drawn: pd.DataFrame, **more: str) -> list[Panel]:
+def _by_subset(data: pd.DataFrame, **more: str) -> list[Panel]:
     return [
-        Panel(title, drawn[drawn["subset"] == subset], **more) for subset, title in TITLES.items()
+        Panel(title, data[data["subset"] == subset], **more) for subset, title in TITLES.items()
     ]
 
 
@@ -115,12 +132,14 @@ def memory_by_m(
 
     shown = [Panel(editor, data[data["editor"] == editor]) for editor in editors]
     empty = "Empty: no run counted the memory of its passes."
-    figure = lines(shown, "m", "what", looks(names.values()), finish, height=3.2, empty=empty)
     facts = (
         f"Counted in one meta-step each of {counted(len(rows), 'network')}: bytes of distinct "
         "tensors that autograd keeps, weights not counted."
     )
-    return Plot(figure, data, facts)
+    return lines(
+        shown, "m", "what", looks(names.values()), finish, data=data, caption=facts, height=2.9,
+        empty=empty,
+    )  # fmt: skip
 
 
 def over_m(panel: Axes, values: Sequence[float]) -> None:
@@ -145,45 +164,6 @@ def logarithmic(panel: Axes, values: Sequence[float]) -> None:
     panel.yaxis.set_minor_locator(NullLocator())
 
 
-def _beside(data: pd.DataFrame, names: Sequence[str]) -> pd.Series:
-    """m, a little shifted per editor on the logarithmic axis: whiskers stand side by side."""
-    shift = {name: 1.03 ** (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
-    factor = data["editor"].astype(str).str.removeprefix("minus ")
-    known = {name.removeprefix("minus "): value for name, value in shift.items()}
-    return data["m"].astype(float) * factor.map(known).astype(float)
-
-
-def differences(
-    rows: pd.DataFrame, *, titles: Mapping[str, str], xlabel: str, about: str = ""
-) -> Plot:
-    """A panel per key of `titles`, a line per variant: dots with 95 % intervals, zero drawn.
-
-    Columns: variant, subset (key of `titles`), mean, low, high, n.
-    """
-    rows = having(rows, "variant", "subset", "mean")
-    names = list(dict.fromkeys(rows["variant"]))
-    with use_style():
-        figure, axes = panels(len(titles), height=1.1 + 0.3 * max(len(names), 3))
-        for panel, (subset, title) in zip(axes, titles.items(), strict=True):
-            panel.set_title(title)
-            part = rows[rows["subset"] == subset].set_index("variant").reindex(names)
-            if not part["mean"].notna().any():
-                say(panel, "Empty: no variant was run.")
-                continue
-            panel.axvline(0, color=INK, linewidth=0.9)
-            sns.pointplot(
-                part.reset_index(), x="mean", y="variant", order=names, errorbar=None, ax=panel,
-                color=COLOURS[0], linestyle="none", markersize=5, markeredgewidth=1, zorder=3,
-            )  # fmt: skip
-            panel.hlines(range(len(names)), part["low"], part["high"], color=MUTED, linewidth=1.4)
-            panel.set(xlabel=xlabel, ylabel="", ylim=(len(names) - 0.5, -0.5))
-            panel.xaxis.set_major_locator(MaxNLocator(5))
-            panel.grid(True, axis="x")
-            panel.grid(False, axis="y")
-    least = f"n = {int(rows['n'].min()):,} or more prompts per dot. " if len(rows) else "No rows. "
-    return Plot(figure, rows.reset_index(drop=True), f"{least}Bars: 95 % interval. {about}".strip())
-
-
 def time_parts(rows: pd.DataFrame, parts: Mapping[str, str], *, by: str = "editor") -> Plot:
     """Seconds per `by` as stacked bars; `parts`: column of `rows` -> what it is called.
 
@@ -191,29 +171,26 @@ def time_parts(rows: pd.DataFrame, parts: Mapping[str, str], *, by: str = "edito
     """
     rows = having(rows, by, *parts)
     data = rows.groupby(by, sort=False)[list(parts)].mean()
+    shades = sns.color_palette("viridis", len(parts)).as_hex()
     with use_style():
-        figure, (panel,) = panels(1, height=1.2 + 0.34 * max(len(data), 3))
+        figure, (panel,) = row_panels([""], data.index)
         if data.empty:
             say(panel, "Empty: no finished run.")
         left = np.zeros(len(data))
-        for number, (column, title) in enumerate(parts.items() if len(data) else ()):
-            panel.barh(
-                range(len(data)), data[column], left=left, height=0.6, facecolor="white",
-                edgecolor=COLOURS[number], hatch=HATCHES[number + 1], label=title, linewidth=1.2,
-            )  # fmt: skip
+        for (column, title), shade in zip(parts.items() if len(data) else (), shades, strict=False):
+            panel.barh(range(len(data)), data[column], left=left, height=0.7, facecolor=shade,
+                       edgecolor=INK, linewidth=0.5, label=title)  # fmt: skip
             left += data[column].to_numpy(float)
         for place, total in enumerate(left):
             panel.annotate(f"{total:,.3g} s", (total, place), (4, 0), va="center",
                            textcoords="offset points")  # fmt: skip
         if len(data):
-            panel.set_yticks(range(len(data)), [str(name) for name in data.index])
-            panel.set_ylim(len(data) - 0.5, -0.5)
-            panel.set_xlim(0, max(float(left.max()), 1e-9) * 1.18)
+            panel.set_xlim(0, max(float(left.max()), 1e-9) * 1.3)
             panel.set_xlabel("seconds")
-            panel.grid(True, axis="x")
-            panel.grid(False, axis="y")
         legend(figure, [panel])
-    return Plot(figure, data.reset_index(), "Sums over all batches of a run, on one machine.")
+    told = f"Seconds in all: {extremes(data.index, left)}." if len(data) else ""
+    facts = "Sums over all batches of a run, on one machine."
+    return Plot(figure, data.reset_index(), facts, told)
 
 
 CURVES = {
@@ -232,27 +209,26 @@ def learning_curves(observations: pd.DataFrame, editors: Sequence[str]) -> Plot:
     rows = rows.assign(**absent).sort_values(["editor", "step"])
     style = looks([name for name in editors if name in set(rows["editor"])])
     why = "no training of this profile recorded it"
-    shown = [
-        Panel(title, rows.assign(mean=rows[column], what=column).dropna(subset=["mean"]), why=why)
-        for column, title in CURVES.items()
-    ]
+    shown = []
+    for column, title in CURVES.items():
+        part = rows.assign(mean=rows[column], what=column).dropna(subset=["mean"])
+        start = part.loc[part["step"] == 0, "mean"].head(1) if column.startswith("valid") else ()
+        shown.append(Panel(title, part, why, levels=dict.fromkeys([UNEDITED] * len(start), *start)))
 
     def finish(panel: Axes, part: pd.DataFrame) -> None:
         panel.set_xlabel("meta-steps")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if part["what"].iloc[0].startswith("valid"):
-            for value in part.loc[part["step"] == 0, "mean"].head(1):
-                panel.axhline(value, color=MUTED, linestyle=":", label="unedited model")
             panel.set(ylabel="share of answer tokens", ylim=(-0.02, 1.04))
         else:
             panel.set_ylim(0, max(1e-9, 1.08 * float(part["mean"].max())))
             panel.set_ylabel("nats per token")
 
-    figure = lines(shown, "step", "editor", style, finish, height=2.6)
     trained = counted(rows["editor"].nunique(), "training")
-    return Plot(
-        figure, rows[["editor", "step", *CURVES]].reset_index(drop=True),
-        f"{trained}; losses are means over the mini-batches of one meta-step.",
+    return lines(
+        shown, "step", "editor", style, finish, height=2.3,
+        data=rows[["editor", "step", *CURVES]].reset_index(drop=True),
+        caption=f"{trained}; losses are means over the mini-batches of one meta-step.",
     )  # fmt: skip
 
 
@@ -290,14 +266,20 @@ def residuals_by_m(observations: pd.DataFrame, own: str, summing: str) -> Plot:
             for name, look in style.items():
                 _layers(panel, data[data["shift"] == name], column, look, name)
             if column == "residual":
-                panel.axhline(1, color=MUTED, linestyle=":", label="no shift at all")
+                panel.axhline(1, color=MUTED, linestyle=DOTTED, label="no shift at all")
             panel.set_ylabel(f"{label}, logarithmic")
             logarithmic(panel, [*data[column], *([1.0] if column == "residual" else [])])
             over_m(panel, data["m"])
         legend(figure, axes)
     layers = counted(data["layer"].nunique(), "edited layer")
     about = f"Thick: mean over {layers}; thin: each layer. Rows of the last batch of each run."
-    return Plot(figure, data, about)
+    last = data[data["m"] == data["m"].max()].groupby("shift")[["residual", "norm"]].mean()
+    told = "; ".join(
+        f"{name} {number(row.residual)} from what the rows want, norm {number(row.norm)}"
+        for name, row in zip(last.index, last.itertuples(), strict=True)
+    )
+    finding = f"At m = {data['m'].max():,g}: {told}." if told else ""
+    return Plot(figure, data, about, finding)
 
 
 def _series(rows: pd.DataFrame, name: str, residual: str, norm: str) -> pd.DataFrame:

@@ -1,16 +1,17 @@
-"""What MELO's figures draw: swept values over the edits, reported curves, the index, its keys."""
+"""What MELO's figures draw: swept values, reported curves, retention, the index, its keys."""
 
 import re
 
 import pandas as pd
 from safetensors.numpy import load_file
 
-from lib.report.figures import curves
+from lib.report.figures.parts import levels
+from lib.report.figures.rows import against_default, differences, kept_edits, then_and_now
 from lib.report.figures.style import Plot
 from lib.runs.study import Study
 from papers import common
 from papers.melo import figures
-from papers.melo.scores import group_of, scored
+from papers.melo.scores import group_of, scored, success
 
 # Sweep -> item of the reported CSV, pattern of its methods, and how a value is called.
 REPORTED = {
@@ -18,9 +19,12 @@ REPORTED = {
     "location": ("Fig VecDB location {model}", r"MELO VecDB=\[(\d+)\]"),
 }
 CALLED = {"radius": "radius", "location": "block", "rank": "rank", "capacity": "blocks"}
-QUANTITIES = {
-    "edits": "ES (F1)", "released_holdout": "Generality/Holdout (F1)", "upstream": "Locality (F1)",
-    "time": "cumulative edit time",
+QUANTITIES = {  # of the reported curves: what a legend calls them
+    "ES (F1)": "edit success, F1", "Generality/Holdout (F1)": "generality, F1",
+    "Locality (F1)": "locality, F1",
+}  # fmt: skip
+SWEPT = {
+    "edits": "Edits", "holdout": "Held-out rephrases", "near": "Near answers kept",
 }  # fmt: skip
 COUNTED = {  # column of ours -> item and metric of the reported CSV
     "clusters": ("Fig clusters", "clusters in VecDB"), "conflicts": ("Fig conflicts", "conflicts"),
@@ -30,51 +34,60 @@ KEY_COMPONENTS = ((1, 2), (1, 5))  # the second pair is the paper's, of 30
 
 
 def reported_curves(study: Study, setting: str, sweep: str) -> dict[str, pd.DataFrame]:
-    """The digitised curves of a sweep by quantity: value, n_edits, and the label in `method`."""
+    """The digitised curves of a sweep by quantity: method, n_edits, value, and the swept `x`."""
     place = study.document["settings"][setting]["reported"]
     if not place or sweep not in REPORTED:
         return {}
     item, pattern = REPORTED[sweep]
-    return _curves(item.format(model=place["model"]), pattern, CALLED[sweep], QUANTITIES)
+    names = {name: name for name in QUANTITIES}
+    return _curves(item.format(model=place["model"]), pattern, CALLED[sweep], names)
 
 
 def _curves(item: str, pattern: str, called: str, names: dict[str, str]) -> dict[str, pd.DataFrame]:
     known = common.reported("melo")
     rows = known[(known["item"] == item) & known["method"].str.fullmatch(pattern)]
-    label = [f"{called} {float(re.match(pattern, m)[1]):g}" for m in rows["method"]]
-    rows = rows.assign(method=label, n_edits=rows["n_edits"].astype(float))
+    swept = [float(re.match(pattern, method)[1]) for method in rows["method"]]
+    label = [f"{called} {value:g}" for value in swept]
+    rows = rows.assign(method=label, x=swept, n_edits=rows["n_edits"].astype(float))
     found = {name: rows[rows["metric"] == metric] for name, metric in names.items()}
-    return {name: part[["method", "n_edits", "value"]] for name, part in found.items() if len(part)}
+    columns = ["method", "x", "n_edits", "value"]
+    return {name: part[columns] for name, part in found.items() if len(part)}
 
 
-def sweep_curves(study: Study, setting: str, sweep: str, editor: str = "MELO") -> Plot:
-    """The paper's four panels: F1 on edits, on the edited prompts as "holdout", on upstream
-    questions, and editing time against edits, a line per swept value; ours adds held-out ones."""
-    records = _labelled(scored(study, setting, sweep), sweep, editor)
-    if records.empty:
-        records = records.assign(edit_index=[])
-    # As the official loop: ES of the edits applied so far, "holdout" of all, those to come as well.
-    due = (records["edit_index"] < records["n_edits"]) | (records["moment"] == "before")
-    own = records["subset"] == "edits"
-    steps = _labelled(study.steps(setting, sweep), sweep, editor)
-    return figures.scores_over_edits(
-        records[due | ~own], steps, "f1_released", by="method", ylabel="F1",
-        reported=reported_curves(study, setting, sweep),
+def sweep_differences(study: Study, setting: str, sweep: str) -> Plot:
+    """Each swept value minus the main table's: decoded edits, held-out rephrases and unchanged near
+    answers after the last edit, and the shape of the reported curves."""
+    records, called = scored(study, setting, sweep), CALLED.get(sweep, sweep)
+    if len(records):
+        # Near questions are right if they stay as they were, edits if they become what was asked.
+        near = records["subset"] == "near"
+        right = records["exact_match"].where(~near, records["agreement"])
+        records = records.assign(right=right)
+    main = scored(study, setting)["run"].unique()
+    rows = against_default(
+        records, "right", SWEPT, main, lambda editor, value: f"{editor}, {called} {float(value):g}"
+    )
+    default = records[records["run"].isin(main)].drop_duplicates(["editor", "value"])
+    usual = [
+        f"{editor} {float(value):g}"
+        for editor, value in zip(default["editor"], default["value"], strict=True)
+    ]
+    told = reported_curves(study, setting, sweep)
+    return differences(
+        rows, titles=SWEPT, xlabel="minus the usual",
+        about=f"Usual {called}: {', '.join(usual) or 'not among the values'}.",
+        beside=(lambda panel: figures.reported_shape(panel, told, QUANTITIES)) if told else None,
     )  # fmt: skip
 
 
-def sweep_ends(study: Study, setting: str, sweep: str) -> Plot:
-    """Decoded edits and rephrases, and unchanged near answers, against a swept setting."""
-    records = scored(study, setting, sweep)
-    if records.empty:
-        return curves.sweep(records, "value", "share", xlabel=study.sweeps(setting)[sweep]["title"])
-    # Near questions are right if they stay as they were, edits if they become what was asked.
-    kept = records["subset"].isin(["near", "upstream"])
-    share = records["exact_match"].where(~kept, records["agreement"])
-    rows = records.assign(swept=records["value"].astype(float), share=share)
-    title = study.sweeps(setting)[sweep]["title"]
-    subsets = ("edits", "holdout", "near")
-    return curves.sweep(rows, "swept", "share", subsets=subsets, xlabel=title, ylabel="share")
+def retention(study: Study, setting: str) -> Plot:
+    """How an edit stands right after its batch and after the last one, an editor a row."""
+    metric, label = success(study, setting)
+    records = study.records(setting)
+    about = f"Score: {label}; {study.edits(setting):,} edits."
+    return then_and_now(
+        kept_edits(records, metric), levels=levels(records, metric, "edits"), about=about
+    )
 
 
 def index_curves(study: Study, setting: str, editor: str = "MELO") -> Plot:
@@ -103,7 +116,7 @@ def _labelled(frame: pd.DataFrame, sweep: str, editor: str) -> pd.DataFrame:
 
 def key_maps(study: Study, setting: str) -> Plot | None:
     """Keys of every MELO variant's first run; in the setting of the paper's picture also on its
-    pair of components. None where nothing is saved."""
+    pair of components. None where no index holds a cluster."""
     found = {}
     for editor in study.editors(setting):
         index = saved_index(study, setting, editor) if editor.startswith("MELO") else None
@@ -111,7 +124,8 @@ def key_maps(study: Study, setting: str) -> Plot | None:
             found[editor] = index["keys"], index["owners"].tolist()
     pairs = KEY_COMPONENTS if is_question_answering(study, setting) else KEY_COMPONENTS[:1]
     about = f"{study.document['settings'][setting]['backbone']}, first order seed."
-    return figures.key_maps(found, pairs, about) if found else None
+    plot = figures.key_maps(found, pairs, about)
+    return plot if len(plot.data) else None
 
 
 def saved_index(study: Study, setting: str, editor: str) -> dict | None:

@@ -1,7 +1,8 @@
-"""Curves of ours and curves read off a paper's picture, each in a panel of its own.
+"""Figures of MELO's index: how it grows, beside curves read off the paper's picture, a map of its
+keys, and the shape of the reported sweeps.
 
-The two differ in model, data and number of edits, so that one axis for both would mislead: left is
-what ran here, right what was reported, in the same colours where the same value was varied.
+Reported curves differ in model, data and number of edits, so that one axis for both would mislead:
+left is what ran here, right what was reported, in the same looks where the same value was varied.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,56 +12,22 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lib.data.records import SCORE_TITLES
-from lib.report.figures.parts import (
-    Panel,
-    about_rows,
-    counted,
-    having,
-    lines,
-    means,
-    minutes,
-    score_axis,
-    stacked,
+from lib.report.figures.parts import Panel, counted, having, lines, means, series, stacked
+from lib.report.figures.style import (
+    REPORTED,
+    RULE,
+    Plot,
+    legend,
+    looks,
+    panels,
+    say,
+    use_style,
 )
-from lib.report.figures.style import INK, Look, Plot, legend, looks, panels, say, use_style
 
-SCORES = {
-    "edits": SCORE_TITLES["edits"], "released_holdout": "Generality as released",
-    "holdout": SCORE_TITLES["holdout"], "upstream": SCORE_TITLES["upstream"],
-}  # fmt: skip
 COUNTS = {"clusters": "Clusters", "conflicts": "Conflicts", "forgotten": "Forgotten keys"}
-TIME = "time"
-SILENT = {"holdout": "the official code never scored these"}
-
-
-def scores_over_edits(
-    records: pd.DataFrame,
-    steps: pd.DataFrame,
-    metric: str,
-    *,
-    reported: Mapping[str, pd.DataFrame] | None = None,
-    subsets: Mapping[str, str] = SCORES,
-    by: str = "value",
-    ylabel: str = "score",
-) -> Plot:
-    """Scores and cumulative editing time against the number of edits, a line per `by`.
-
-    `reported`: subset (or "time", minutes) -> rows `by`, n_edits, value read off a picture; given
-    at all, each quantity gets a second panel for them.
-    """
-    rows = having(records, metric, by, "subset", "n_edits", "moment")
-    rows = rows[rows["moment"].isin(["before", "checkpoint", "end"])]
-    scores = means(rows, metric, ["subset", by, "n_edits"])
-    parts = {name: scores[scores["subset"] == name] for name in subsets}
-    parts[TIME] = minutes(steps, by)
-    titles = {**subsets, TIME: "Cumulative editing time"}
-    labels = dict.fromkeys(subsets, ylabel) | {TIME: "minutes"}
-    figure, drawn = _pairs(parts, titles, labels, reported, by)
-    return Plot(figure, drawn, about_rows(rows, scores, _facts(reported)))
+ANSWERS = "distinct answers"
 
 
 def counts_over_edits(
@@ -71,67 +38,41 @@ def counts_over_edits(
     titles: Mapping[str, str] = COUNTS,
     by: str = "value",
 ) -> Plot:
-    """Sizes of an index against the number of edits, a line per `by`, reported curves beside them.
+    """Sizes of an index against the number of edits, a line per `by`; with `reported` (quantity ->
+    rows `by`, n_edits, value read off a picture) each quantity gets a second panel for them.
 
-    `distinct_answers`: "here" and "reported", drawn dotted: what a perfect index would hold.
+    `distinct_answers`: "here" and "reported", a level: what a perfect index would hold.
     """
     rows = having(steps, by, "n_edits").drop(columns="record", errors="ignore")
-    parts = {name: means(having(rows, name), name, [by, "n_edits"]) for name in titles}
-    figure, drawn = _pairs(
-        parts, titles, dict.fromkeys(titles, "count"), reported, by, distinct_answers or {}
-    )
-    runs = rows["run"].nunique() if "run" in rows else 0
-    return Plot(figure, drawn, f"Read after each batch; {runs} runs. {_facts(reported)}".strip())
-
-
-def _facts(reported: Mapping[str, pd.DataFrame] | None) -> str:
-    text = "Bands: 95 % interval."
-    if not reported:
-        return text
-    return f"{text} Right: digitised from the paper's pictures, single runs, other model and data."
-
-
-def _pairs(
-    parts: Mapping[str, pd.DataFrame],
-    titles: Mapping[str, str],
-    labels: Mapping[str, str],
-    reported: Mapping[str, pd.DataFrame] | None,
-    by: str,
-    answers: Mapping[str, float] | None = None,
-) -> tuple[Figure, pd.DataFrame]:
-    """The figure, and the numbers of both sides in long form."""
-    told = reported or {}
-    names = [str(v) for part in (*parts.values(), *told.values()) for v in part.get(by, ())]
-    style, shown = looks(sorted(dict.fromkeys(names), key=_order)), []
+    told, levels, shown = reported or {}, distinct_answers or {}, []
+    names = [str(v) for part in (rows, *told.values()) for v in part.get(by, ())]
+    style = looks(sorted(dict.fromkeys(names), key=_order))
     hollow = {name: replace(look, hollow=True) for name, look in style.items()}
-    for name, part in parts.items():
-        title = f"{titles[name]}{': here' if reported else ''}"
-        shown.append(Panel(title, part.assign(quantity=name, side="here")))
-        if reported:
-            theirs = told.get(name, pd.DataFrame(columns=[by])).rename(columns={"value": "mean"})
-            theirs = theirs.assign(
-                low=float("nan"), high=float("nan"), quantity=name, side="reported"
-            )
-            why = SILENT.get(name, "no curve could be read off")
-            shown.append(Panel("reported (digitised)", theirs, why=why, style=hollow))
+    for name, title in titles.items():
+        part = means(having(rows, name), name, [by, "n_edits"])
+        sides = {"here": part, "reported": told.get(name, part.iloc[:0])}
+        for side, found in sides.items() if told else [("here", part)]:
+            found = found if side == "here" else found.rename(columns={"value": "mean"})
+            level = {ANSWERS: levels[side]} if name == "clusters" and side in levels else {}
+            shown.append(Panel(
+                f"{title}: {side}" if told else title,
+                found.assign(quantity=name, side=side),
+                "no curve could be read off" if side == "reported" else "nothing was counted",
+                hollow if side == "reported" else style,
+                level,
+            ))  # fmt: skip
 
-    def finish(panel: Axes, part: pd.DataFrame) -> None:
-        quantity, side = part["quantity"].iloc[0], part["side"].iloc[0]
-        panel.set_xlabel("edits applied")
+    def finish(panel: Axes, _: pd.DataFrame) -> None:
+        panel.set(xlabel="edits applied", ylabel="count")
         panel.set_xlim(left=0)
+        panel.set_ylim(bottom=0)
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        if labels[quantity] in ("minutes", "count"):
-            panel.set_ylabel(labels[quantity])
-            panel.set_ylim(bottom=0)
-        else:
-            score_axis(panel, labels[quantity])
-        if quantity == "clusters" and answers and side in answers:
-            panel.axhline(
-                answers[side], color=INK, linestyle=":", linewidth=1.4, label="distinct answers"
-            )
 
-    figure = lines(shown, "n_edits", by, style, finish, height=2.5)
-    return figure, stacked([panel.rows for panel in shown])
+    runs = counted(rows["run"].nunique() if "run" in rows else 0, "run")
+    more = "Right: digitised from the paper's pictures, single runs, other model and data."
+    caption = f"Read after each batch; {runs}. {more if told else ''}".strip()
+    data = stacked([panel.rows for panel in shown])
+    return lines(shown, "n_edits", by, style, finish, data=data, caption=caption, height=2.3)
 
 
 def _order(name: str) -> tuple[str, float]:
@@ -143,7 +84,24 @@ def _order(name: str) -> tuple[str, float]:
         return name, 0.0
 
 
-OTHERS = "#c3c8cf"
+def reported_shape(
+    panel: Axes, curves: Mapping[str, pd.DataFrame], names: Mapping[str, str]
+) -> None:
+    """The reported scores after the last edit against the swept value, a line per quantity of
+    `names`: the shape that the paper's picture shows. `curves`: quantity -> x, n_edits, value."""
+    panel.set_title("reported (digitised)")
+    last = 0
+    for (name, title), look in zip(names.items(), looks(names).values(), strict=True):
+        rows = curves.get(name, pd.DataFrame(columns=["x", "n_edits", "value"]))
+        rows = rows[rows["n_edits"] == rows["n_edits"].max()].rename(columns={"value": "mean"})
+        series(panel, rows, "x", replace(look, hollow=True, colour=REPORTED), title)
+        last = max([last, *rows["n_edits"]])
+    panel.set(xlabel=f"value; {last:,.0f} edits", ylabel="", ylim=(-0.02, 1.04))
+    panel.legend(loc="lower left", fontsize=8, handlelength=1.8)
+    panel.grid(True, axis="y", color=RULE)
+
+
+OTHERS = "#8d949d"
 FEW = 3  # points of a cluster that gets no colour of its own, as in MELO's picture (melo 6)
 MOST = 7  # clusters with a look of their own
 
@@ -153,18 +111,21 @@ def key_maps(
     pairs: Sequence[tuple[int, int]] = ((1, 2),),
     about: str = "",
 ) -> Plot:
-    """A row of panels per index (name -> keys [n, d] with the cluster of each), one panel per pair
-    of components (counted from 1).
+    """A row of panels per index (name -> keys [n, d] with the cluster of each) that holds a cluster
+    of more than `FEW` keys, one panel per pair of components (counted from 1).
 
-    The `MOST` largest clusters of more than `FEW` keys have a look each; the others are grey.
+    The `MOST` largest such clusters have a look each; other keys are grey.
     """
+    shown = {}
+    for name, (keys, clusters) in indexes.items():
+        labels = np.asarray([str(cluster) for cluster in clusters], dtype=object)
+        if pd.Series(labels).value_counts().gt(FEW).any():
+            shown[name] = np.asarray(keys, float).reshape(len(labels), -1), labels
     parts, facts = [], []
     with use_style():
-        figure, axes = panels(max(len(indexes) * len(pairs), 1), height=3.1)
+        figure, axes = panels(len(shown) * len(pairs), height=2.9)
         places = iter(axes)
-        for name, (keys, clusters) in indexes.items():
-            keys = np.asarray(keys, float).reshape(len(clusters), -1 if len(clusters) else 0)
-            labels = np.asarray([str(cluster) for cluster in clusters], dtype=object)
+        for name, (keys, labels) in shown.items():
             facts.append(_key_facts(name, keys, labels))
             points, shares = _projected(keys, max(max(pair) for pair in pairs))
             for pair in pairs:
@@ -174,10 +135,11 @@ def key_maps(
                     say(panel, f"{counted(len(keys), 'key')}: too few for component {max(pair)}.")
                     continue
                 parts.append(_map(panel, points, labels, pair, shares).assign(index=name))
-        if not indexes:
-            say(axes[0], "Empty: no index was saved.")
+        if not shown:
+            say(axes[0], f"Empty: no index holds a cluster of more than {FEW} keys.")
         legend(figure, axes)
-    return Plot(figure, stacked(parts), " ".join([*facts, about]).strip())
+    told = " ".join(facts)
+    return Plot(figure, stacked(parts), f"{told} {about}".strip(), told)
 
 
 def _projected(keys: np.ndarray, components: int) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +160,7 @@ def _map(
     counts = pd.Series(labels).value_counts()
     large = list(counts[counts > FEW].index[:MOST])
     rest = ~np.isin(labels, large)
-    style: dict[str, Look] = looks(f"cluster {label}" for label in large)
+    style = looks(f"cluster {label}" for label in large)
     if rest.any():
         sns.scatterplot(x=x[rest], y=y[rest], s=18, color=OTHERS, label="smaller clusters",
                         linewidth=0, legend=False, ax=panel, zorder=1)  # fmt: skip
@@ -217,9 +179,8 @@ def _map(
 
 def _key_facts(name: str, keys: np.ndarray, labels: np.ndarray) -> str:
     counts = pd.Series(labels).value_counts()
-    width = keys.shape[1] if len(keys) else 0
     return (
-        f"{name}: {counted(len(keys), 'key')} of width {width} in "
+        f"{name}: {counted(len(keys), 'key')} of width {keys.shape[1]} in "
         f"{counted(len(counts), 'cluster')}, {int((counts > FEW).sum())} of them with more than "
         f"{FEW}."
     )

@@ -130,16 +130,6 @@ def trend(batches: pd.DataFrame) -> tuple[float, float]:
     return (float(line.intercept), float(line.slope)) if grows else (mean, 0.0)
 
 
-def pareto(seconds: Iterable[float], scores: Iterable[float]) -> list[bool]:
-    """Which points no other point beats: none is both at least as fast and at least as good, and
-    better in one of the two. A point without a number is never on the front."""
-    points = list(zip(seconds, scores, strict=True))
-    return [
-        not math.isnan(x + y) and not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)
-        for x, y in points
-    ]
-
-
 def _fit(seen: pd.DataFrame, editor: str, told: Iterable[Mapping[str, Any]]) -> float:
     """Seconds before the first edit. Networks and statistics that a run found in the cache cost it
     nothing: the longest run counts, or what a training says of itself where it was observed."""

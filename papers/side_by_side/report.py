@@ -11,6 +11,9 @@ import papers.side_by_side.claims  # noqa: F401  (registers the page's tests)
 from lib.editors.registry import FAMILIES
 from lib.report import summaries, tables
 from lib.report.claims import claims
+from lib.report.figures import style
+from lib.report.figures.parts import levels
+from lib.report.figures.rows import then_and_now
 from lib.report.pages import record_pages
 from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
@@ -24,7 +27,7 @@ from papers.side_by_side.compare import (
     single_rounds,
     standings,
 )
-from papers.side_by_side.costs import costs_of, pareto
+from papers.side_by_side.costs import costs_of
 from papers.side_by_side.scores import (
     OTHERS,
     editors_of,
@@ -70,29 +73,29 @@ def seeds_text(study: Study, setting: str) -> str:
 
 def speed_and_quality(study: Study, setting: str, edits: int) -> pd.DataFrame:
     """One row per editor scored after so many edits: editor, family, score, low, high, seconds (per
-    edit) with ends, bytes (kept on disk), front (whether no editor is faster and better)."""
+    edit), slowdown (a forward pass with the edits over one without), bytes (kept on disk)."""
     records, who, spent = scored(study, setting), families(study, setting), costs_of(study, setting)
     rows = []
     for one in standings(records, list(who), edits):
         cost = spent.get(one.editor)
         if cost is None:
             continue
-        pace = cost.per_edit
         rows.append(
-            (one.editor, who[one.editor], one.score, one.low, one.high, pace.mean, pace.low,
-             pace.high, cost.bytes_at(edits))
+            (one.editor, who[one.editor], one.score, one.low, one.high, cost.per_edit.mean,
+             1 + cost.overhead.mean, cost.bytes_at(edits))
         )  # fmt: skip
-    names = ["editor", "family", "score", "low", "high", "seconds", "seconds_low", "seconds_high",
-             "bytes"]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=names)
-    return frame.assign(front=pareto(frame["seconds"], frame["score"]))
+    names = ["editor", "family", "score", "low", "high", "seconds", "slowdown", "bytes"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def first_edits(study: Study, setting: str) -> pd.DataFrame:
-    """Rows of the edits that the first checkpoint covers, at every later one, with `family`."""
+    """Rows of the edits that the first checkpoint covers, before any edit and at every later one,
+    with `family`."""
     records, who = scored(study, setting), families(study, setting)
     first = min(sizes(records), default=0)
-    rows = records[records["moment"].isin(["checkpoint", "end"]) & (records["subset"] == "edits")]
+    rows = records[
+        records["moment"].isin(["before", "checkpoint", "end"]) & (records["subset"] == "edits")
+    ]
     rows = rows[rows["edit_index"] < first]
     return rows.assign(family=rows["editor"].map(who), first=first)
 
@@ -103,6 +106,12 @@ def kept_edits(study: Study, setting: str) -> pd.DataFrame:
     found = lost(scored(study, setting), list(who))
     common.kept(study, f"{study.paper}-lost-{setting}", found)
     return found.assign(family=found["editor"].map(who))
+
+
+def retention(study: Study, setting: str) -> style.Plot:
+    """How an edit stands right after its batch and after the last one, an editor a row."""
+    kept = kept_edits(study, setting).drop(columns=["low", "high"])  # of the difference
+    return then_and_now(kept, levels=levels(scored(study, setting), "decoded", "edits"))
 
 
 def ranked(study: Study, setting: str, edits: int) -> pd.DataFrame:

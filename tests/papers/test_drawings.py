@@ -1,5 +1,6 @@
 """Drawings are SVG files that stand alone, and every one is shown by a notebook."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -34,8 +35,7 @@ def test_a_drawing_stands_alone_and_says_what_it_shows(path: Path) -> None:
     assert root.tag == f"{SVG}svg" and [child.tag for child in root[:2]] == [
         f"{SVG}title", f"{SVG}desc",
     ]  # fmt: skip
-    name = path.stem.removesuffix("-narrow")
-    assert root[0].text == shown(ROOT / "notebooks" / f"{path.parts[-3]}.ipynb")[name]
+    assert root[0].text == shown(ROOT / "notebooks" / f"{path.parts[-3]}.ipynb")[path.stem]
     assert len(root[1].text) > 100
     named = [element.get("id") for element in root.iter() if element.get("id")]
     assert len(named) == len(set(named))
@@ -47,14 +47,13 @@ def test_a_drawing_stands_alone_and_says_what_it_shows(path: Path) -> None:
         used |= {value for key, value in element.attrib.items() if key.endswith("href")}
     assert used == {f"#{name}" for name in named}  # nothing outside, and nothing unused
     assert "@import" not in text
-    wide = float(root.get("width").removesuffix("pt"))
-    assert wide == (302.4 if path.stem.endswith("-narrow") else 590.4)
+    assert root.get("width") == "590.4pt"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_drawing_is_shown_and_every_one_shown_is_there(notebook: Path) -> None:
     found = {path.stem for path in DRAWINGS if path.parts[-3] == notebook.stem}
-    assert found == {f"{name}{end}" for name in shown(notebook) for end in ("", "-narrow")}
+    assert found == set(shown(notebook))
 
 
 def test_drawings_are_copied_beside_the_page_and_shown_like_figures(tmp_path: Path, monkeypatch):
@@ -67,8 +66,8 @@ def test_drawings_are_copied_beside_the_page_and_shown_like_figures(tmp_path: Pa
     originals = (ROOT / "papers/malmen/drawings").iterdir()
     assert copies == {f"malmen-{path.name}": path.read_bytes() for path in originals}
     numbers, plain = (one.markup for one in seen)
-    assert 'srcset="figures/malmen-two-facts-narrow.svg" width="403"' in numbers
-    assert 'src="figures/malmen-two-facts.svg" alt="Two &amp; more" width="787"' in numbers
+    told = html.escape(ElementTree.fromstring(copies["malmen-two-facts.svg"])[1].text)
+    assert f'src="figures/malmen-two-facts.svg" alt="Two &amp; more. {told}" width="787"' in numbers
     assert "<figcaption>Two &amp; more. Arithmetic. " in numbers
     assert 'href="figures/malmen-two-facts.csv">numbers' in numbers and "PNG" not in numbers
     assert "<figcaption>Stages. A drawing; no data. " in plain and "CSV" not in plain

@@ -1,29 +1,29 @@
-"""Pieces that several figures share: means with intervals, panels of lines with bands, bars."""
+"""Pieces that several figures share: means with intervals, levels, panels of lines with bands."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lib.metrics.estimates import estimate, resampled
 from lib.metrics.intervals import mean_interval
 from lib.metrics.scales import SCALES
 from lib.report.figures.style import (
-    INK,
-    MARKERS,
-    MUTED,
-    REPORTED,
     Look,
+    Plot,
+    draw_levels,
     legend,
     panels,
     say,
     use_style,
 )
+
+UNEDITED, CHANCE = "unedited model", "one answer for all prompts"
+FEW_ANSWERS = 10  # right answers below which always giving the commonest is worth a line
+AGREEMENT = ("agreement", "same_answers", "unchanged", "kept", "kept_forced", "answer_agreement")
 
 
 def having(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -72,36 +72,15 @@ def series(
         panel.fill_between(places, low, high, color=look.colour, alpha=0.13, linewidth=0)
 
 
-def curves(
-    panel: Axes,
-    part: pd.DataFrame,
-    by: str,
-    x: str,
-    style: Mapping[str, Look],
-    reported: pd.DataFrame | None = None,
-    why: str = "no scores in these runs",
-    *,
-    whiskers: bool = False,
-) -> None:
-    """One line per value of `by`, the paper's curves behind; or the sentence `why`."""
-    if reported is not None and len(reported):
-        paper(panel, reported, x)
-    for name, look in style.items():
-        mine = part[part[by].astype(str) == name]
-        series(panel, mine, x, look, name, whiskers=whiskers)
-    if not panel.lines:
-        say(panel, f"Empty: {why}.")
-
-
 @dataclass(frozen=True)
 class Panel:
     """A panel of `lines`: its title, rows of means, and what may differ from panel to panel."""
 
     title: str
     rows: pd.DataFrame
-    reported: pd.DataFrame | None = None
     why: str = "no scores in these runs"
     style: Mapping[str, Look] | None = None
+    levels: Mapping[str, float] = field(default_factory=dict)
 
 
 def lines(
@@ -111,14 +90,19 @@ def lines(
     style: Mapping[str, Look],
     finish: Callable[[Axes, pd.DataFrame], None],
     *,
-    height: float = 2.9,
+    data: pd.DataFrame,
+    caption: str,
+    height: float = 2.7,
     whiskers: bool = False,
+    log_x: bool = False,
     empty: str = "",
-) -> Figure:
-    """The figure with a panel of `curves` for each of `shown`, and one legend.
+) -> Plot:
+    """A panel for each of `shown`, in it a line per value of `by`, and one legend; the caption ends
+    with what was drawn.
 
-    `finish(axes, rows)` labels and scales a panel that shows a line. Without panels the figure is
-    the sentence `empty`.
+    `finish(axes, rows)` labels and scales a panel that shows a line. Lines with `whiskers` stand
+    side by side, by factors on an axis that will be logarithmic (`log_x`). Without panels the
+    figure is the sentence `empty`.
     """
     with use_style():
         figure, axes = panels(len(shown), height=height)
@@ -126,12 +110,92 @@ def lines(
             say(axes[0], empty)
         for panel, one in zip(axes, shown, strict=False):
             panel.set_title(one.title)
-            looks = one.style or style
-            curves(panel, one.rows, by, x, looks, one.reported, one.why, whiskers=whiskers)
-            if panel.lines:
-                finish(panel, one.rows)
+            drawn = _side_by_side(one.rows, x, by, [*style], log_x) if whiskers else one.rows
+            for name, look in (one.style or style).items():
+                mine = drawn[drawn[by].astype(str) == name]
+                series(panel, mine, x, look, name, whiskers=whiskers)
+            if not panel.lines:
+                say(panel, f"Empty: {one.why}.")
+                continue
+            draw_levels(panel, one.levels)
+            finish(panel, one.rows)
         legend(figure, axes)
-    return figure
+    caption = f"{caption} {_drawn(shown, by, whiskers)}".strip()
+    return Plot(figure, data, caption, ends(shown, by, x))
+
+
+def _side_by_side(
+    rows: pd.DataFrame, x: str, by: str, names: Sequence[str], log_x: bool
+) -> pd.DataFrame:
+    """The places `x` a little shifted per name: whiskers do not cover each other."""
+    places = sorted(set(rows[x].astype(float)))
+    gap = min(np.diff(places), default=1.0)
+    middle = (len(names) - 1) / 2
+    offset = rows[by].astype(str).map({name: i - middle for i, name in enumerate(names)})
+    offset, at = offset.astype(float), rows[x].astype(float)
+    return rows.assign(**{x: at * 1.03**offset if log_x else at + 0.035 * gap * offset})
+
+
+def _drawn(shown: Sequence[Panel], by: str, whiskers: bool) -> str:
+    """How intervals are drawn, "" where none is."""
+    wide = [one.rows for one in shown if "low" in one.rows]
+    if not any((rows["high"] > rows["low"]).any() for rows in wide):
+        return ""
+    single = all(rows.groupby(by).size().max() == 1 for rows in wide if len(rows))
+    return f"{'Whiskers' if whiskers or single else 'Bands'}: 95 % interval."
+
+
+def ends(shown: Sequence[Panel], by: str, x: str) -> str:
+    """What panels of lines show, in words: where each ends, highest and lowest, and the levels."""
+    told = [_end(one, by, x) for one in shown if len(one.rows)]
+    return " ".join(told) or " ".join(f"{one.title}: {one.why}." for one in shown)
+
+
+def _end(one: Panel, by: str, x: str) -> str:
+    """At the last place that most lines reach: the highest and lowest, or a single line's way."""
+    count = one.rows.groupby(x)[by].nunique()
+    at = count.index[count == count.max()].max()
+    last = one.rows[one.rows[x] == at]
+    told = extremes(last[by], last["mean"])
+    if len(last) == 1:
+        mine = one.rows[one.rows[by] == last[by].iloc[0]].sort_values(x)["mean"]
+        told = f"{last[by].iloc[0]} from {number(mine.iloc[0])} to {number(last['mean'].iloc[0])}"
+    levels = "".join(f", {name} {number(value)}" for name, value in one.levels.items())
+    return f"{one.title}, at {float(at):,g}: {told}{levels}."
+
+
+def extremes(names: Iterable[object], values: Iterable[float]) -> str:
+    """ "highest A 0.97, lowest B 0.12"; all that share the value to two digits are named."""
+    told = [(str(name), float(value)) for name, value in zip(names, values, strict=True)]
+    if not told:
+        return "nothing measured"
+    least, most = (number(end(value for _, value in told)) for end in (min, max))
+    who = {end: ", ".join(n for n, value in told if number(value) == end) for end in (least, most)}
+    return (
+        f"all {most}"
+        if least == most
+        else f"highest {who[most]} {most}, lowest {who[least]} {least}"
+    )
+
+
+def number(value: float) -> str:
+    """Two digits of a score, whole numbers of anything large."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}".replace("-", "−")
+
+
+def levels(rows: pd.DataFrame, metric: str, subset: str) -> dict[str, float]:
+    """What a score of a subset is to be read against: that of the unedited model, and what one
+    answer to all prompts would get where few answers are right (a classifier's labels)."""
+    before = having(rows, metric, "moment", "subset")
+    before = before[(before["moment"] == "before") & (before["subset"] == subset)]
+    if before.empty:
+        return {}
+    found = {UNEDITED: float(before[metric].astype(float).mean())}
+    right = before["prediction" if metric in AGREEMENT else "target"] if "target" in before else ()
+    shares = pd.Series(right, dtype=object).value_counts(normalize=True)
+    if 1 < len(shares) <= FEW_ANSWERS:
+        found[CHANCE] = float(shares.iloc[0])
+    return found
 
 
 def score_axis(panel: Axes, label: str) -> None:
@@ -140,38 +204,6 @@ def score_axis(panel: Axes, label: str) -> None:
     low, high = panel.dataLim.intervaly
     if low >= 0 and high <= 1:
         panel.set_ylim(-0.02, 1.04)
-
-
-def paper(panel: Axes, reported: pd.DataFrame, x: str) -> None:
-    """Curves read off the paper's picture: dashed grey, one open marker per method.
-
-    Drawn without seaborn: there is nothing to estimate, and the marker alone tells curves apart.
-    """
-    grouped = reported.groupby("method", sort=False) if "method" in reported else [("", reported)]
-    for place, (method, rows) in enumerate(grouped):
-        rows = rows.sort_values(x)
-        label = f"reported (digitised): {method}" if method else "reported (digitised)"
-        panel.plot(
-            rows[x].to_numpy(float), rows["value"].to_numpy(float), color=REPORTED, label=label,
-            linestyle=(0, (4, 2.5)), linewidth=1.2, marker=MARKERS[place % len(MARKERS)],
-            markerfacecolor="white", markersize=4.5, zorder=1,
-        )  # fmt: skip
-
-
-def minutes(steps: pd.DataFrame, by: str, records: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Mean editing time so far, in minutes, per `by` and number of edits applied.
-
-    `by` may be a column of `records` alone, one value per run.
-    """
-    rows = having(steps, "n_edits", "seconds_edit", "run").sort_values(["run", "n_edits"])
-    if by not in rows and records is not None and len(records):
-        rows = rows.assign(
-            **{by: rows["run"].map(records.drop_duplicates("run").set_index("run")[by])}
-        )
-    rows = having(rows, by).drop(columns="record", errors="ignore")
-    seconds = rows["seconds_edit"].astype(float)
-    rows = rows.assign(minutes=seconds.groupby([rows["run"], rows[by]]).cumsum() / 60)
-    return means(rows, "minutes", [by, "n_edits"])
 
 
 def outline(
@@ -188,48 +220,6 @@ def outline(
     return heights
 
 
-def bars(
-    panel: Axes, part: pd.DataFrame, by: str, names: Sequence[str], style: Mapping[str, Look]
-) -> None:
-    """Horizontal bars with hatches and printed values; the axis is logarithmic if it must be.
-
-    Drawn without seaborn, whose bars begin at zero and have one hatch.
-    """
-    values = part.set_index(by)["mean"]
-    positive = values[values > 0]
-    log = len(positive) == len(values) and positive.max() / positive.min() > 50
-    left = positive.min() / 3 if log else 0.0
-    for place, name in enumerate(names):
-        if name not in values.index:
-            panel.text(left, place, " not measured", va="center", color=MUTED, style="italic")
-            continue
-        look, row = style[str(name)], part[part[by] == name].iloc[0]
-        panel.barh(
-            place, row["mean"] - left, left=left, height=0.62, facecolor="white", linewidth=1.2,
-            edgecolor=look.colour, hatch=look.hatch,
-        )  # fmt: skip
-        end = row["mean"]
-        if np.isfinite(row["high"]) and row["high"] > row["low"]:
-            panel.plot([max(row["low"], left), row["high"]], [place] * 2, color=INK, linewidth=1.2)
-            end = max(end, row["high"])
-        text = f"{row['mean']:,.0f}" if row["mean"] >= 100 else f"{row['mean']:.3g}"
-        panel.annotate(text, (end, place), (4, 0), textcoords="offset points", va="center")
-    if log:
-        panel.set_xscale("log")
-        panel.set_xlim(left, values.max() * (values.max() / left) ** 0.35)
-        panel.set_xlabel("logarithmic scale")
-    else:
-        panel.set_xlim(0, max(float(values.max()), 1e-12) * 1.3)
-        panel.xaxis.set_major_locator(MaxNLocator(4))
-        plain = "{x:,.0f}" if values.max() >= 10 else "{x:g}"
-        # Ticks of seven digits would run into each other; the bars carry their exact numbers.
-        large = EngFormatter(sep="") if values.max() >= 1e5 else plain
-        panel.xaxis.set_major_formatter(large)
-    panel.set_yticks(range(len(names)), [str(name) for name in names])
-    panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.grid(False)
-
-
 def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Frames one below the other; empty ones leave no trace."""
     filled = [part for part in parts if len(part)]
@@ -241,17 +231,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def about_rows(rows: pd.DataFrame, data: pd.DataFrame, more: str) -> str:
-    """The caption's facts: n per point, seeds, intervals, model and data."""
+def about_rows(rows: pd.DataFrame, data: pd.DataFrame, more: str = "") -> str:
+    """The caption's facts: n per point, seeds, intervals and data."""
     if rows.empty or data.empty:
         return "No rows."
     least, most = int(data["n"].min()), int(data["n"].max())
     n = f"n = {least:,}" if least == most else f"n = {least:,} to {most:,}"
     parts = [f"{n} scored prompts per point{_units(data)}", counted(rows["seed"].nunique(), "seed")]
-    for name in ("backbone", "dataset"):
-        if name in rows:
-            parts.append(" + ".join(dict.fromkeys(str(value) for value in rows[name])))
-    return f"{'; '.join(parts)}. {more}"
+    if "dataset" in rows:
+        parts.append(" + ".join(dict.fromkeys(str(value) for value in rows["dataset"])))
+    return f"{'; '.join(parts)}. {more}".strip()
 
 
 def _units(data: pd.DataFrame) -> str:

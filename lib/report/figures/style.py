@@ -1,10 +1,11 @@
 """One look for all figures: palette, markers, panels and legends.
 
-A figure is a `Plot`: the drawing, the numbers behind it and the facts its caption must state.
+A figure is a `Plot`: the drawing, the numbers behind it, the facts its caption must state, and what
+it shows in words.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -12,22 +13,60 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 
 INK, MUTED, RULE = "#1c1f24", "#5b6470", "#d9dde3"
-REPORTED = "#7a828d"
-# Okabe and Ito's colours without the yellow, which is too pale for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#8E4585", "#E69F00", "#56B4E9", "#3b3b3b", "#CC79A7")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1.2)), (0, (7, 2)), "-", "--")
-HATCHES = ("", "///", "..", "xxx", "\\\\\\", "++", "---", "|||")
-# The same editor looks the same on every page. Eight looks have to do for all: two names share one
-# where no page is likely to show both, and give way to the earlier where one does.
+REPORTED = "#6f7782"
+ALERT = "#D55E00"  # a threshold that decides
+# All colours have a contrast of at least 3:1 on white and, inverted as the page does it, on dark.
+BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, DARK, PINK, TEAL, BROWN, OLIVE, RED, VIOLET = COLOURS = (
+    "#0072B2", "#D55E00", "#00875F", "#8E4585", "#A97400", "#2E93C9", "#3b3b3b", "#C4558F",
+    "#0F7C83", "#7A4A21", "#6B7F00", "#B3202A", "#5B4BB7",
+)  # fmt: skip
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "<", ">", "h", "d")
+SOLID, DASHED, MIXED, DOTTED, LONG, SHORT = LINES = (
+    "-", (0, (5, 1.6)), (0, (5, 1.4, 1, 1.4)), (0, (1, 1.2)), (0, (8, 2)), (0, (2.5, 1)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line of one series: in grey the marker and the line tell it apart."""
+
+    colour: str
+    marker: str
+    line: object = SOLID
+    hollow: bool = False
+
+    @property
+    def mark(self) -> dict[str, object]:
+        """The marker alone, as keywords of `Axes.plot`."""
+        face = "white" if self.hollow else self.colour
+        return {"color": self.colour, "marker": self.marker, "markerfacecolor": face,
+                "markeredgecolor": self.colour, "linestyle": "none"}  # fmt: skip
+
+
+# An editor looks the same on every page; a variant has its method's colour and is hollow or has
+# another marker.
 KNOWN = {
-    "MELO": 0, "GRACE": 1, "LoRA": 2, "FT": 3, "MEND": 4, "ELDER": 5, "MALMEN": 6, "COMEBA-HK": 0,
-    "MELO intended": 6, "MEMIT": 2, "COMEBA-HK intended": 5, "COMEBA-HK without hooks": 6,
-    "ROME": 7,
+    "MELO": Look(BLUE, "o"), "MELO intended": Look(BLUE, "o", DASHED, hollow=True),
+    "GRACE": Look(ORANGE, "s", DASHED), "Defer": Look(SKY, "P", LONG),
+    "LoRA": Look(GREEN, "^", MIXED), "T-Patcher": Look(BROWN, "X", SHORT),
+    "FT": Look(PURPLE, "D", SHORT), "FT-L": Look(PURPLE, "D", DASHED, hollow=True),
+    "FT (EasyEdit)": Look(PURPLE, "d", MIXED), "MEND": Look(AMBER, "v", DOTTED),
+    "MALMEN": Look(DARK, "X"), "MALMEN with a plain sum": Look(DARK, "X", DASHED, hollow=True),
+    "MALMEN on the first matrix": Look(DARK, "s", MIXED, hollow=True),
+    "ELDER": Look(VIOLET, "p"), "ELDER refreshed": Look(VIOLET, "p", DASHED, hollow=True),
+    "ELDER replayed": Look(VIOLET, "h", MIXED), "SERAC": Look(OLIVE, "d", SHORT),
+    "COMEBA-HK": Look(RED, "h"), "COMEBA-HK intended": Look(RED, "h", DASHED, hollow=True),
+    "COMEBA-HK without hooks": Look(RED, ">", MIXED), "MEMIT": Look(TEAL, "<", LONG),
+    "ROME": Look(PINK, "*", DOTTED), "WilKE": Look(PINK, ">", SHORT),
+    "AlphaEdit": Look(TEAL, "*", MIXED), "RLEdit": Look(AMBER, "<", DASHED),
+    "UltraEdit": Look(GREEN, "s", LONG), "WISE": Look(SKY, "o", DOTTED),
 }  # fmt: skip
+OTHERS = [
+    Look(colour, MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+    for i, colour in enumerate(COLOURS)
+]  # of series that are no editors
 
 # What departs from seaborn's "paper" context and "ticks" style.
 _RC = {
@@ -38,28 +77,20 @@ _RC = {
     "axes.grid": True, "axes.grid.axis": "y", "grid.color": RULE, "grid.linewidth": 0.7,
     "xtick.major.size": 3.5, "ytick.major.size": 3.5, "legend.frameon": False,
     "legend.handlelength": 2.8, "lines.linewidth": 1.7, "lines.markersize": 5.5,
-    "hatch.linewidth": 0.7, "svg.fonttype": "none", "axes.formatter.useoffset": False,
+    "svg.fonttype": "none", "axes.formatter.useoffset": False,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Look:
-    """Colour, marker, line and hatch of one series: any one of them is enough to tell it apart."""
-
-    colour: str
-    marker: str
-    line: object
-    hatch: str
-    hollow: bool = False
+PANEL = 3.7  # inches: a panel is as wide as a phone's column, and two fit the page's
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing, the tidy numbers in it, and the sentence (n, seeds, interval, model) below it."""
+    """A drawing, the tidy numbers in it, the sentence (n, seeds, interval, model) below it, and
+    what it shows, for those who cannot see it."""
 
     figure: Figure
     data: pd.DataFrame
     caption: str
+    finding: str = ""
 
 
 @contextlib.contextmanager
@@ -72,34 +103,35 @@ def use_style() -> Iterator[None]:
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look per name, distinct within the call (up to eight); known editors keep theirs."""
+    """A look per name: an editor's own, for anything else one that no other name here has."""
     names = list(dict.fromkeys(str(name) for name in names))
-    taken: dict[str, int] = {}
-    for name in names:
-        if name in KNOWN and KNOWN[name] not in taken.values():
-            taken[name] = KNOWN[name]
-    free = [i for i in range(len(COLOURS)) if i not in taken.values()] or list(range(len(COLOURS)))
-    others = [name for name in names if name not in taken]
-    taken |= {name: free[k % len(free)] for k, name in enumerate(others)}
-    return {
-        name: Look(COLOURS[i], MARKERS[i], LINES[i], HATCHES[i])
-        for name, i in ((name, taken[name]) for name in names)
-    }
+    taken = [KNOWN[name] for name in names if name in KNOWN]
+    free = [
+        one for one in OTHERS
+        if all((one.colour, one.marker) != (two.colour, two.marker) for two in taken)
+    ]  # fmt: skip
+    others = [name for name in names if name not in KNOWN]
+    spare = {name: free[i % len(free)] for i, name in enumerate(others)}
+    return {name: KNOWN.get(name) or spare[name] for name in names}
 
 
-def panels(count: int, *, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+def panels(count: int, *, height: float = 2.7) -> tuple[Figure, list[Axes]]:
     """A figure with `count` panels, two abreast at most, never registered with pyplot."""
     count = max(count, 1)
-    columns = 1 if count == 1 else 2
+    columns = min(count, 2)
     rows = -(-count // columns)
-    width = 5.6 if columns == 1 else 8.2
-    figure = Figure(figsize=(width, height * rows + 0.5), layout="constrained")
-    figure.set_label("panels")
-    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
+    figure = sheet(PANEL * columns, height * rows + 0.15)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in axes[count:]:
         spare.set_axis_off()
     return figure, axes[:count]
+
+
+def sheet(width: float, height: float) -> Figure:
+    """An empty figure of so many inches whose parts make room for each other."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.07)
+    return figure
 
 
 def say(axes: Axes, text: str) -> None:
@@ -114,37 +146,32 @@ def say(axes: Axes, text: str) -> None:
     )  # fmt: skip
 
 
+def draw_levels(panel: Axes, levels: Mapping[str, float], *, upright: bool = False) -> None:
+    """What a score is to be read against, as lines: the unedited model's, and chance."""
+    draw = panel.axvline if upright else panel.axhline
+    for (name, value), line in zip(levels.items(), (DASHED, DOTTED), strict=False):
+        draw(value, color=MUTED, linestyle=line, linewidth=1.2, label=name, zorder=1.5)
+
+
 def legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One legend, each series once, reported ones last: in a spare place or below all panels.
+    """One legend, each series once: in a spare place or below all panels.
 
     A figure in which no panel shows a series needs little height and gets little.
     """
-    handles, labels = gathered(axes)
+    found: dict[str, object] = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    labels, handles = list(found), list(found.values())
     if not labels:
         if not any(panel.has_data() and panel.axison and panel.get_xticks().size for panel in axes):
             figure.set_figheight(0.45 * figure.get_figheight())
         return
     spare = [place for place in figure.axes if not place.axison]
     if spare and len(labels) <= 9:
-        spare[0].legend(handles, labels, loc="center left", labelspacing=0.8)
-    else:
-        legend_below(figure, handles, labels)
-
-
-def gathered(axes: Iterable[Axes]) -> tuple[list[object], list[str]]:
-    """Handles and labels of all series in `axes`, each label once, reported ones last."""
-    found: dict[str, object] = {}
-    for panel in axes:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    labels = sorted(found, key=lambda label: label.startswith("reported"))
-    return [found[label] for label in labels], labels
-
-
-def legend_below(figure: Figure, handles: list[object], labels: list[str]) -> Legend | None:
-    """A legend under the panels, in as many columns as fit; None without labels."""
-    if not labels:
-        return None
+        spare[0].legend(handles, labels, loc="center left", labelspacing=0.7)
+        return
     room = figure.get_figwidth() / (0.085 * max(map(len, labels)) + 0.75)
     columns = max(1, min(len(labels), int(room)))
-    return figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns)

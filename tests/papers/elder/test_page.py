@@ -201,7 +201,7 @@ def test_every_figure_is_drawn_or_says_why_not(tmp_path: Path, nothing: bool) ->
     words = " ".join(t.get_text() for p in plots for a in p.figure.axes for t in a.texts)
     assert (words.count("Empty:") >= 6) == nothing
     if not nothing:
-        assert "1 run; 1 seed; tiny; invented." in plots[0].caption
+        assert "1 run; 1 seed; invented." in plots[0].caption
         assert plots[3].data["edits"].sum() == 2 * 3 * N
         assert set(plots[5].data["layers"]) == {"L = 2", "L = 6"}
         assert len(points["ELDER"]) == 5 * 2 + 20

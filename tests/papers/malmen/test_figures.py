@@ -11,6 +11,7 @@ import torch
 from lib.editors.hypernet.ridge import Ridge, rank_one_shifts, wanted_outputs
 from lib.report.claims import comparisons
 from lib.report.figures import files, style
+from lib.report.figures.rows import differences
 from lib.runs.settings import ROOT
 from papers.malmen import figures, scores, tables, times
 from papers.malmen.figures import ROWS
@@ -102,10 +103,10 @@ def test_residuals_tell_the_solve_from_both_sums() -> None:
 
 def test_differences_have_a_dot_per_variant_and_score(tmp_path: Path) -> None:
     rows = tables.ablation_rows(InventedStudy(tmp_path), "fever")
-    plot = figures.differences(rows[rows["n"] > 0], titles=comparisons.NAMES, xlabel="difference")
+    plot = differences(rows[rows["n"] > 0], titles=comparisons.NAMES, xlabel="difference")
     labels = [text.get_text() for text in plot.figure.axes[0].get_yticklabels()]
     assert labels[0] == "(a) a plain sum, not a solve" and len(labels) == 5
-    empty = figures.differences(rows.iloc[:0], titles=comparisons.NAMES, xlabel="x")
+    empty = differences(rows.iloc[:0], titles=comparisons.NAMES, xlabel="x")
     assert "Empty" in words(empty)
 
 
@@ -147,6 +148,5 @@ def both_shifts(rows: np.ndarray, wishes: tuple[float, ...]) -> tuple[np.ndarray
 
 
 def test_the_stages_are_the_papers_seven() -> None:
-    for name in ("stages", "stages-narrow"):
-        text = (DRAWINGS / f"{name}.svg").read_text("utf-8")
-        assert [int(stage) for stage in re.findall(r">(\d)  ", text)] == [1, 2, 3, 4, 5, 6, 7]
+    text = (DRAWINGS / "stages.svg").read_text("utf-8")
+    assert [int(stage) for stage in re.findall(r">(\d)  ", text)] == [1, 2, 3, 4, 5, 6, 7]

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
@@ -20,6 +21,10 @@ from tests.papers.page_checks import (
 )
 
 NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "melo.ipynb"
+
+
+def drawn_words(plot) -> str:
+    return " ".join(text.get_text() for panel in plot.figure.axes for text in panel.texts)
 
 
 @pytest.fixture
@@ -143,19 +148,28 @@ def test_generality_is_scored_on_the_edits_and_on_held_out_rephrases(study: Inve
     assert "The paper's 0.97 can only be set beside the first number" in told
 
 
-def test_sweeps_stand_left_and_digitised_curves_right(study: InventedStudy) -> None:
-    plot = curves.sweep_curves(study, "zsre-t5", "radius")
-    sides = plot.data.groupby("side")["method"].unique()
-    assert set(sides["here"]) == {"radius 50", "radius 75"}
-    assert set(sides["reported"]) == {"radius 50", "radius 75", "radius 100"}
-    told = plot.data.query("side == 'reported' and quantity == 'edits' and method == 'radius 75'")
-    assert told.set_index("n_edits")["mean"][5000] == 0.98
-    early = plot.data.query("side == 'here' and n_edits == 12").set_index(["quantity", "method"])
-    # ES of the edits applied so far; the official "holdout" counts those to come as well
-    assert (
-        early.loc[("released_holdout", "radius 75"), "mean"]
-        < (early.loc[("edits", "radius 75"), "mean"])
-    )
+def test_a_swept_value_is_set_against_the_main_run_and_the_reported_shape(study) -> None:
+    plot = curves.sweep_differences(study, "zsre-t5", "radius")
+    assert set(plot.data["variant"]) == {"MELO, radius 50"}
+    main, swept = (scores.scored(study, "zsre-t5", sweep) for sweep in ("", "radius"))
+    right = [
+        rows[(rows["editor"] == "MELO") & (rows["subset"] == "edits") & (rows["moment"] == "end")]
+        for rows in (swept[swept["run"].str.endswith("-50")], main)
+    ]
+    expected = right[0]["exact_match"].mean() - right[1]["exact_match"].mean()
+    assert plot.data.set_index("subset")["mean"]["edits"] == pytest.approx(expected)
+    assert "Usual radius: MELO 75." in plot.caption
+    beside = plot.figure.axes[-1]
+    assert beside.get_title(loc="left") == "reported (digitised)"
+    es = dict(zip(*beside.lines[0].get_data(), strict=True))
+    assert es[75.0] == 0.98 and set(es) == {50.0, 75.0, 100.0}
+    assert beside.get_xlabel() == "value; 5,000 edits"
+
+
+def test_retention_is_told_with_the_unedited_level(study: InventedStudy) -> None:
+    plot = curves.retention(study, "zsre-t5")
+    assert set(plot.data["editor"]) <= set(study.editors("zsre-t5"))
+    assert plot.finding.startswith("Largest change: ") and "unedited model 0.00" in plot.finding
 
 
 def test_the_index_is_drawn_by_radius_with_the_papers_answers(study: InventedStudy) -> None:
@@ -183,6 +197,8 @@ def test_the_keys_are_drawn_on_the_papers_components_too(study: InventedStudy, t
         "(1, 2)"
     ]
     assert curves.key_maps(study, "scotus") is None
+    save_file({"keys": keys, "owners": np.arange(20)}, tmp_path / "index.safetensors")
+    assert curves.key_maps(study, "zsre-t5") is None  # no cluster to be seen
 
 
 def test_costs_count_what_is_kept_beside_the_parameters(study: InventedStudy) -> None:
@@ -226,8 +242,8 @@ def test_without_runs_everything_says_so(tmp_path: Path) -> None:
     assert generality.generality(empty, "zsre-t5").empty
     assert "No run" in generality.conclusion(empty)
     assert all(scores.official_averages(empty, name).empty for name in ("zsre-t5", "scotus"))
-    curves.sweep_curves(empty, "zsre-t5", "radius")
-    curves.sweep_ends(empty, "zsre-t5", "radius")
+    assert "Empty" in drawn_words(curves.sweep_differences(empty, "zsre-t5", "radius"))
+    assert "No edits" in drawn_words(curves.retention(empty, "zsre-t5"))
     curves.index_curves(empty, "zsre-t5")
     costs.shown(costs.efficiency(empty))
     judged = report.verdicts(empty)

@@ -15,7 +15,7 @@ from lib.runs.settings import PROFILES, papers, profile_of
 from papers import common
 from papers.side_by_side import advice, figures, report, tables
 from papers.side_by_side.advice import Answers
-from papers.side_by_side.figures import apart
+from papers.side_by_side.figures import apart, front
 from papers.side_by_side.scores import with_scores
 from tests.papers.page_checks import markdown_of
 from tests.papers.side_by_side.invented_side_by_side import (
@@ -176,7 +176,7 @@ def test_costs_stand_beside_what_was_run(study) -> None:
     assert serac["% longer"].reproduced == pytest.approx(50)
     assert serac["saved edits, MiB"].reproduced == 1 and serac["per edit, ms"].n == N // 5
     points = report.speed_and_quality(study, FACTS, N)
-    assert set(points[points["front"]]["editor"]) == {"SERAC"}
+    assert set(front(points, "seconds")["editor"]) == {"SERAC"}
 
 
 def test_seeds_are_compared_or_their_absence_is_said(study, tmp_path: Path) -> None:
@@ -204,10 +204,10 @@ def test_a_failed_editor_keeps_its_row_and_no_run_leaves_sentences(tmp_path: Pat
 def test_every_figure_is_drawn_or_says_why_not(tmp_path: Path, nothing: bool) -> None:
     study, families = InventedStudy(tmp_path, empty=nothing), report.FAMILY_NAMES
     plots = [
-        figures.own_against_end(report.kept_edits(study, FACTS), families),
+        report.retention(study, FACTS),
         figures.first_edits(report.first_edits(study, FACTS), "decoded", families),
-        figures.rank_intervals(report.ranked(study, FACTS, N), families),
-        figures.speed_and_quality(report.speed_and_quality(study, FACTS, N), families),
+        figures.rank_intervals(report.ranked(study, FACTS, N)),
+        figures.speed_and_quality(report.speed_and_quality(study, FACTS, N)),
     ]
     for plot in plots:
         words = " ".join(t.get_text() for panel in plot.figure.axes for t in panel.texts)
@@ -217,7 +217,29 @@ def test_every_figure_is_drawn_or_says_why_not(tmp_path: Path, nothing: bool) ->
         assert nothing or "SERAC" in words + ticks
         assert bool(words.strip()) and plot.caption
     if not nothing:
+        assert "unedited model" in plots[0].finding and "unedited model" in plots[1].finding
         files.save(plots[-1], tmp_path, "plot", "Score against cost.")
+
+
+def test_the_stairs_are_what_no_other_beats() -> None:
+    rows = pd.DataFrame({
+        "editor": list("abcde"), "cost": [1, 2, 3, 1, 4], "score": [0.5, 0.4, 0.9, 0.3, 0.9],
+    })  # fmt: skip
+    assert front(rows, "cost")["editor"].tolist() == ["a", "c"]
+
+
+def test_names_stand_at_their_points_and_cover_no_other() -> None:
+    points = pd.DataFrame({
+        "editor": ["MELO", "GRACE", "LoRA"], "score": [0.5, 0.5, 0.52], "low": 0.4, "high": 0.6,
+        "seconds": [1.0, 1.02, 1.01], "slowdown": 1.0, "bytes": 2.0**20,
+    })  # fmt: skip
+    plot = figures.speed_and_quality(points)
+    panel = plot.figure.axes[0]
+    boxes = [text.get_window_extent() for text in panel.texts]
+    assert len(boxes) == 3 and not any(
+        a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]
+    )
+    assert "Not beaten in score and seconds per edit: MELO, LoRA." in plot.finding
 
 
 def test_labels_are_moved_apart_and_no_further() -> None:

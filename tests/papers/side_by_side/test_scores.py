@@ -179,11 +179,6 @@ def test_time_and_storage_of_more_edits_are_sums_of_what_was_measured(tmp_path: 
     assert grace.bytes_at(N) == 6000 and grace.bytes_at(2 * N) == pytest.approx(12000)
 
 
-def test_the_pareto_front_by_hand() -> None:
-    seconds, quality = [1, 2, 3, 1, math.nan], [0.5, 0.4, 0.9, 0.5, 1.0]
-    assert costs.pareto(seconds, quality) == [True, False, True, True, False]
-
-
 def test_sizes_beyond_the_measured_ones_are_asked_for() -> None:
     assert asked_sizes([10, 30, 100]) == [(10, True), (30, True), (100, True), (1000, False)]
     assert [n for n, known in asked_sizes([2, 8]) if not known] == [10, 100, 1000]

@@ -24,7 +24,7 @@ from lib.metrics import costs
 from lib.report import tables
 from lib.report.claims import claims, comparisons
 from lib.report.claims.verdict import Material
-from lib.report.figures import curves
+from lib.report.figures import curves, rows as figure_rows
 from lib.report.figures.files import save
 rows, batches, out = records(n=24), steps(n=24), Path(folder) / "figures"
 cells = [
@@ -34,9 +34,9 @@ cells = [
 ]
 tables.build_table(cells, caption="A wide table " * 9)
 #
-save(curves.score_curves(rows, "f1_ids", steps=batches), out, "one", "Lines & more")
+save(curves.score_curves(rows, "f1_ids"), out, "one", "Lines & more")
 #
-save(curves.cost_bars(costs.costs_by_editor(rows, batches)), out, "two", "Bars")
+save(figure_rows.cost_rows(costs.costs_by_editor(rows, batches)), out, "two", "Costs")
 #
 claims.judge([claims.Claim("k", "Best <b>of</b> all. " + "x" * 99, "Table 2",
               comparisons.at_least("MELO", ["LoRA"], "f1_ids"))], Material(rows, batches))
