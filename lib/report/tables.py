@@ -1,6 +1,5 @@
 """Tables: one `Cell` per number, as a tidy CSV and as a page with reported beside reproduced."""
 
-import dataclasses
 import html
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ import pandas as pd
 from lib.metrics.estimates import EVALUATED, estimate, labels_of, resampled
 from lib.metrics.intervals import compare, mean_interval
 from lib.metrics.scales import scale_of
+from lib.report.orderings import orderings
 from lib.storage.atomic import write_text
 
 UNEDITED_MODEL = "unedited model"
@@ -29,7 +29,7 @@ class Cell:
     `n` counts scored prompts, `facts` the different facts among them, `seeds` order seeds; `unit`
     is what the interval resamples (`estimates.estimate`). `error` is why a run has no number.
     `link`, a relative address, leads from the number to what it was made of; `remark` stands below
-    it.
+    it. `scored` holds the rows behind a number that has a reported one beside it.
     """
 
     item: str
@@ -52,6 +52,7 @@ class Cell:
     error: str = ""
     link: str = ""
     remark: str = ""
+    scored: pd.DataFrame | None = field(default=None, repr=False, compare=False)
 
 
 def measure(
@@ -80,8 +81,9 @@ def measure(
     `column` is the score column, `metric` the name printed; `shown_as` and `shown_setting` replace
     the row and column heading. The interval is that of `estimates.estimate`, or over rows that
     stand for a batch each (`batches`). `exponentiate`: perplexity from a mean of `nll`, compared on
-    the logarithms. `percent`: `reported` and the cell are in percent, the rows are shares. The
-    editor `UNEDITED_MODEL` is what the backbone scored before any edit, whatever `moment` says. No
+    the logarithms. `percent`: `reported` and the cell are in percent, the rows are shares. A level
+    is held against the reported one only where there are no `substitutions`. The editor
+    `UNEDITED_MODEL` is what the backbone scored before any edit, whatever `moment` says. No
     matching row: the cell says so, or says `error`.
     """
     rows = records
@@ -110,8 +112,8 @@ def measure(
     if percent and reported is not None:
         target = reported / 100
     verdict = compare(
-        target, rows[column], n_reported, scale=scale, resolution=resolution,
-        groups=None if batches else labels_of(rows, column),
+        target, rows[column], None if substitutions else n_reported, scale=scale,
+        resolution=resolution, groups=None if batches else labels_of(rows, column),
     )  # fmt: skip
     shape = math.exp if exponentiate else (lambda share: 100 * share) if percent else float
     return Cell(
@@ -128,6 +130,7 @@ def measure(
         seeds=rows["seed"].nunique(),
         verdict=verdict,
         error=error,
+        scored=None if reported is None else rows.assign(score=rows[column].astype(float)),
     )
 
 
@@ -168,7 +171,7 @@ class Table:
     @property
     def tidy(self) -> pd.DataFrame:
         """One row per cell with `TIDY_COLUMNS`; NaN where there is no number."""
-        rows = [dataclasses.asdict(cell) for cell in self.cells]
+        rows = [[getattr(cell, name) for name in TIDY_COLUMNS] for cell in self.cells]
         frame = pd.DataFrame(rows, columns=list(TIDY_COLUMNS))
         frame["substitutions"] = ["; ".join(cell.substitutions) for cell in self.cells]
         frame["n_edits"] = frame["n_edits"].astype("Int64")
@@ -228,7 +231,7 @@ def _joined(values: pd.Series) -> str:
     return " + ".join(dict.fromkeys(str(value) for value in values))
 
 
-AGREEMENT = {"consistent": "=", "above": "▲", "below": "▼", "not comparable": "·"}
+AGREEMENT = {"consistent": "=", "above": "▲", "below": "▼"}
 MISSING = "not available"
 Column = tuple[str, str]  # setting, metric
 
@@ -330,11 +333,10 @@ def _pair(cell: "Cell | None", with_reported: bool, table: "Table") -> str:
     # Narrow columns of our own tables must not break inside the brackets.
     space = "\u00a0" if table.own else " "
     interval = "no interval" if _absent(cell.ci_low) else f"[{low},{space}{high}]"
-    symbol = AGREEMENT.get(cell.verdict, "")
-    word = (
-        f'<span class="verdict {cell.verdict.split()[0]}">'
-        f'<span aria-hidden="true">{symbol}</span> {_safe(cell.verdict)}</span>'
-    )
+    word = ""
+    if cell.verdict in AGREEMENT:
+        symbol = f'<span aria-hidden="true">{AGREEMENT[cell.verdict]}</span>'
+        word = f'<span class="verdict {cell.verdict}">{symbol} {cell.verdict}</span>'
     remark = f'<span class="remark">{_safe(cell.remark)}</span>' if cell.remark else ""
     problem = f'<span class="error">{_safe(cell.error)}</span>' if cell.error else ""
     shown = f"<strong>{number(cell.reproduced, digits)}</strong>"
@@ -344,10 +346,7 @@ def _pair(cell: "Cell | None", with_reported: bool, table: "Table") -> str:
     about = f' <span class="interval">{interval} ({n})</span>'
     if table.own and cell.n == 1 and _absent(cell.ci_low):
         about = ""  # one value is all there is
-    return (
-        f"{left}<td>{shown}{about}"
-        f"{word if not _absent(cell.reported) else ''}{remark}{problem}</td>"
-    )
+    return f"{left}<td>{shown}{about}{word}{remark}{problem}</td>"
 
 
 def _notes(table: "Table") -> list[str]:
@@ -360,11 +359,15 @@ def _notes(table: "Table") -> list[str]:
     elif bare and not table.own:
         notes.append(f"Reported number not available for: {', '.join(bare)}.")
     notes += _uncertainty(table)
-    if any(not _absent(cell.reported) and cell.n for cell in table.cells):
+    if any(cell.verdict in AGREEMENT for cell in table.cells):
         notes.append(
             "Consistent, above and below compare with the reported number at the paper's n (5 % "
             "level), whatever the better direction."
         )
+    if found := orderings(table.cells):
+        columns = list(dict.fromkeys((cell.setting, cell.metric) for cell in table.cells))
+        parts = [f"{_named([(one.setting, one.metric)], columns)}: {one}" for one in found]
+        notes.append(f"Order of the methods, as reported against here: {'; '.join(parts)}.")
     return notes
 
 
