@@ -12,10 +12,9 @@ from pathlib import Path
 from lib.errors import StudyError, UsageError
 from lib.runs import parallel
 from lib.runs.progress import clock
-from lib.runs.settings import PROFILES, papers
+from lib.runs.settings import DEFAULT, PROFILES, papers
 from lib.storage.cache import check_cache_dir
 
-DEFAULT = "laptop"
 DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders
 one HTML report per paper and an index page into OUTPUT/PROFILE/."""
 
@@ -36,6 +35,10 @@ def parser() -> argparse.ArgumentParser:
     add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(papers())}")
     add("--profile", default=DEFAULT, metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
     add("--plan", action="store_true", help="show what would run, with cost; start nothing")
+    add(
+        "--table", metavar="NAME",
+        help="make one table of one paper (--only): do the runs it needs, print it, write its CSV",
+    )  # fmt: skip
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
     add("--threads", type=int, metavar="N", help="of each run on a CPU, part of its identity (1)")
     add("--seeds", type=int, metavar="N", help="order seeds 0..N-1 (default: the profile's)")
@@ -124,6 +127,14 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             _print_plan(study)
         return 0
     check_cache_dir()
+    if options.table:
+        from lib.report.pages import one_table
+
+        if len(studies) > 1:
+            raise UsageError(f"--table {options.table}: say of which paper, with --only")
+        for path in one_table.make(studies[0], options.table):
+            print(f"wrote {path}", file=sys.stderr)
+        return 0
     for study in studies:
         study.check_memory()
     if options.free_runs:

@@ -105,10 +105,11 @@ def _shortened(text: str) -> str:
 
 
 def kept(study: Study, name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame, also written as CSV beside the tables."""
+    """The frame, also written as CSV beside the tables, which its page links to."""
     path = study.folder / "tables" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False)
+    frame.attrs["csv"] = str(path)
     return frame
 
 

@@ -1,13 +1,14 @@
 """What every report's notebook shows besides its own tables: lists, provenance, figures."""
 
-import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from IPython.display import HTML, display
 
+from lib.report import tables
 from lib.report.figures import files, style
 from lib.report.figures.files import save_drawing
+from lib.report.templates import fill
 from lib.runs.settings import ROOT
 from lib.runs.study import Study
 
@@ -44,28 +45,29 @@ def provenance(study: Study) -> str:
     return html_table(heads, rows, "Provenance of every run of the main tables")
 
 
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[object]], caption: str) -> str:
     """A plain table with every string escaped."""
-    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return (
-        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
-    )
+    return tables.plain(pd.DataFrame(list(rows), columns=list(heads), dtype=object), caption)
 
 
 def text_list(title: str, texts: Sequence[str]) -> HTML:
     """A titled list of sentences."""
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts) or "<li>nothing</li>"
-    return HTML(f"<h3>{html.escape(title)}</h3><ul>{items}</ul>")
+    return HTML(fill("texts", title=title, texts=texts))
+
+
+def heading(text: str) -> HTML:
+    """A heading that was computed, below the section's own."""
+    return HTML(fill("heading", text=text))
 
 
 def paragraph(text: str) -> HTML:
     """A sentence or more that was computed, as running text."""
-    return HTML(f"<p>{html.escape(text)}</p>")
+    return HTML(paragraphs([text]))
+
+
+def paragraphs(texts: Iterable[str]) -> str:
+    """Computed sentences as paragraphs, empty ones left out."""
+    return fill("texts", title="", texts=[text for text in texts if text])
 
 
 def sources(study: Study, *, together: bool = False) -> str:
@@ -204,5 +206,4 @@ def _editor_of(path: str) -> tuple[list[str], str]:
 
 def frame(table: pd.DataFrame) -> HTML:
     """A data frame as an HTML table: whole texts, escaped, no row numbers."""
-    with pd.option_context("display.max_colwidth", None):
-        return HTML(table.to_html(index=False, border=0, escape=True))
+    return HTML(tables.plain(table))

@@ -18,6 +18,7 @@ from lib.storage.documents import Sourced, merged, plain
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "papers"
 PROFILES = ("smoke", "laptop", "overnight", "gpu", "paper")
+DEFAULT = "laptop"
 # What names entries in a setting, and a key that every entry has.
 COMPLETE = {"editors": "kind", "sweeps": "parameter"}
 # What stays a setting's own where it is like another page's.

@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,7 @@ class Study(Outline):
     sourced: list[Sourced]
     store: Store
     resources: Resources
+    asked: set[tuple[str, str]] = field(default_factory=set)  # settings and sweeps, by readers
     _finished: dict[str, Finished] = field(default_factory=dict)
 
     @classmethod
@@ -162,16 +163,18 @@ class Study(Outline):
             resources=Resources(data_dir=chosen, strict=strict, source=source),
         )
 
-    def unique_runs(self) -> list[Run]:
-        """The runs, each once: a sweep's default value is the run of the main table."""
+    def unique_runs(self, of: Collection[tuple[str, str]] | None = None) -> list[Run]:
+        """The runs, each once: a sweep's default value is the run of the main table. `of`: those of
+        these settings and sweeps."""
         found: dict[str, Run] = {}
         for run in self.runs:
-            found.setdefault(run.identity, run)
+            if of is None or (run.setting, run.sweep) in of:
+                found.setdefault(run.identity, run)
         return list(found.values())
 
-    def to_do(self) -> list[Run]:
+    def to_do(self, of: Collection[tuple[str, str]] | None = None) -> list[Run]:
         """The runs that the store does not have."""
-        return [run for run in self.unique_runs() if self.finished(run) is None]
+        return [run for run in self.unique_runs(of) if self.finished(run) is None]
 
     def plan(self) -> pd.DataFrame:
         """One row per run: what, its state in the store, estimated time and memory."""
@@ -203,10 +206,12 @@ class Study(Outline):
             for (used, asked, why), names in settings.items()
         ]
 
-    def check_memory(self, device: str | None = None) -> None:
+    def check_memory(
+        self, device: str | None = None, of: Collection[tuple[str, str]] | None = None
+    ) -> None:
         """Refuse, before anything starts, a plan with a run that cannot fit."""
         room = machine.available_gigabytes(device or machine.default_device())
-        to_do = [run for run in self.unique_runs() if self.store.state(run) != "done"]
+        to_do = [run for run in self.unique_runs(of) if self.store.state(run) != "done"]
         for run in to_do:
             if run.gigabytes > room:
                 raise UsageError(
@@ -221,17 +226,18 @@ class Study(Outline):
         prefix: str = "",
         retry_failed: bool = True,
         free: bool = False,
+        of: Collection[tuple[str, str]] | None = None,
     ) -> bool:
         """Do every run that the store does not have; True if all are finished in the end.
 
         Runs on one backbone follow each other in the plan, so that it is loaded once. A run that
         failed before is tried again unless `retry_failed` is False. `free`: only those that no
-        other process works on.
+        other process works on. `of`: those of these settings and sweeps alone.
         """
         progress: Progress = LineProgress(prefix) if quiet else BarProgress()
-        if to_do := self.to_do():
+        if to_do := self.to_do(of):
             check_cache_dir()
-            self.check_memory()
+            self.check_memory(of=of)
         if not retry_failed:
             to_do = [run for run in to_do if self.store.failure(run) is None]
         for attempt in range(ATTEMPTS):
@@ -243,10 +249,10 @@ class Study(Outline):
                 )
             self._do(to_do, progress, free=free)
             self.runs = [self.store.told(run) for run in self.runs]
-            to_do = [run for run in self.to_do() if self.store.failure(run) is None]
+            to_do = [run for run in self.to_do(of) if self.store.failure(run) is None]
             if free or not to_do:
                 break
-        return not self.to_do()
+        return not self.to_do(of)
 
     def _do(self, runs: list[Run], progress: Progress, *, free: bool = False) -> None:
         """Do the runs; those that another process works on last, or, if `free`, not at all."""
@@ -268,21 +274,23 @@ class Study(Outline):
             self._finished[run.identity] = found
         return self._finished[run.identity]
 
-    def errors(self) -> dict[str, str]:
-        """Run title to error text, for the runs that failed."""
+    def errors(self, of: Collection[tuple[str, str]] | None = None) -> dict[str, str]:
+        """Run title to error text, for the runs that failed (`of`: of these settings, sweeps)."""
         found = {}
-        for run in self.unique_runs():
+        for run in self.unique_runs(of):
             failure = None if self.finished(run) else self.store.failure(run)
             if failure is not None:
                 found[run.title] = failure["error"]
         return found
 
     def _selected(self, setting: str | None, sweep: str | None) -> list[Run]:
-        return [
+        found = [
             run
             for run in self.runs
             if (setting is None or run.setting == setting) and (sweep is None or run.sweep == sweep)
         ]
+        self.asked |= {(run.setting, run.sweep) for run in found}
+        return found
 
     def _frames(self, which: str, setting: str | None, sweep: str | None) -> pd.DataFrame:
         frames = []
