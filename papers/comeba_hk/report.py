@@ -147,23 +147,26 @@ def sweep_plot(
 
 
 def draw_sweeps(study: Study, names: Sequence[str]) -> None:
-    """Headed figures of the named sweeps in every setting that has them, or a sentence."""
+    """Headed figures of the named sweeps in every setting that has them; those that no finished
+    run varies share a line."""
+    left = []
     for name in names:
         layout = study.document["tables"]["sweeps"][name]
+        found = {
+            setting: records
+            for setting in study.settings
+            if name in study.sweeps(setting) and len(records := scored(study, setting, name))
+        }
+        if not found:
+            left.append(layout["heading"])
+            continue
         display(page.heading(layout["heading"]))
-        drawn = False
-        for setting in study.settings:
-            if name not in study.sweeps(setting):
-                continue
-            records = scored(study, setting, name)
-            if records.empty:
-                continue
+        for setting, records in found.items():
             axis = study.sweeps(setting)[name]["title"]
             plot = sweep_plot(records, axis, MOMENTS[place(study, setting)[1]], layout)
             page.draw(study, setting, name, plot, f"Scores by {axis}")
-            drawn = True
-        if not drawn:
-            display(page.paragraph("No finished run of this profile varies it."))
+    if left:
+        display(page.paragraph(f"Not varied in this profile: {', '.join(left)}."))
 
 
 def summary(

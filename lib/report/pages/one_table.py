@@ -23,8 +23,8 @@ def known(study: Study) -> dict[str, tables.Regenerated]:
 def make(study: Study, asked: str) -> list[Path]:
     """Make the table `asked`, do what it lacks, print it; returns the CSV files it wrote.
 
-    `asked`: a table's name in all its settings ("table2"), or with one ("table2-zsre-t5"). Which
-    runs it needs is found by making it: whatever it reads is done, until it reads nothing new.
+    `asked`: a table's name, for all its settings, or with one of them behind. Which runs it needs
+    is found by making it: whatever it reads is done, until it reads nothing new.
     Raises UsageError if there is no such table, StudyError if a run of it failed.
     """
     named, made = known(study), {}
@@ -32,7 +32,8 @@ def make(study: Study, asked: str) -> list[Path]:
     for name, one in named.items():
         if name == asked or asked.startswith(f"{name}-"):
             made |= _made(study, one, asked)
-    if not made:
+    failed = study.errors(study.asked)
+    if not made and not failed:
         raise UsageError(
             f"{study.paper} has no table {asked!r} in the profile {study.profile}; there are "
             f"{', '.join(sorted(named))}, and most with a setting behind: "
@@ -40,7 +41,7 @@ def make(study: Study, asked: str) -> list[Path]:
         )
     for name, table in made.items():
         print(f"{study.paper}, {name}", _text(table), "", sep="\n")
-    if failed := study.errors(study.asked):
+    if failed:
         title, text = next(iter(failed.items()))
         raise StudyError(f"{title}: {text.strip().splitlines()[-1]}")
     return [study.folder / "tables" / f"{study.paper}-{name}.csv" for name in made]
