@@ -12,7 +12,7 @@ from pathlib import Path
 from lib.errors import StudyError, UsageError
 from lib.runs import parallel
 from lib.runs.progress import clock
-from lib.runs.settings import PROFILES, papers
+from lib.runs.settings import PROFILES, assigned, papers
 from lib.storage.cache import check_cache_dir
 
 DEFAULT = "laptop"
@@ -39,6 +39,11 @@ def parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
     add("--threads", type=int, metavar="N", help="of each run on a CPU, part of its identity (1)")
     add("--seeds", type=int, metavar="N", help="order seeds 0..N-1 (default: the profile's)")
+    add(
+        "--set", action="append", default=[], metavar="PLACE=VALUE",
+        help="another value for one paper (--only), such as --set "
+        "zsre-t5.editors.MELO.changes.radius=50; its page stands in OUTPUT/PROFILE-HASH",
+    )  # fmt: skip
     add("--data-dir", type=_path, metavar="DIR", help="published datasets in local files")
     add(
         "--assets", type=_path, metavar="DIR", help="archives with weights and data, fetched before"
@@ -94,6 +99,9 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     for flag, folder in (("--data-dir", options.data_dir), ("--assets", options.assets)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{flag} {folder}: there is no such folder")
+    overrides = assigned("--set", options.set)
+    if overrides and len(chosen) > 1:
+        raise UsageError(f"--set {options.set[0]}: say of which paper, with --only")
     _environment(options)
 
     from lib.runs.study import Study, output_root
@@ -116,6 +124,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             data_dir=options.data_dir,
             seeds=options.seeds,
             strict=not options.skip_bad,
+            overrides=overrides,
         )
         for paper in chosen
     ]
