@@ -2,7 +2,7 @@
 substitutions, failed runs, the summary for the front page."""
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,20 @@ def verdicts(
     named = {name: setting["title"] for name, setting in study.document["settings"].items()}
     others = summaries.beside(study.folder, study.profile, study.paper)
     return claims.Verdicts(judged, named | dict(titles or {}), others)
+
+
+def judged(
+    study: Study,
+    judge: Callable[[Study, Any], claims.Judgement],
+    places: Mapping[str, Any] | None = None,
+) -> dict[str, claims.Judgement]:
+    """The claims as `judge` finds them in every place (default: the settings), by its key, each
+    also written as CSV (`<paper>-claims-<key>`)."""
+    found = {}
+    for key, place in (places or {name: name for name in study.settings}).items():
+        found[key] = judge(study, place)
+        kept(study, f"{study.paper}-claims-{key}", found[key].tidy)
+    return found
 
 
 def findings(study: Study) -> claims.Verdicts:
@@ -87,7 +101,7 @@ def reported(paper: str) -> pd.DataFrame:
     return load_reported(FOLDER / paper / "reported.csv")
 
 
-def examples(study: Study, setting: str, each: int = 3) -> pd.DataFrame:
+def examples(study: Study, setting: str, each: int = 2) -> pd.DataFrame:
     """A few rows of every subset before any edit: what is asked and what the backbone answers."""
     records = study.records(setting)
     if records.empty:

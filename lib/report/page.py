@@ -38,12 +38,25 @@ THEME = {
 WHOLE = re.compile(
     r"@media (?:print|\(prefers-color-scheme: dark\)) \{(?:[^{}]*\{[^{}]*\})*[^{}]*\}"
 )
-EXACT = 1e-6  # of the largest value: what rounding may leave between two ways to compute
+EXACT = 1e-5  # of the largest value: what rounding may leave between two ways to compute
 
 
-def begin(study: Study) -> None:
-    """What a report shows first: which values it overrides. In Jupyter outputs get the pages' style
-    and, below them, links to what made them."""
+def begin(
+    paper: str,
+    profile: str,
+    output: str = "",
+    data_dir: str = "",
+    seeds: int = 0,
+    skip_bad: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Study:
+    """The study of a report, opened with the parameters of its notebook (`Study.open`); the values
+    that it overrides are shown. In Jupyter outputs get the pages' style, and links to what made
+    them."""
+    study = Study.open(
+        paper, profile, output=output, data_dir=data_dir, seeds=seeds, strict=not skip_bad,
+        overrides=overrides,
+    )  # fmt: skip
     _in_jupyter(f"<style>{notebook_style()}</style>")
     if study.overridden():
         display(text_list("Overridden on this page", overridden(study)))
@@ -53,6 +66,7 @@ def begin(study: Study) -> None:
             if isinstance(known, partial) and known.func is _link_sources:
                 shell.events.unregister("post_run_cell", known)
         shell.events.register("post_run_cell", partial(_link_sources, study.folder))
+    return study
 
 
 def run(study: Study, *, retry_failed: bool = True) -> None:
@@ -61,6 +75,26 @@ def run(study: Study, *, retry_failed: bool = True) -> None:
     study.run_missing(retry_failed=retry_failed)
     for title, error in study.errors().items():
         print(f"FAILED {title}: {error}")
+
+
+def show(
+    study: Study,
+    make: Callable[[Study, str], Any],
+    settings: Sequence[str] | None = None,
+    *,
+    titled: bool = False,
+) -> None:
+    """Show what `make(study, setting)` gives for every setting (default: those that run), below its
+    title if `titled`; frames as tables, text as markup, nothing for None."""
+    for setting in study.settings if settings is None else settings:
+        made = make(study, setting)
+        if made is None:
+            continue
+        if titled:
+            display(HTML(f"<h3>{html.escape(study.title(setting))}</h3>"))
+        if isinstance(made, pd.DataFrame):
+            made = frame(made)
+        display(HTML(made) if isinstance(made, str) else made)
 
 
 def end(study: Study, summary: summaries.PaperSummary) -> None:
@@ -108,13 +142,13 @@ def makers(code: str, names: Mapping[str, object]) -> list[Callable[..., object]
     except SyntaxError:  # a magic of IPython
         return []
     found = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            made = getattr(names.get(node.value.id), node.attr, None)
-        elif isinstance(node, ast.Name):
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name)]
+    for node in sorted(named, key=lambda node: (node.lineno, node.col_offset)):
+        if isinstance(node, ast.Name):
             made = names.get(node.id)
         else:
-            continue
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            made = getattr(names.get(owner), node.attr, None)
         home = getattr(made, "__module__", "") if inspect.isfunction(made) else ""
         if home.startswith(("papers.", "lib.report.")) and home != __name__:
             found[made] = None
