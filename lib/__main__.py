@@ -28,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "./run_all.sh --test runs the test suite (set-up included).\n"
-            "./run_all.sh edit --help: edit facts of your own in a model of your own."
+            "./run_all.sh edit --help: edit facts of your own in a model of your own.\n"
+            "./run_all.sh api [DIR]: the API reference (default: OUTPUT/api)."
         ),
         allow_abbrev=False,
     )
@@ -74,8 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
         from lib.api import command
 
         return command.main(given[1:])
-    options = parser().parse_args(given)
     try:
+        if given[:1] == ["api"]:
+            return _api(given[1:])
+        options = parser().parse_args(given)
         return _run(options, given)
     except UsageError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
@@ -108,12 +111,17 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
 
     options.output = output_root(options.output).resolve()
     if options.reference:
-        from lib.report.pages import publish
+        from lib.report.pages import publish, reference
 
         source, target = options.output / options.profile, options.output / "reference"
         if options.profile != DEFAULT:  # longer profiles stand below, where its pages look for them
             target = target / options.profile
         made = publish.make(source, target, chosen if options.only else None)
+        if options.profile == DEFAULT:
+            try:
+                reference.write(made / "api")
+            except UsageError as error:
+                print(f"the copy has no API reference: {error}", file=sys.stderr)
         print(f"open {made / 'index.html'}", file=sys.stderr)
         return 0
     studies = [
@@ -140,6 +148,18 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             study.run_missing(quiet=True, prefix=f"{study.paper}: ", free=True)
         return 0
     return _execute(studies, options, arguments)
+
+
+def _api(given: list[str]) -> int:
+    """Write the API reference into the folder that is given, if one is."""
+    from lib.report.pages import reference
+    from lib.runs.study import output_root
+
+    if len(given) > 1 or given[:1] in (["-h"], ["--help"]):
+        raise UsageError("./run_all.sh api [DIR] writes the API reference into DIR")
+    folder = _path(given[0]) if given else output_root().resolve() / "api"
+    print(f"open {reference.write(folder)}", file=sys.stderr)
+    return 0
 
 
 def _papers(only: str | None) -> list[str]:
