@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lib.runs.settings import ROOT, profile_of, read_paper
 from lib.runs.store import Finished, Store
 from lib.storage.cache import check_cache_dir
 from lib.storage.documents import Sourced, merged
+from lib.storage.fingerprints import content_hash
 
 ATTEMPTS = 3  # at runs whose materials change while others are done
 RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "value", "seed")
@@ -59,6 +60,10 @@ class Outline(ABC):
     @abstractmethod
     def errors(self) -> dict[str, str]:
         """Run title to error text, for the runs that failed."""
+
+    def overridden(self) -> list[tuple[str, Any, Any]]:
+        """Every value that overrides change: (where, the profile's, here)."""
+        return []
 
     @property
     def settings(self) -> list[str]:
@@ -114,6 +119,7 @@ class Study(Outline):
     store: Store
     resources: Resources
     asked: set[tuple[str, str]] = field(default_factory=set)  # settings and sweeps, by readers
+    overrides: dict[str, Any] = field(default_factory=dict)
     _finished: dict[str, Finished] = field(default_factory=dict)
 
     @classmethod
@@ -127,14 +133,19 @@ class Study(Outline):
         seeds: int | None = None,
         strict: bool = True,
         device: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
     ) -> "Study":
         """The study of a paper; nothing is loaded or run yet. Empty strings mean the default, `~`
-        at the start of a folder's name the home folder."""
+        at the start of a folder's name the home folder.
+
+        `overrides` change single values of the profile (`profile_of`). What they change are other
+        runs; they lie beside the profile's own, pages in a folder of their own (PROFILE-HASH).
+        """
         if "ipykernel.kernelapp" in sys.modules:  # this is a notebook's kernel
             check_project(Path.cwd())
         chosen = Path(os.path.expanduser(data_dir)) if data_dir else None
         device = device or machine.default_device()
-        document, sourced = profile_of(paper, profile)
+        document, sourced = profile_of(paper, profile, overrides)
         source = "hub" if profile == "paper" and chosen is None else "embedded"
         planned = plan.runs(
             paper,
@@ -145,12 +156,15 @@ class Study(Outline):
             source=source,
             strict=strict,
             threads=parallel.threads(),
+            overrides=overrides,
         )
         for run in planned:
             if run.asked:
                 document["settings"][run.setting]["dtype"] = run.spec["dtype"]
         folder = output_root(output or None) / profile
         store = Store(folder)
+        if overrides:
+            folder = folder.with_name(f"{profile}-{content_hash(overrides)[:8]}")
         return cls(
             paper=paper,
             profile=profile,
@@ -161,6 +175,7 @@ class Study(Outline):
             sourced=sourced,
             store=store,
             resources=Resources(data_dir=chosen, strict=strict, source=source),
+            overrides=dict(overrides or {}),
         )
 
     def unique_runs(self, of: Collection[tuple[str, str]] | None = None) -> list[Run]:
@@ -171,6 +186,13 @@ class Study(Outline):
             if of is None or (run.setting, run.sweep) in of:
                 found.setdefault(run.identity, run)
         return list(found.values())
+
+    def main_run(self, setting: str, editor: str) -> Run:
+        """The first run of an editor in a setting's main table. UsageError if there is none."""
+        for run in self._selected(setting, ""):
+            if run.editor == editor:
+                return run
+        raise UsageError(f"{editor} has no run on {setting!r} in the profile {self.profile}")
 
     def to_do(self, of: Collection[tuple[str, str]] | None = None) -> list[Run]:
         """The runs that the store does not have."""
@@ -332,15 +354,31 @@ class Study(Outline):
 
     def departures(self, setting: str) -> list[tuple[str, Any, Any]]:
         """Every value of a setting that the profile changes: (where, paper profile's, here)."""
-        here, there = self.document["settings"][setting], self.original["settings"][setting]
-        before, now = dict(_leaves(there)), dict(_leaves(here))
-        known = dict.fromkeys([*before, *now])
-        names = [name for name in known if "cost" not in name.split(".")]  # plans, not results
+        return _changed(self.original["settings"][setting], self.document["settings"][setting])
+
+    def overridden(self) -> list[tuple[str, Any, Any]]:
+        """See `Outline.overridden`."""
+        given, _ = profile_of(self.paper, self.profile)
+        named = {name.partition(".")[0]: None for name in self.overrides}
         return [
-            (name, before.get(name, "–"), now.get(name, "–"))
-            for name in names
-            if before.get(name) != now.get(name) and name not in ("title", "enabled", "like")
+            (f"{name}.{place}", before, now)
+            for name in named
+            for place, before, now in _changed(
+                given["settings"][name], self.document["settings"][name]
+            )
         ]
+
+
+def _changed(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
+    """The values that differ between two settings: (where, there, here)."""
+    before, now = dict(_leaves(there)), dict(_leaves(here))
+    known = dict.fromkeys([*before, *now])
+    names = [name for name in known if "cost" not in name.split(".")]  # plans, not results
+    return [
+        (name, before.get(name, "–"), now.get(name, "–"))
+        for name in names
+        if before.get(name) != now.get(name) and name not in ("title", "enabled", "like")
+    ]
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

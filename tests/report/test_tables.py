@@ -267,6 +267,6 @@ def test_the_page_says_what_was_left_out_of_the_data() -> None:
     model = {"provenance": "random", "content": "e" * 64}
     manifests = {"FT": {"dataset": data, "seed": 0, "backbone": model}}
     study = SimpleNamespace(document={"settings": {"one": {}}}, manifests=lambda setting: manifests)
-    assert "2 skipped; 3 single texts of a.jsonl" in data_counts(study)
+    assert "2 skipped; 3 single texts of a.jsonl" in data_counts(study).data
     del data["left_out"]
-    assert "<td>2 skipped</td>" in data_counts(study)
+    assert "<td>2 skipped</td>" in data_counts(study).data

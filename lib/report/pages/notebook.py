@@ -312,8 +312,14 @@ def _fold(cells: list) -> None:
         outputs = [output for one in inside for output in one.get("outputs", [])]
         cell.fold = {
             "title": title, "counted": _counted(outputs),
-            "open": any(output.output_type in ("stream", "error") for output in outputs),
+            "open": any(map(_told, outputs)),
         }  # fmt: skip
+
+
+def _told(output: object) -> bool:
+    """Whether an output must be seen: an error, something printed, or marked so."""
+    printed = output.output_type in ("stream", "error")
+    return printed or output.get("metadata", {}).get("open", False)
 
 
 def _level(cell: object) -> int:

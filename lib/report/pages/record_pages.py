@@ -46,7 +46,7 @@ def write(path: Path, title: str, rows: pd.DataFrame, *, back: str) -> Path:
         back=back,
         css=Markup(templates.text("report.css") + STYLE),
         script=Markup(templates.text("tables.js")),
-        policy=templates.policy(pictures=""),
+        policy=Markup(templates.policy(pictures="")),
         sections=[_section(name, rows[rows["subset"] == name]) for name in ABOUT if
                   (rows["subset"] == name).any()],
     )  # fmt: skip

@@ -224,5 +224,5 @@ def test_what_a_profile_leaves_out_has_one_row(study: InventedStudy) -> None:
             ("sweeps.m.values", [1], "–"),
         ],
     })()  # fmt: skip
-    shown = page.departures(fake, "x", together=True)
+    shown = page.departures(fake, "x", together=True).data
     assert shown.count("<tr>") == 1 + 4 and shown.count("left out") == 2 and "added" in shown

@@ -20,6 +20,7 @@ from lib.report.pages.notebook import (
     to_html,
     with_pictures,
 )
+from lib.runs.settings import ROOT
 
 NASTY = '<script>alert("x")</script>'
 
@@ -316,6 +317,20 @@ def test_what_failed_is_not_folded_away(tmp_path: Path) -> None:
         new_output("error", ename="E", evalue="", traceback=[]),
     ):
         assert '<details class="appendix" open' in page(tmp_path, heading, code("1", told))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_fold_hides_no_other_section(path: Path) -> None:
+    inside = 0  # the level of the fold that a cell lies in
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "markdown":
+            continue
+        levels = [len(found) for found in re.findall(r"^(#+) ", cell.source, re.MULTILINE)]
+        starts = bool(re.match(r"#+ ", cell.source))
+        if starts and levels[0] <= (inside or 9):
+            inside = levels[0] if "folded" in cell.metadata.get("tags", []) else 0
+        if inside:
+            assert not [level for level in levels[starts:] if level <= inside], cell.source
 
 
 def test_every_table_has_a_caption_and_scopes(tmp_path: Path) -> None:
