@@ -1,8 +1,9 @@
 """What every paper's report says in the same way: reported numbers, one edit, examples,
 substitutions, failed runs, the summary for the front page."""
 
+import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,11 @@ from lib.data.records import Edit, Stream
 from lib.editors import needs_of
 from lib.errors import StudyError
 from lib.metrics import costs
-from lib.report import page, summaries
+from lib.metrics.intervals import spread_over_seeds
+from lib.report import page, summaries, tables
 from lib.report.claims import claims, verdict
+from lib.report.orderings import orderings
 from lib.report.reported import load_reported
-from lib.report.tables import Cell
 from lib.runs import machine
 from lib.runs.plan import edits_of
 from lib.runs.settings import FOLDER
@@ -231,16 +233,17 @@ def summary(
     study: Study,
     judged: Mapping[str, claims.Judgement],
     listed: Mapping[str, list[str]],
-    headline: Iterable[Cell],
     *,
+    shown: Iterable[tables.Table | None] = (),
     titles: Mapping[str, str] | None = None,
 ) -> summaries.PaperSummary:
     """What the front page says about a report, our own findings included. The numbers behind every
     verdict are also written as CSV (`<paper>-verdicts`), a row for each row of evidence, and the
     means of all scores (`<paper>-cells`), by which pages can be held against each other.
 
-    `judged`: the claims as every setting judges them. `headline`: table cells worth a place there.
-    `titles`: how keys of `judged` that are no settings are called.
+    `judged`: the claims as every setting judges them. `shown`: the paper's tables with reported
+    numbers, whose order of the methods is told. `titles`: how keys of `judged` that are no settings
+    are called.
     """
     errors = [f"{title}: {text.strip().splitlines()[-1]}" for title, text in study.errors().items()]
     told = {"claim": verdicts(study, judged, titles), "finding": findings(study)}
@@ -259,8 +262,9 @@ def summary(
         summary=study.document["summary"],
         status="partial" if errors else "done",
         report=f"{study.paper}.html",
-        headline=tuple(
-            summaries.Headline.of(cell, label=f"{cell.editor}: {cell.metric}") for cell in headline
+        scales=tuple(scales(study)),
+        orderings=tuple(
+            one for table in shown if table is not None for one in orderings(table.cells)
         ),
         claims=_told(told["claim"]),
         findings=_told(told["finding"]),
@@ -320,11 +324,52 @@ def _told(verdicts: claims.Verdicts) -> tuple[summaries.Told, ...]:
         summaries.Told(
             claim.key, claim.sentence, claim.source, verdicts.titles[place], found.word,
             found.evidence, editor=claim.editor, section=claim.shown, marks=found.marks, n=found.n,
-            facts=found.facts,
+            facts=found.facts, because=claim.because, **_decided(found),
         )
         for place, judged in verdicts.by_setting.items()
         for claim, found in judged.rows
     )  # fmt: skip
+
+
+def _decided(found: verdict.Verdict) -> dict[str, Any]:
+    """The row of evidence that a verdict hangs on, for the front page."""
+    row = found.deciding
+    if row is None:
+        return {}
+    shown = {"compared": row.name, "effect": row.mean, "low": row.low, "high": row.high}
+    return shown | {"wanted": row.wanted}
+
+
+def scales(study: Study) -> Iterator[summaries.Scale]:
+    """How large every setting with a finished run is, and how far its orders of edits lie apart."""
+    for setting in study.settings:
+        manifests = list(study.manifests(setting).values())
+        if not manifests:
+            continue
+        records = study.records(setting)
+        yield summaries.Scale(
+            study.title(setting),
+            manifests[0]["backbone"]["name"],
+            edits=max(manifest["dataset"]["counts"]["edits"] for manifest in manifests),
+            batch=study.batch_size(setting),
+            seeds=len({manifest["seed"] for manifest in manifests}),
+            editors=tuple(dict.fromkeys(records["editor"])),
+            spread=_spread(records),
+        )
+
+
+def _spread(records: pd.DataFrame) -> float:
+    """The largest standard deviation over order seeds of an editor's success on all its edits."""
+    column = next((name for name in ("exact_match", "answer_accuracy") if name in records), "")
+    if not column:
+        return math.nan
+    rows = records[(records["subset"] == "edits") & (records["moment"] == "end")]
+    rows = rows[rows[column].notna()]
+    found = [
+        spread_over_seeds(mine[column].astype(float), mine["seed"]).sd
+        for _, mine in rows.groupby("editor")
+    ]
+    return max((sd for sd in found if not math.isnan(sd)), default=math.nan)
 
 
 def _made(manifests: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

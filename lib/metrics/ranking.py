@@ -104,14 +104,14 @@ def standings(
     few units (`intervals.for_few`)."""
     if not sample.editors or not sample.units:
         return []
-    drawn = _drawn(sample, resamples, seed)
+    drawn = resampled(sample, resamples, seed)
     # A resample may miss all rows of a part: rare, and of no use for comparing.
     drawn = drawn[np.isfinite(drawn).all(axis=-1)]
     shown, placed = sample.scores, ranks(sample.scores)
     under = ranks(np.round(drawn, 12))
     first = under == under.min(axis=-1, keepdims=True)
     best = (first / first.sum(axis=-1, keepdims=True)).mean(axis=0)
-    ends = _ends(sample, level)
+    ends = percentiles(sample, level)
     low, high = np.percentile(drawn, ends, axis=0)
     fixed = np.ptp(drawn, axis=0) == 0  # no draw differs: an interval of width 0 would be a lie
     least, most = _reach(sample, level)
@@ -142,8 +142,8 @@ def difference(
     gap = float(np.subtract(*pair.scores)) if units else math.nan
     if units < 2:
         return Difference(gap, math.nan, math.nan, rows, units, "none")
-    drawn = np.subtract(*_drawn(pair, resamples, seed).T)
-    ends = _ends(sample, level)
+    drawn = np.subtract(*resampled(pair, resamples, seed).T)
+    ends = percentiles(sample, level)
     if np.ptp(drawn[np.isfinite(drawn)]) > 0:
         low, high = (float(end) for end in np.nanpercentile(drawn, ends))
         method = "bootstrap percentile"
@@ -200,7 +200,7 @@ def _reach(sample: Sample, level: float) -> tuple[np.ndarray, np.ndarray]:
     return harmonic(np.maximum(parts - share, 0)), harmonic(np.minimum(parts + share, 1))
 
 
-def _ends(sample: Sample, level: float) -> tuple[float, float]:
+def percentiles(sample: Sample, level: float) -> tuple[float, float]:
     """The percentiles between which an interval of this level lies."""
     level = for_few(level, len(sample.units))
     return 100 * (1 - level) / 2, 100 * (1 + level) / 2
@@ -230,7 +230,7 @@ def _gap(
     return first - second
 
 
-def _drawn(sample: Sample, resamples: int, seed: int) -> np.ndarray:
+def resampled(sample: Sample, resamples: int, seed: int) -> np.ndarray:
     """The measure of every editor on every resample [resamples, editors]."""
     _, _, seeds, units = sample.sums.shape
     draw, size = np.random.default_rng(seed), max(1, _CELLS // (seeds * units))

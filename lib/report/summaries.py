@@ -11,36 +11,53 @@ from pathlib import Path
 from lib.errors import StoreError
 from lib.report.claims.claims import Beside
 from lib.report.claims.verdict import COUNTED, MARKS, WORDS, decided_in, over_settings
-from lib.report.tables import Cell
+from lib.report.orderings import Ordered
 from lib.runs.settings import PROFILES
 from lib.storage.atomic import write_text
 
-SCHEMA = 3  # 1 counted claims and did not tell them, 2 knew other verdicts
+SCHEMA = 4  # 1 counted claims and did not tell them, 2 knew other verdicts, 3 told levels
 STATUSES = ("done", "partial", "failed")
 
 
+def _known(entry: object, *names: str) -> None:
+    """Numbers that JSON has as null are NaN again."""
+    for name in names:
+        if getattr(entry, name) is None:
+            object.__setattr__(entry, name, math.nan)
+
+
 @dataclass(frozen=True)
-class Headline:
-    """One number worth a place on the front page; numbers are None where there is none."""
+class Scale:
+    """How large a setting of a report is: its backbone, the most edits that an editor makes, in
+    batches of how many, under how many orders (seeds), by which editors. `spread`: the largest
+    standard deviation over the orders of an editor's edit success, NaN for one order."""
 
-    label: str
-    reported: float | None = None
-    reproduced: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
+    setting: str
+    model: str
+    edits: int
+    batch: int
+    seeds: int
+    editors: tuple[str, ...]
+    spread: float = math.nan
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "editors", tuple(self.editors))  # JSON has lists
+        _known(self, "spread")
+
+
+@dataclass(frozen=True)
+class Best:
+    """One of the best editors by a measure, with its interval over `n` scored rows."""
+
+    editor: str
+    measure: str
+    score: float
+    low: float = math.nan
+    high: float = math.nan
     n: int = 0
-    verdict: str = "not comparable"
-    digits: int = 2
 
-    @classmethod
-    def of(cls, cell: Cell, label: str = "", digits: int = 2) -> "Headline":
-        """The headline of a table cell, labelled "editor, metric, setting" unless `label`."""
-        numbers = {
-            name: _plain(getattr(cell, name))
-            for name in ("reported", "reproduced", "ci_low", "ci_high")
-        }
-        label = label or ", ".join(p for p in (cell.editor, cell.metric, cell.setting) if p)
-        return cls(label, **numbers, n=cell.n, verdict=cell.verdict, digits=digits)
+    def __post_init__(self) -> None:
+        _known(self, "score", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,9 @@ class Told:
 
     `setting` is the setting's title, `editor` whom the sentence is judged on, `section` the id of
     the report's section that shows the numbers ("" for none). `n` and `facts`: scored rows and
-    independent facts behind the largest piece of evidence.
+    independent facts behind the largest piece of evidence. `compared` is the row of evidence that
+    the verdict hangs on ("" for none), `effect` its mean with its interval, `wanted` its bound.
+    `because`: keys of the report's findings that say why the sentence fails.
     """
 
     key: str
@@ -63,9 +82,17 @@ class Told:
     marks: tuple[str, ...] = ()
     n: int = 0
     facts: int = 0
+    compared: str = ""
+    effect: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    wanted: str = ""
+    because: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "marks", tuple(self.marks))  # JSON has lists
+        for name in ("marks", "because"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
+        _known(self, "effect", "low", "high")
         if self.verdict not in WORDS:
             raise ValueError(f"{self.key}: unknown verdict {self.verdict!r}")
         if not set(self.marks) <= set(MARKS):
@@ -87,7 +114,9 @@ class PaperSummary:
     summary: str = ""
     status: str = "done"
     report: str = ""
-    headline: tuple[Headline, ...] = ()
+    scales: tuple[Scale, ...] = ()
+    orderings: tuple[Ordered, ...] = ()
+    best: tuple[Best, ...] = ()
     claims: tuple[Told, ...] = ()
     findings: tuple[Told, ...] = ()
     substitutions: tuple[str, ...] = ()
@@ -112,7 +141,7 @@ class PaperSummary:
         unknown = set(values) - {item.name for item in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"unknown entries: {', '.join(sorted(unknown))}")
-        for name, kind in (("headline", Headline), ("claims", Told), ("findings", Told)):
+        for name, kind in _KINDS.items():
             rows = values.get(name, ())
             values[name] = tuple(row if isinstance(row, kind) else kind(**row) for row in rows)
         for name in ("substitutions", "errors"):
@@ -134,6 +163,9 @@ class PaperSummary:
         """`report` if it is a plain relative file name, else "": data never makes a script link."""
         plain = self.report and ":" not in self.report and not self.report.startswith(("/", "\\"))
         return self.report if plain else ""
+
+
+_KINDS = {"scales": Scale, "orderings": Ordered, "best": Best, "claims": Told, "findings": Told}
 
 
 def by_sentence(told: Iterable[Told]) -> list[tuple[Told, ...]]:
@@ -199,10 +231,6 @@ def read_summaries(folder: Path) -> list[PaperSummary]:
                 "runs are reused), or delete the file."
             ) from error
     return sorted(found, key=lambda paper: (paper.order, paper.key))
-
-
-def _plain(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _finite(value: object) -> object:

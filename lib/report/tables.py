@@ -1,6 +1,5 @@
 """Tables: one `Cell` per number, as a tidy CSV and as a page with reported beside reproduced."""
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ import pandas as pd
 from lib.metrics.estimates import EVALUATED, estimate, labels_of, resampled
 from lib.metrics.intervals import compare, mean_interval
 from lib.metrics.scales import scale_of
+from lib.report.orderings import orderings
 from lib.report.templates import fill
 from lib.runs.settings import DEFAULT, PROFILES
 from lib.storage.atomic import write_text
@@ -32,7 +32,7 @@ class Cell:
     `n` counts scored prompts, `facts` the different facts among them, `seeds` order seeds; `unit`
     is what the interval resamples (`estimates.estimate`). `error` is why a run has no number.
     `link`, a relative address, leads from the number to what it was made of; `remark` stands below
-    it.
+    it. `scored` holds the rows behind a number that has a reported one beside it.
     """
 
     item: str
@@ -55,6 +55,7 @@ class Cell:
     error: str = ""
     link: str = ""
     remark: str = ""
+    scored: pd.DataFrame | None = field(default=None, repr=False, compare=False)
 
 
 def measure(
@@ -83,8 +84,9 @@ def measure(
     `column` is the score column, `metric` the name printed; `shown_as` and `shown_setting` replace
     the row and column heading. The interval is that of `estimates.estimate`, or over rows that
     stand for a batch each (`batches`). `exponentiate`: perplexity from a mean of `nll`, compared on
-    the logarithms. `percent`: `reported` and the cell are in percent, the rows are shares. The
-    editor `UNEDITED_MODEL` is what the backbone scored before any edit, whatever `moment` says. No
+    the logarithms. `percent`: `reported` and the cell are in percent, the rows are shares. A level
+    is held against the reported one only where there are no `substitutions`. The editor
+    `UNEDITED_MODEL` is what the backbone scored before any edit, whatever `moment` says. No
     matching row: the cell says so, or says `error`.
     """
     rows = records
@@ -113,8 +115,8 @@ def measure(
     if percent and reported is not None:
         target = reported / 100
     verdict = compare(
-        target, rows[column], n_reported, scale=scale, resolution=resolution,
-        groups=None if batches else labels_of(rows, column),
+        target, rows[column], None if substitutions else n_reported, scale=scale,
+        resolution=resolution, groups=None if batches else labels_of(rows, column),
     )  # fmt: skip
     shape = math.exp if exponentiate else (lambda share: 100 * share) if percent else float
     return Cell(
@@ -131,6 +133,7 @@ def measure(
         seeds=rows["seed"].nunique(),
         verdict=verdict,
         error=error,
+        scored=None if reported is None else rows.assign(score=rows[column].astype(float)),
     )
 
 
@@ -173,7 +176,7 @@ class Table:
     @property
     def tidy(self) -> pd.DataFrame:
         """One row per cell with `TIDY_COLUMNS`; NaN where there is no number."""
-        rows = [dataclasses.asdict(cell) for cell in self.cells]
+        rows = [[getattr(cell, name) for name in TIDY_COLUMNS] for cell in self.cells]
         frame = pd.DataFrame(rows, columns=list(TIDY_COLUMNS))
         frame["substitutions"] = ["; ".join(cell.substitutions) for cell in self.cells]
         frame["n_edits"] = frame["n_edits"].astype("Int64")
@@ -486,6 +489,10 @@ def _notes(table: "Table", dead: Mapping[str, int]) -> list[str]:
     if swapped := dict.fromkeys(text for cell in table.cells for text in cell.substitutions):
         s = "s" if len(swapped) > 1 else ""
         notes.append(f"{len(swapped)} substitution{s} against the paper: see Substitutions.")
+    if found := orderings(table.cells):
+        columns = list(dict.fromkeys((cell.setting, cell.metric) for cell in table.cells))
+        parts = [f"{_named([(one.setting, one.metric)], columns)}: {one}" for one in found]
+        notes.append(f"Order of the methods, as reported against here: {'; '.join(parts)}.")
     return notes
 
 

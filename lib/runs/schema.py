@@ -318,6 +318,7 @@ class Claim(Described):
     prepared: list[str] = []
     beside: list[str] = []
     by_construction: bool = False
+    because: list[str] = []
     missing: str = ""
     needs: list[str] = []
     settings: list[str] = []

@@ -1,6 +1,5 @@
 """COMEBA-HK's report (published as CoachHooK): tables, claims and notes from a `Study`'s runs."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -172,16 +171,6 @@ def draw_sweeps(study: Study, names: Sequence[str]) -> None:
 def summary(
     study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
 ) -> summaries.PaperSummary:
-    """What the front page says: averages of both protocols on the first form of the data."""
-    headline = []
-    for protocol, words in (("single", "single round"), ("consecutive", "consecutive")):
-        setting = forms(study)[0].setting(protocol)
-        for cell in main_table(study, setting).cells if setting else ():
-            if (
-                cell.metric == "Average"
-                and cell.editor.partition(",")[0] in (OWN, "MEMIT", "FT (EasyEdit)")
-                and cell.n
-            ):
-                headline.append(dataclasses.replace(cell, metric=f"average, {words}"))
+    """What the front page says: the claims; of reported scores none could be seen."""
     titles = {form.key: form.title for form in forms(study)}
-    return common.summary(study, verdicts, listed, headline, titles=titles)
+    return common.summary(study, verdicts, listed, titles=titles)

@@ -1,7 +1,6 @@
 """ELDER's report: its tables, claims and notes, built from the runs of a `Study`."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ from lib.runs.study import Study
 from papers import common
 from papers.common import substitutions
 from papers.elder.deferral import distances
+from papers.elder.retention import retention_table
 from papers.elder.scores import OWN, lines, scored
 
 STEMS = {"ablation": "table4", "replay": "replay"}  # of the files of ablation tables
@@ -209,13 +209,8 @@ def _material(study: Study, setting: str) -> verdict.Material:
 def summary(
     study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
 ) -> summaries.PaperSummary:
-    """What the front page says: Table 1 for ELDER and GRACE, the pair of the paper's Figure 2."""
-    return common.summary(study, verdicts, listed, _headline(study))
-
-
-def _headline(study: Study) -> Iterator[tables.Cell]:
-    for setting in study.settings:
-        for cell in table1(study, setting).cells:
-            if cell.editor in (OWN, "GRACE") and cell.n:
-                metric = f"{cell.metric} (%), {study.title(setting)}"
-                yield dataclasses.replace(cell, metric=metric)
+    """What the front page says: the claims, and the order of the methods in Tables 1, 2 and 4."""
+    shown = [table1(study, setting) for setting in study.settings]
+    shown += [ablation_table(study, setting) for setting in study.settings]
+    shown.append(retention_table(study))
+    return common.summary(study, verdicts, listed, shown=shown)

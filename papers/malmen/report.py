@@ -1,18 +1,16 @@
 """MALMEN's report: tables over m, claims and notes from a `Study`'s runs."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import papers.malmen.claims  # noqa: F401  (registers the paper's tests)
 from lib.report import summaries, tables
 from lib.report.claims import claims, verdict
-from lib.report.claims.comparisons import NAMES
 from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
 from papers.common import substitutions
-from papers.malmen.scores import OWN, RIVAL, by_m, generates, observed, planned, sizes
+from papers.malmen.scores import OWN, by_m, generates, observed, planned
 from papers.malmen.times import times
 
 
@@ -121,12 +119,5 @@ def judged(study: Study, setting: str) -> claims.Judgement:
 def summary(
     study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
 ) -> summaries.PaperSummary:
-    """What the front page says: generality at the largest m of every setting."""
-    headline = []
-    for setting in study.settings:
-        rows = {f"{name}, m={sizes(study, setting)[-1]}" for name in (OWN, RIVAL, "MEMIT")}
-        for cell in scores_table(study, setting).cells:
-            if cell.metric == NAMES["holdout"] and cell.n and cell.editor in rows:
-                metric = f"GS, {study.title(setting)}"
-                headline.append(dataclasses.replace(cell, metric=metric))
-    return common.summary(study, verdicts, listed, headline)
+    """What the front page says: the claims; of reported scores none could be seen."""
+    return common.summary(study, verdicts, listed)

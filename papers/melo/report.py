@@ -56,8 +56,7 @@ def summary(
     judgements: Mapping[str, claims.Judgement],
     listed: Mapping[str, list[str]],
 ) -> summaries.PaperSummary:
-    """What the front page says about this report: MELO's row of Table 2, and the claims."""
-    cells = all_of_table2(study).cells
-    headline = [c for c in cells if c.editor == "MELO" and c.reported is not None and c.n]
+    """What the front page says about this report: the claims, and the order of the methods in
+    Table 2."""
     titles = {title: title for title in judgements}
-    return common.summary(study, judgements, listed, headline, titles=titles)
+    return common.summary(study, judgements, listed, shown=[all_of_table2(study)], titles=titles)

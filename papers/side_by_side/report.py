@@ -163,10 +163,10 @@ def summary(
     study: Study, verdicts: Mapping[str, claims.Judgement], listed: Mapping[str, list[str]]
 ) -> summaries.PaperSummary:
     """What the front page says: the best editors at the largest size."""
-    return common.summary(study, verdicts, listed, _headline(study))
+    return replace(common.summary(study, verdicts, listed), best=tuple(_best(study)))
 
 
-def _headline(study: Study) -> Iterator[tables.Cell]:
+def _best(study: Study) -> Iterator[summaries.Best]:
     for setting in study.settings:
         for edits in shown_sizes(study, setting)[:1]:
             cells = overview(study, setting, edits).cells
@@ -174,4 +174,7 @@ def _headline(study: Study) -> Iterator[tables.Cell]:
                 c for c in cells if c.setting == SCORE_GROUP and c.n and c.editor != UNEDITED_MODEL
             ]
             for cell in sorted(found, key=lambda cell: -cell.reproduced)[:3]:
-                yield replace(cell, metric=f"editing score after {edits:,} edits")
+                measure = f"editing score after {edits:,} edits"
+                yield summaries.Best(
+                    cell.editor, measure, cell.reproduced, cell.ci_low, cell.ci_high, cell.n
+                )

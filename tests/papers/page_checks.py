@@ -24,6 +24,8 @@ def check_claims_and_deviations(document: Mapping[str, Any], notebook: Path) -> 
     for claim in document["claims"]:
         assert claim["shown"] in headings, claim["key"]
         assert claim["test"] in TESTS and claim["source"], claim["key"]
+        keys = {finding["key"] for finding in document["findings"]}
+        assert set(claim.get("because", ())) <= keys, claim["key"]
     assert len(document["findings"]) >= 2 and "Findings of our own" in headings
     for finding in document["findings"]:
         assert finding.get("shown", "Findings of our own") in headings, finding["key"]

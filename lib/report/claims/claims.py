@@ -42,6 +42,7 @@ class Claim:
 
     `shown` is the heading of the report's section with its table or figure, "" for none; `editor`
     whom the sentence is judged on. `by_construction`: the method is made so that it must hold.
+    `because`: keys of the findings that say why it fails, where it does and they hold.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Claim:
     shown: str = ""
     editor: str = ""
     by_construction: bool = False
+    because: tuple[str, ...] = ()
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, object]) -> "Claim":
@@ -59,12 +61,13 @@ class Claim:
         texts = [str(arguments.pop(name)) for name in ("key", "sentence", "source")]
         name, shown = str(arguments.pop("test")), str(arguments.pop("shown", ""))
         built = bool(arguments.pop("by_construction", False))
+        because = tuple(arguments.pop("because", ()))
         if name not in TESTS:
             near = difflib.get_close_matches(name, TESTS)
             known = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(TESTS)}"
             raise ValueError(f"claim {texts[0]}: no test {name!r}; {known}")
         editor = str(arguments.get("editor", ""))
-        return cls(*texts, TESTS[name](**arguments), shown, editor, built)
+        return cls(*texts, TESTS[name](**arguments), shown, editor, built, because)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,26 @@ class Evidence:
         """What the row says by its rule, one of `WORDS`."""
         return outcome(self)
 
+    @property
+    def wanted(self) -> str:
+        """The bound that the row is held against, of the mean or of the interval's end: "≥ −0.05"
+        (not worse), "≤ 0.9" (at most)."""
+        bound = {NOT_WORSE: -self.margin, BETTER: self.margin}.get(self.rule, self.margin)
+        up = self.rule in (NOT_WORSE, BETTER, AT_LEAST)
+        if self.rule in (NOT_WORSE, BETTER) and self.better == "lower":
+            up, bound = False, -bound
+        sign = "<" if self.rule == BELOW else "≥" if up else "≤"
+        shown = f"{bound:+g}" if self.rule in (NOT_WORSE, BETTER) else f"{bound:g}"
+        return f"{sign} {shown}".replace("-", "−")
+
+    @property
+    def excess(self) -> float:
+        """How far the mean lies on the good side of its bound, negative on the bad one."""
+        if self.rule in (AT_MOST, BELOW):
+            return self.margin - self.mean
+        sign = -1.0 if self.better == "lower" else 1.0
+        return sign * self.mean - (-self.margin if self.rule == NOT_WORSE else self.margin)
+
 
 def outcome(row: Evidence) -> str:
     """The verdict on one row of evidence.
@@ -196,6 +216,17 @@ class Verdict:
         rows = tuple(rows)
         word = combine(rows)
         return cls(word, evidence, rows, tuple(marks) if word == HOLDS else ())
+
+    @property
+    def deciding(self) -> Evidence | None:
+        """The row that the verdict hangs on: of those that say what it says, the one whose mean is
+        worst for the claim; None where no row has a number."""
+        groups: dict[str, list[Evidence]] = {}
+        for row in self.rows:
+            groups.setdefault(row.group, []).append(row)
+        rows = [row for group in groups.values() if combine(group) == self.word for row in group]
+        rows = [row for row in rows if row.outcome == self.word and math.isfinite(row.mean)]
+        return min(rows, key=lambda row: row.excess, default=None)
 
     @property
     def facts(self) -> int:

@@ -1,12 +1,19 @@
-"""The front page, the study's abstract: every claim with its verdict, findings, substitutions.
+"""The front page: what was run, what agrees, what fails and why; claims with their best evidence.
 
 Each report leaves `<key>.summary.json` beside its HTML (`summaries`); the index is made of those
 files alone, so it can be written again at any time and shows a failed report next to finished ones.
+Its markup stands in `templates/index.html.j2`; this module says what goes into it.
 """
 
-import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
 
 from lib.report.claims.claims import Beside, badge, reach, section_id
 from lib.report.claims.verdict import (
@@ -18,12 +25,15 @@ from lib.report.claims.verdict import (
     INCONCLUSIVE,
     MARKS,
     NOT_TESTABLE,
+    SYMBOLS,
     VACUOUS,
     decided_in,
 )
+from lib.report.orderings import Ordered, signed, together
 from lib.report.pages.notebook import ASSETS
 from lib.report.summaries import (
     PaperSummary,
+    Scale,
     Told,
     beside,
     by_sentence,
@@ -31,7 +41,8 @@ from lib.report.summaries import (
     read_summaries,
     tally,
 )
-from lib.report.tables import AGREEMENT, number
+from lib.report.tables import number
+from lib.runs.settings import ROOT
 from lib.storage.atomic import write_text
 
 VERBS = {  # one sentence, several
@@ -43,101 +54,14 @@ VERBS = {  # one sentence, several
     VACUOUS: ("is vacuous", "are vacuous"),
     NOT_TESTABLE: ("is not testable in this profile", "are not testable in this profile"),
 }
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-def counts_in_words(counts: Mapping[str, int]) -> str:
-    """ "12 hold, 1 fails, 3 are inconclusive": verdicts that nobody got are left out, except that
-    "hold" and "fail" are always told."""
-    parts = [
-        f"{counts[verdict]} {VERBS[verdict][counts[verdict] != 1]}"
-        for verdict in COUNTED
-        if counts[verdict] or verdict in (HOLDS, FAILS)
-    ]
-    return ", ".join(parts)
-
-
-def tally_bar(told: Sequence[Told], name: str) -> str:
-    """Counts of sentences in words, and the same as a bar."""
-    if not told:
-        return ""
-    counts = tally(told)
-    bar = "".join(
-        f'<span class="{"marked" if verdict in MARKS else verdict.split()[0]}" '
-        f'style="flex:{counts[verdict]}"></span>'
-        for verdict in COUNTED
-        if counts[verdict]
-    )
-    return (
-        f'<div class="tally">{name}: {counts_in_words(counts)}'
-        f'<div class="bar" aria-hidden="true">{bar}</div></div>'
-    )
-
-
-def told_list(
-    paper: PaperSummary, told: Sequence[Told], *, link: bool,
-    others: Mapping[str, Sequence[Beside]] | None = None,
-) -> str:  # fmt: skip
-    """A list with one row a sentence: the sentence and its verdict over the settings; unfolded, its
-    source and the evidence of each setting. `link`: whether the report can be linked to; `others`:
-    what other profiles say of a sentence, by its key."""
-    if not told:
-        return ""
-    letters = _letters(told)
-    report = paper.safe_report if link else ""
-    said = others or {}
-    rows = "".join(
-        _row(group, letters, report, said.get(group[0].key, ())) for group in by_sentence(told)
-    )
-    return f'{_legend(letters)}<ol class="told">{rows}</ol>'
-
-
-def _letters(told: Iterable[Told]) -> dict[str, str]:
-    """A letter for every setting if there are several; numbers where letters run out."""
-    places = list(dict.fromkeys(one.setting for one in told))
-    if len(places) < 2:
-        return dict.fromkeys(places, "")
-    names = [*_LETTERS, *map(str, range(1, len(places)))]
-    return dict(zip(places, names, strict=False))
-
-
-def _legend(letters: Mapping[str, str]) -> str:
-    items = "".join(f"<li><b>{a}</b> {_safe(place)}</li>" for place, a in letters.items() if a)
-    return f'<ul class="places" aria-label="Settings">{items}</ul>' if items else ""
-
-
-def _row(
-    group: Sequence[Told], letters: Mapping[str, str], report: str, others: Sequence[Beside]
-) -> str:
-    first = group[0]
-    chips = " ".join([_chip(group), *(one.to_html() for one in others)])
-    source = f'<p class="source">{_safe(first.source)}</p>' if first.source else ""
-    evidence = "".join(_evidence(one, letters[one.setting], report) for one in group)
-    return (
-        f'<li><details><summary><span class="sentence">{_safe(first.sentence)}</span> '
-        f"{chips}</summary>{source}<dl>{evidence}</dl></details></li>"
-    )
-
-
-def _chip(group: Sequence[Told]) -> str:
-    """One badge: the verdict over the settings, and in how many of them it is reached."""
-    judged = [(one.verdict, one.marks) for one in group]
-    word = overall(group)
-    return badge(word, where=reach(word, decided_in(judged)))
-
-
-def _evidence(one: Told, letter: str, report: str) -> str:
-    judged = f", judged on {one.editor}" if one.editor else ""
-    place = f"{f'{letter}: ' if letter else ''}{one.setting}{judged}"
-    link = ""
-    if report and one.section:
-        target = _safe(f"{report}#{section_id(one.section)}")
-        link = f' <a href="{target}">{_safe(one.section)}</a>'
-    word = badge(one.verdict, one.marks)
-    return f"<dt>{word} {_safe(place)}</dt><dd>{_safe(one.evidence)}{link}</dd>"
-
-
-COMPARED = ("consistent", "above", "below")
+STATES = {"done": "✓ complete", "partial": "! partly failed", "failed": "✗ failed"}
+LEGEND = (
+    "A claim counts once: it holds (fails) if it does so in at least one setting and does the "
+    "opposite in none. The effect is that of the comparison which decides, in the setting with the "
+    "most facts; it, or for “not worse” its whole interval, is held against what is wanted. "
+    "Elsewhere: the other settings, by size."
+)
+Others = Mapping[str, Mapping[str, Sequence[Beside]]]  # report, sentence -> other profiles
 
 
 def write_index(
@@ -157,201 +81,351 @@ def write_index(
     profiles = list(dict.fromkeys(p for p in (profile, *(q.profile for q in chosen)) if p))
     linked = {p.key for p in chosen if p.safe_report and (folder / p.safe_report).exists()}
     others = {paper.key: beside(folder, paper.profile or profile, paper.key) for paper in chosen}
-    body = [
-        f"<h1>{_safe(title)}</h1>",
-        f'<p class="lead">{_safe(abstract(chosen, profiles))}</p>',
-        f"<p>{_safe(note)}</p>" if note else "",
-        _glance(chosen, " + ".join(profiles)),
-        *(_paper(paper, paper.key in linked, others[paper.key]) for paper in chosen),
-        "" if chosen else '<p class="empty">No report has been written into this folder yet.</p>',
-        _findings(chosen, linked, others),
-        _substitutions(chosen, linked),
-        '<p class="notes">= consistent, ▲ above and ▼ below compare with the reported number at '
-        "the paper's n (5 % level), whatever the better direction; · not comparable: nothing "
-        "reported, or too little known about it. Brackets are 95 % intervals. A claim counts once: "
-        "it holds (fails) if it does so in at least one setting and does the opposite in none; "
-        "settings that are inconclusive or cannot test it take nothing away, and their number is "
-        "told. What holds by construction or is vacuous is counted apart.</p>",
-    ]
-    css = (ASSETS / "report.css").read_text(encoding="utf-8")
-    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>{_safe(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n"
-        '<a class="skip" href="#content">Skip to the results</a>\n'
-        f'<div class="page single"><main id="content">\n{"".join(body)}\n</main></div>\n'
-        "</body>\n</html>\n"
-    )
+    found = _unique(chosen, "findings")
+    orders = [(paper, one) for paper in chosen for one in paper.orderings]
+    page = _environment().get_template("index.html.j2").render(
+        title=title,
+        note=note,
+        css="\n".join(
+            (ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "index.css")
+        ),
+        abstract=abstract(chosen, profiles),
+        facts=_facts(chosen, profiles),
+        legend=LEGEND,
+        claims=_groups(chosen, "claims", linked, others),
+        findings=_groups(chosen, "findings", linked, others),
+        of_findings=f"Of {_counted(len(by_sentence(found)), 'finding')} of our own, judged on the "
+        f"same runs, {counts_in_words(tally(found))}.",
+        orderings=[_order(paper, one) for paper, one in orders],
+        of_orderings=f"The order of the methods: {together([one for _, one in orders])} agree "
+        "with the reported order",
+        swapped=_swapped(chosen, linked),
+        scales=[_scale(paper, one) for paper in chosen for one in paper.scales],
+        papers=[_report(paper, linked) for paper in chosen],
+        commands=_commands(profiles),
+        cite=citation(),
+    )  # fmt: skip
     write_text(folder / "index.html", page)
     return folder / "index.html"
 
 
-def abstract(papers: Sequence[PaperSummary], profiles: Sequence[str] = ()) -> str:
-    """The study in a few sentences, every number of them counted in the summaries."""
-    said = [
-        "Published results of model editors, run again: each report regenerates the tables and "
-        "figures of its paper and prints the reported number beside the reproduced one."
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True,
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """ "12 hold, 1 fails, 3 are inconclusive": verdicts that nobody got are left out, except that
+    "hold" and "fail" are always told."""
+    parts = [
+        f"{counts[verdict]} {VERBS[verdict][counts[verdict] != 1]}"
+        for verdict in COUNTED
+        if counts[verdict] or verdict in (HOLDS, FAILS)
     ]
+    return ", ".join(parts)
+
+
+def abstract(papers: Sequence[PaperSummary], profiles: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """The study in three short paragraphs, (what it is about, text): what was run, what agrees,
+    what fails and why; every number of them counted in the summaries."""
+    if not papers:
+        return []
+    return [
+        ("What was run.", " ".join(_was_run(papers, profiles))),
+        ("What agrees.", " ".join(_agrees(papers))),
+        ("What fails, and why.", " ".join(_fails(papers))),
+    ]
+
+
+def _was_run(papers: Sequence[PaperSummary], profiles: Sequence[str]) -> Iterable[str]:
+    scales = [scale for paper in papers for scale in paper.scales]
+    seconds = _seconds(papers)
+    if scales:
+        editors = {name for scale in scales for name in scale.editors}
+        models = _listed(dict.fromkeys(scale.model for scale in scales))
+        named = f" in the profile {' and '.join(profiles)}" if profiles else ""
+        yield (
+            f"{len(editors)} editors and variants made up to {max(s.edits for s in scales):,} "
+            f"edits on {models}, in {_counted(len(seconds), 'run')}{named}."
+        )
+    if swapped := {text for paper in papers for text in paper.substitutions}:
+        yield (
+            f"Models, data, precision or sizes are not the papers' ({len(swapped)} substitutions): "
+            "claims, differences and the order of methods are compared, levels are not."
+        )
+    if broken := [paper.name for paper in papers if paper.status != "done"]:
+        yield f"Incomplete, and counted as far as told: {', '.join(broken)}."
+
+
+def _agrees(papers: Sequence[PaperSummary]) -> Iterable[str]:
+    making = [paper for paper in papers if paper.claims]
     claims = tally(_unique(papers, "claims"))
     if total := sum(claims.values()):
-        making = sum(bool(paper.claims) for paper in papers)
-        said.append(
-            f"Of {_counted(total, 'claim')} of {_counted(making, 'paper')}, "
+        yield (
+            f"Of {_counted(total, 'claim')} of {_counted(len(making), 'paper')}, "
             f"{counts_in_words(claims)}."
         )
-    findings = tally(_unique(papers, "findings"))
-    if total := sum(findings.values()):
-        said.append(
-            f"Of {_counted(total, 'finding')} of our own, judged on the same runs in the same way, "
-            f"{counts_in_words(findings)}."
+    told = [paper for paper in papers if paper.orderings]
+    if told:
+        orders = [one for paper in told for one in paper.orderings]
+        yield (
+            f"In the tables of {_listed(p.name for p in told)}, {together(orders)} have the "
+            "reported order."
         )
-    machines = dict.fromkeys(m for p in papers for m in p.made.get("machines", ()))
-    if papers:
-        where = f", run on {' and '.join(machines)}" if machines else ""
-        named = f", in the profile {' and '.join(profiles)}" if profiles else ""
-        said.append(f"{_counted(len(papers), 'report')}{where}{named}.")
-    broken = [paper.name for paper in papers if paper.status != "done"]
-    if broken:
-        said.append(f"Incomplete, and counted as far as told: {', '.join(broken)}.")
-    return " ".join(said)
+    if silent := [paper.name for paper in making if not paper.orderings]:
+        yield f"For {_listed(silent)} there are no reported scores of several methods to order."
+
+
+def _fails(papers: Sequence[PaperSummary]) -> Iterable[str]:
+    """Per report: how many claims fail, and the findings that say why."""
+    for paper in papers:
+        groups = by_sentence(paper.claims)
+        failing = [group for group in groups if overall(group) in (FAILS, DIFFERS)]
+        if groups:
+            reasons = dict.fromkeys(text for group in failing for text in _because(paper, group))
+            why = f": {' '.join(reasons)}" if reasons else "."
+            yield f"{paper.name} {len(failing)} of {len(groups)}{why}"
+
+
+def _because(paper: PaperSummary, group: Sequence[Told]) -> list[str]:
+    """The findings of a report that say why a claim fails, where it does and they hold."""
+    if overall(group) not in (FAILS, DIFFERS):
+        return []
+    found = {told[0].key: told for told in by_sentence(paper.findings)}
+    keys = dict.fromkeys(key for one in group for key in one.because)
+    return [found[k][0].sentence for k in keys if k in found and overall(found[k]) == HOLDS]
 
 
 def _unique(papers: Sequence[PaperSummary], which: str) -> list[Told]:
     """The judgements of all reports; equal keys of two reports are two sentences."""
     return [
-        Told(**{**vars(one), "key": f"{paper.key}/{one.key}"})
+        replace(one, key=f"{paper.key}/{one.key}")
         for paper in papers
         for one in getattr(paper, which)
     ]
 
 
-def _glance(papers: Sequence[PaperSummary], profile: str) -> str:
-    cells = [row for paper in papers for row in paper.headline if row.verdict in COMPARED]
-    agree = sum(row.verdict == "consistent" for row in cells)
-    facts = [
-        ("Reports", f"<b>{sum(p.status == 'done' for p in papers)}</b> of {len(papers)} complete"),
-        ("Headline numbers", f"<b>{agree}</b> of {len(cells)} comparable ones agree"),
-    ]
+def _facts(papers: Sequence[PaperSummary], profiles: Sequence[str]) -> list[tuple[str, Any, str]]:
+    """The box of scale: (name, value, more)."""
+    scales = [scale for paper in papers for scale in paper.scales]
+    found: list[tuple[str, Any, str]] = []
+    if scales:
+        found.append(("Models", _listed(dict.fromkeys(scale.model for scale in scales)), ""))
+        batches = {scale.batch for scale in scales}
+        each = f"in batches of {min(batches)}" + (f" to {max(batches)}" if len(batches) > 1 else "")
+        edits = _bold(f"{max(scale.edits for scale in scales):,}")
+        found.append(("Edits in a sequence, at most", edits, each))
+        found.append(("Orders of the edits", *_orders(scales)))
     for name, which in (("Claims that hold", "claims"), ("Findings that hold", "findings")):
         counts = tally(_unique(papers, which))
         tested = sum(counts.values()) - counts[NOT_TESTABLE]
-        facts.append((name, f"<b>{counts[HOLDS]}</b> of {tested} tested"))
-    facts.append(("Substitutions", f"<b>{len(_swapped(papers))}</b> in all"))
-    if runs := {run: seconds for paper in papers for run, seconds in paper.runs.items()}:
-        facts.append(("Running time", _safe(duration(sum(runs.values())))))
-    if profile:
-        facts.append(("Profile", _safe(profile)))
-    rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
-    return f'<dl class="facts">{rows}</dl>'
-
-
-def _paper(paper: PaperSummary, linked: bool, others: Mapping[str, Sequence[Beside]]) -> str:
-    title = _safe(paper.title)
-    if linked:
-        title = f'<a href="{_safe(paper.safe_report)}">{title}</a>'
-    words = {"done": "✓ complete", "partial": "! partly failed", "failed": "✗ failed"}
-    state = f'<span class="badge {paper.status}">{words[paper.status]}</span>'
-    line = " · ".join(_safe(part) for part in (paper.venue, _runtime(paper)) if part)
-    parts = [
-        f'<section class="paper" aria-labelledby="{_slug(paper.key)}">',
-        f'<h2 id="{_slug(paper.key)}">{title}</h2><p class="venue">{state} {line}</p>',
-        f"<p>{_safe(paper.summary)}</p>" if paper.summary else "",
-        _headlines(paper),
-        tally_bar(paper.claims, "Claims"),
-        told_list(paper, paper.claims, link=linked, others=others),
-        _listed("Errors", paper.errors, "problems"),
-        "</section>",
-    ]
-    return "".join(parts)
-
-
-def _headlines(paper: PaperSummary) -> str:
-    if not paper.headline:
-        return ""
-    rows = []
-    for row in paper.headline:
-        if row.reproduced is None:
-            ours = '<span class="error">no result</span>'
-        else:
-            ends = [number(end, row.digits) for end in (row.ci_low, row.ci_high)]
-            interval = "no interval" if row.ci_low is None else f"[{ends[0]}, {ends[1]}]"
-            ours = (
-                f"<strong>{number(row.reproduced, row.digits)}</strong> "
-                f'<span class="interval">{interval} (n={row.n})</span>'
-            )
-        word = f'<span aria-hidden="true">{AGREEMENT.get(row.verdict, "")}</span> {row.verdict}'
-        rows.append(
-            f'<tr><th scope="row">{_safe(row.label)}</th>'
-            f'<td class="reported">{number(row.reported, row.digits)}</td>'
-            f'<td>{ours}<span class="verdict {row.verdict.split()[0]}">{word}</span></td></tr>'
-        )
-    label = _safe(f"Headline numbers of {paper.title}")
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table><thead><tr>'
-        '<th scope="col">Number</th><th scope="col" class="reported">reported</th>'
-        '<th scope="col">reproduced</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _findings(
-    papers: Sequence[PaperSummary], linked: set[str],
-    others: Mapping[str, Mapping[str, Sequence[Beside]]],
-) -> str:  # fmt: skip
-    """What this study found that no paper says, per report, judged as claims are."""
-    told = [
-        f'<h3 id="found-{_slug(paper.key)}">{_safe(paper.name)}</h3>'
-        + told_list(paper, paper.findings, link=paper.key in linked, others=others[paper.key])
-        for paper in papers
-        if paper.findings
-    ]
-    if not told:
-        return ""
-    return (
-        '<section class="paper"><h2 id="findings">Findings of our own</h2>'
-        "<p>What no paper says and the runs behind these pages show, or do not: sentences of this "
-        "study, each with the same kind of test, on the same runs.</p>"
-        f"{''.join(told)}</section>"
-    )
-
-
-def _swapped(papers: Sequence[PaperSummary]) -> dict[str, list[PaperSummary]]:
-    """Every substitution once, with the reports that use it."""
-    found: dict[str, list[PaperSummary]] = {}
-    for paper in papers:
-        for text in dict.fromkeys(paper.substitutions):
-            found.setdefault(text, []).append(paper)
+        found.append((name, _bold(counts[HOLDS], f" of {tested} tested"), ""))
+    orders = [one for paper in papers for one in paper.orderings]
+    if orders:
+        agree, pairs = (sum(getattr(one, name) for one in orders) for name in ("agree", "pairs"))
+        found.append(("Pairs of methods in the reported order", _bold(agree, f" of {pairs}"), ""))
+    done = sum(paper.status == "done" for paper in papers)
+    found.append(("Reports", _bold(done, f" of {len(papers)} complete"), ""))
+    if seconds := _seconds(papers):
+        machines = dict.fromkeys(m for paper in papers for m in paper.made.get("machines", ()))
+        found.append(("Running time", duration(sum(seconds.values())), "; ".join(machines)))
+    if profiles:
+        found.append(("Profile", " + ".join(profiles), ""))
     return found
 
 
-def _substitutions(papers: Sequence[PaperSummary], linked: set[str]) -> str:
-    swapped = _swapped(papers)
-    if not swapped:
+def _orders(scales: Sequence[Scale]) -> tuple[Markup, str]:
+    """How many orders of edits, and how far edit success lies apart between them."""
+    seeds = {scale.seeds for scale in scales}
+    spread = [scale.spread for scale in scales if not math.isnan(scale.spread)]
+    many = str(min(seeds)) + (f" to {max(seeds)}" if len(seeds) > 1 else "")
+    more = f"edit success ± {max(spread):.2f} (SD) at most" if spread else "no spread measured"
+    return _bold(many), more
+
+
+def _bold(value: object, rest: str = "") -> Markup:
+    return Markup("<b>{}</b>{}").format(value, rest)
+
+
+def _groups(
+    papers: Sequence[PaperSummary], which: str, linked: set[str], others: Others
+) -> list[dict[str, Any]]:
+    """One group of rows a report, in page order."""
+    found = []
+    for paper in papers:
+        told = getattr(paper, which)
+        if not told:
+            continue
+        report = paper.safe_report if paper.key in linked else ""
+        name = "Claims" if which == "claims" else "Findings"
+        found.append({
+            "name": paper.name, "link": report, "counts": f"{name}: {counts_in_words(tally(told))}",
+            "rows": [_row(paper, group, report, others[paper.key]) for group in by_sentence(told)],
+        })  # fmt: skip
+    return found
+
+
+def _row(
+    paper: PaperSummary,
+    group: Sequence[Told],
+    report: str,
+    others: Mapping[str, Sequence[Beside]],
+) -> dict[str, Any]:
+    """A sentence: its verdict over the settings, the largest that can tell, and all the others."""
+    first = next((one for one in group if one.verdict != NOT_TESTABLE), group[0])
+    known = first.verdict != NOT_TESTABLE and not math.isnan(first.effect)
+    elsewhere = others.get(first.key, ())
+    judged = [(one.verdict, one.marks) for one in group]
+    word, beyond = overall(group), [one for one in group if one is not first]
+    return {
+        "id": f"{_slug(paper.key)}-{_slug(first.key)}",
+        "sentence": first.sentence,
+        "source": first.source,
+        "badge": Markup(badge(word, where=reach(word, decided_in(judged)))),
+        "best": _glyph(first.verdict, first.marks, _place(first)),
+        "effect": _effect(first, first.effect) if known else "",
+        "interval": _interval(first) if known else "",
+        "wanted": first.wanted if known else "",
+        "facts": f"{first.facts:,}" if known and first.facts else "counted" if known else "",
+        "decided": _decided(first) if known else "",
+        "others": [_glyph(one.verdict, one.marks, _place(one)) for one in beyond]
+        + [_glyph(one.verdict, (), f"the profile {one.profile}") for one in elsewhere],
+        "settings": [_setting(one, report) for one in (first, *beyond)],
+        "beside": [Markup(one.to_html()) for one in elsewhere],
+        "because": _because(paper, group),
+        **_link(first, report),
+        "short": first.section.partition(":")[0],
+    }
+
+
+def _glyph(verdict: str, marks: Sequence[str], place: str) -> dict[str, str]:
+    """A verdict as one sign; what it means and where is said in words."""
+    named = marks[0] if marks else verdict
+    kind = "marked" if named in MARKS else named.split()[0]
+    word = f"{verdict}, {named}" if named in MARKS else named
+    return {"symbol": SYMBOLS[named], "kind": kind, "about": f"{word}: {place}"}
+
+
+def _setting(one: Told, report: str) -> dict[str, Any]:
+    return {
+        "badge": Markup(badge(one.verdict, one.marks)),
+        "place": _place(one),
+        "evidence": one.evidence,
+        **_link(one, report),
+    }
+
+
+def _link(one: Told, report: str) -> dict[str, str]:
+    """Where the numbers of a sentence stand."""
+    link = f"{report}#{section_id(one.section)}" if report and one.section else ""
+    return {"link": link, "section": one.section}
+
+
+def _place(one: Told) -> str:
+    return f"{one.setting}, judged on {one.editor}" if one.editor else one.setting
+
+
+def _decided(one: Told) -> str:
+    """The comparison that a verdict hangs on, in words."""
+    shown = f"{_effect(one, one.effect)} {_interval(one)}".strip()
+    return f"Decided by: {one.compared}, {shown}; wanted: {one.wanted}."
+
+
+def _effect(one: Told, value: float) -> str:
+    """A number with two digits; differences have a sign, as their bound has."""
+    if math.isinf(value):
+        return "∞"
+    return signed(value) if one.wanted[2:3] in ("+", "−") else number(value)
+
+
+def _interval(one: Told) -> str:
+    if math.isnan(one.low) or one.low == one.high:
         return ""
+    return f"[{_effect(one, one.low)}, {_effect(one, one.high)}]"
 
-    def used(paper: PaperSummary) -> str:
-        name = _safe(paper.name)
-        target = f"{paper.safe_report}#substitutions"
-        return f'<a href="{_safe(target)}">{name}</a>' if paper.key in linked else name
 
-    items = "".join(
-        f"<li>{_safe(text)} <cite>{', '.join(used(paper) for paper in users)}</cite></li>"
-        for text, users in swapped.items()
+def _order(paper: PaperSummary, one: Ordered) -> dict[str, Any]:
+    return {**vars(one), "name": paper.name, "tau": one.tau_in_words}
+
+
+def _scale(paper: PaperSummary, one: Scale) -> dict[str, Any]:
+    spread = "one order" if math.isnan(one.spread) else f"{one.spread:.3f}"
+    return {**vars(one), "name": paper.name, "spread": spread, "editors": ", ".join(one.editors)}
+
+
+def _swapped(
+    papers: Sequence[PaperSummary], linked: set[str]
+) -> list[tuple[str, list[dict[str, str]]]]:
+    """Every substitution once, with the reports that use it."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for paper in papers:
+        link = paper.safe_report if paper.key in linked else ""
+        for text in dict.fromkeys(paper.substitutions):
+            found.setdefault(text, []).append({"name": paper.name, "link": link})
+    return list(found.items())
+
+
+def _report(paper: PaperSummary, linked: set[str]) -> dict[str, Any]:
+    took = duration(paper.seconds) if paper.runs else ""
+    best = ", ".join(
+        f"{one.editor} {number(one.score)} [{number(one.low)}, {number(one.high)}]"
+        for one in paper.best
     )
+    return {
+        "title": paper.title,
+        "link": paper.safe_report if paper.key in linked else "",
+        "status": paper.status,
+        "state": STATES[paper.status],
+        "venue": " · ".join(part for part in (paper.venue, took) if part),
+        "summary": paper.summary,
+        "best": f"Best {paper.best[0].measure}: {best}." if best else "",
+        "errors": paper.errors,
+    }
+
+
+def _commands(profiles: Sequence[str]) -> str:
+    chosen = "" if profiles in ([], ["laptop"]) else f" --profile {profiles[0]}"
+    run = f"./run_all.sh{chosen}"
+    width = len("./run_all.sh --test") if not chosen else len(run)
     return (
-        '<section class="paper"><h2 id="substitutions">Substitutions</h2>'
-        "<p>Where backbones, data, precision or sizes are not the paper's, with the reports that "
-        f'use them.</p><ul class="swapped">{items}</ul></section>'
+        f"{run:<{width}}  # fetches weights and data once, runs everything, renders the pages\n"
+        f"{'./run_all.sh --test':<{width}}  # the test suite"
     )
 
 
-def _listed(name: str, entries: Sequence[str], style: str) -> str:
-    if not entries:
-        return ""
-    items = "".join(f"<li>{_safe(entry)}</li>" for entry in entries)
-    return f'<div class="{style}">{name}:<ul>{items}</ul></div>'
+def citation(path: Path = ROOT / "CITATION.cff") -> dict[str, str]:
+    """Licence, code and BibTeX from a CITATION.cff; {} where there is none, as in a wheel."""
+    if not path.is_file():
+        return {}
+    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    names = [
+        entry.get("name") or ", ".join(
+            entry[part] for part in ("family-names", "given-names") if part in entry
+        )
+        for entry in told["authors"]
+    ]  # fmt: skip
+    url = str(told.get("repository-code", told.get("url", "")))
+    fields = {
+        "author": " and ".join(f"{{{name}}}" for name in names),
+        "title": f"{{{told['title']}}}",
+        "year": str(told.get("date-released", ""))[:4],
+        "version": str(told["version"]),
+        "url": url,
+    }
+    body = "".join(f",\n  {name} = {{{value}}}" for name, value in fields.items() if value)
+    return {
+        "licence": f"Licence: {told['license']}",
+        "url": url if url.startswith("https://") else "",
+        "code": f"this project, version {told['version']}, folders lib and papers",
+        "bibtex": f"@software{{model_editing_study{body}\n}}",
+    }
+
+
+def _seconds(papers: Sequence[PaperSummary]) -> dict[str, float]:
+    """The seconds of every run once; reports share runs."""
+    return {run: seconds for paper in papers for run, seconds in paper.runs.items()}
 
 
 def duration(seconds: float) -> str:
@@ -364,16 +438,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _runtime(paper: PaperSummary) -> str:
-    return duration(paper.seconds) if paper.runs else ""
-
-
 def _counted(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
 
 
-def _safe(text: object) -> str:
-    return html.escape(str(text), quote=True)
+def _listed(names: Iterable[str]) -> str:
+    """ "A", "A and B", "A, B and C"."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _slug(key: str) -> str:

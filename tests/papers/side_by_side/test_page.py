@@ -97,7 +97,7 @@ def test_record_pages_are_static_escaped_and_say_right_or_wrong(study) -> None:
     assert len(rows) == N
     # Before, own, 10, 20, 30: FT answers its first edits after its own batch and after ten; of
     # these it keeps four, of all edits three in ten.
-    assert all(row.count("<td") == 8 for row in rows)
+    assert all(row.count("<td") == 7 for row in rows)
     assert sorted(row.count("✓✓") for row in rows[:FIRST]) == [2] * 6 + [4] * 4
     assert sum(row.rstrip().split("<td")[-1].count("✓✓") for row in rows) == 9
     near = page[page.index('id="near"') : page.index('id="upstream"')]
