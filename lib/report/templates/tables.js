@@ -56,7 +56,8 @@ for (const region of document.querySelectorAll(".scroll")) {
     field.type = "search";
     field.placeholder = "Filter rows";
     field.setAttribute("aria-label", "Filter rows");
-    (table.caption || table.createCaption()).append(field);
+    const caption = table.caption || table.createCaption();
+    (caption.querySelector("span") || caption).append(field);
     field.addEventListener("input", () => {
       const wanted = field.value.toLowerCase();
       for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
