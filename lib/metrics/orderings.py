@@ -52,7 +52,8 @@ def ordering(
         draws = resampled(sample, resamples, seed)
         draws = draws[np.isfinite(draws).all(axis=-1)]
         taus, at = _tau(theirs, _signs(draws)), percentiles(sample, level)
-        low, high = (float(end) for end in np.nanpercentile(taus, at))
+        if len(known_taus := taus[np.isfinite(taus)]):
+            low, high = (float(end) for end in np.percentile(known_taus, at))
         gaps = np.percentile(_gaps(draws), at, axis=0)
         apart = (gaps[0] > 0).astype(float) - (gaps[1] < 0)
     return Ordering(

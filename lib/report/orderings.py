@@ -100,4 +100,4 @@ def _sample(column: Sequence["Cell"]) -> Sample:
 
 def signed(value: float) -> str:
     """ "+0.12", "−0.05"."""
-    return f"{value:+.2f}".replace("-", "−")
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")

@@ -29,6 +29,8 @@ def test_what_is_tied_on_one_side_agrees_with_nothing() -> None:
     same = {"A": [1, 0], "B": [0, 1]}
     assert ordering([0.9, 0.5], sample(same)).agree == 0
     assert math.isnan(ordering([0.9, 0.5], sample(same)).tau)
+    never = ordering([0.9, 0.5], sample({"A": [1.0] * 12, "B": [1.0] * 12}))
+    assert math.isnan(never.low) and (never.clear, never.agree) == (0, 0)
     tied = ordering([0.5, 0.5, 0.1], sample({**same, "C": [0, 0]}))
     assert (tied.pairs, tied.agree, tied.tau) == (2, 2, 1.0)
 

@@ -1,15 +1,19 @@
 """Tables print reported beside reproduced, escape everything and hide no failure."""
 
+import itertools
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from lib.errors import RecordError
 from lib.report import tables
+from lib.report.orderings import orderings
 from lib.report.page import data_counts
 from lib.report.reported import REPORTED_COLUMNS, load_reported, reported_value
 from lib.report.tables import (
@@ -43,6 +47,37 @@ def test_a_measured_cell_carries_number_interval_n_and_verdict() -> None:
     assert (found.n, found.seeds, found.n_edits) == (96, 2, 48)
     assert found.verdict == "consistent"
     assert (found.setting, found.backbone, found.dataset) == ("tiny", "tiny-t5", "invented")
+
+
+def test_a_level_is_held_against_the_reported_one_only_where_nothing_was_substituted() -> None:
+    options = {"item": "t", "metric": "m", "editor": "MELO", "subset": "edits", "reported": 0.5,
+               "n_reported": 1000}  # fmt: skip
+    assert measure(records(), "f1_ids", **options).verdict == "above"
+    found = measure(records(), "f1_ids", substitutions=["A small model."], **options)
+    assert found.verdict == "not comparable" and found.reported == 0.5
+    shown = build_table([found]).to_html()
+    assert "not comparable" not in shown and "above" not in shown
+
+
+def test_the_order_of_the_methods_stands_below_the_table() -> None:
+    told = {"MELO": 0.9, "GRACE": 0.5, "LoRA": 0.7}
+    cells = [
+        measure(records(), "f1_ids", item="Table 2", metric="ES", editor=editor, subset="edits",
+                reported=value, n_reported=100)
+        for editor, value in told.items()
+    ]  # fmt: skip
+    found = orderings(cells)[0]
+    ours = {cell.editor: cell.reproduced for cell in cells}
+    pairs = list(itertools.combinations(told, 2))
+    agree = sum((told[a] > told[b]) == (ours[a] > ours[b]) for a, b in pairs)
+    assert (found.methods, found.pairs, found.agree) == (3, 3, agree)
+    tau = stats.kendalltau(list(told.values()), [ours[name] for name in told]).statistic
+    assert found.tau == pytest.approx(tau)
+    assert f"as reported against here: ES: {found}." in build_table(cells).to_html()
+    # Two methods are one pair, and one that made fewer edits is not compared.
+    fewer = [*cells[:2], replace(cells[2], n_edits=1)]
+    assert orderings(cells[:2]) == orderings(fewer) == []
+    assert "Order of the methods" not in build_table(fewer).to_html()
 
 
 def test_two_phrasings_of_a_fact_widen_the_interval() -> None:

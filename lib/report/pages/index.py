@@ -56,10 +56,10 @@ VERBS = {  # one sentence, several
 }
 STATES = {"done": "✓ complete", "partial": "! partly failed", "failed": "✗ failed"}
 LEGEND = (
-    "A claim counts once: it holds (fails) if it does so in at least one setting and does the "
-    "opposite in none. The effect is that of the comparison which decides, in the setting with the "
-    "most facts; it, or for “not worse” its whole interval, is held against what is wanted. "
-    "Elsewhere: the other settings, by size."
+    "A sentence opens its evidence in every setting. It counts once: it holds (fails) if it does "
+    "so in at least one setting and does the opposite in none. The effect is that of the "
+    "comparison which decides, in the setting with the most facts, held against what is wanted; "
+    "elsewhere: the other settings, by size."
 )
 Others = Mapping[str, Mapping[str, Sequence[Beside]]]  # report, sentence -> other profiles
 
@@ -86,9 +86,6 @@ def write_index(
     page = _environment().get_template("index.html.j2").render(
         title=title,
         note=note,
-        css="\n".join(
-            (ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "index.css")
-        ),
         abstract=abstract(chosen, profiles),
         facts=_facts(chosen, profiles),
         legend=LEGEND,
@@ -179,14 +176,17 @@ def _agrees(papers: Sequence[PaperSummary]) -> Iterable[str]:
 
 
 def _fails(papers: Sequence[PaperSummary]) -> Iterable[str]:
-    """Per report: how many claims fail, and the findings that say why."""
+    """Per report: how many claims fail somewhere, and the findings that say why."""
+    parts = []
     for paper in papers:
-        groups = by_sentence(paper.claims)
-        failing = [group for group in groups if overall(group) in (FAILS, DIFFERS)]
-        if groups:
+        if groups := by_sentence(paper.claims):
+            failing = [group for group in groups if overall(group) in (FAILS, DIFFERS)]
             reasons = dict.fromkeys(text for group in failing for text in _because(paper, group))
-            why = f": {' '.join(reasons)}" if reasons else "."
-            yield f"{paper.name} {len(failing)} of {len(groups)}{why}"
+            why = "; ".join(f"{text[:1].lower()}{text[1:].rstrip('.')}" for text in reasons)
+            why = f" ({why})" if why else ""
+            parts.append(f"{len(failing)} of {paper.name}'s {len(groups)}{why}")
+    if parts:
+        yield f"Of the claims, these fail in at least one setting: {_listed(parts)}."
 
 
 def _because(paper: PaperSummary, group: Sequence[Told]) -> list[str]:
@@ -289,6 +289,7 @@ def _row(
         "interval": _interval(first) if known else "",
         "wanted": first.wanted if known else "",
         "facts": f"{first.facts:,}" if known and first.facts else "counted" if known else "",
+        "compared": first.compared if known else "",
         "decided": _decided(first) if known else "",
         "others": [_glyph(one.verdict, one.marks, _place(one)) for one in beyond]
         + [_glyph(one.verdict, (), f"the profile {one.profile}") for one in elsewhere],
@@ -337,7 +338,7 @@ def _effect(one: Told, value: float) -> str:
     """A number with two digits; differences have a sign, as their bound has."""
     if math.isinf(value):
         return "∞"
-    return signed(value) if one.wanted[2:3] in ("+", "−") else number(value)
+    return signed(value) if one.wanted[2:3] in ("+", "−") else number(value).replace("-", "−")
 
 
 def _interval(one: Told) -> str:
@@ -390,7 +391,7 @@ def _commands(profiles: Sequence[str]) -> str:
     run = f"./run_all.sh{chosen}"
     width = len("./run_all.sh --test") if not chosen else len(run)
     return (
-        f"{run:<{width}}  # fetches weights and data once, runs everything, renders the pages\n"
+        f"{run:<{width}}  # runs everything, renders the pages\n"
         f"{'./run_all.sh --test':<{width}}  # the test suite"
     )
 

@@ -38,7 +38,7 @@ def test_table_1_stands_beside_the_reported_numbers(study: InventedStudy) -> Non
     assert own["Reliability"].reported == 97.47 and own["Generalization"].reported == 96.08
     assert own["Reliability"].reproduced == pytest.approx(100 * 23 / 24)
     assert own["Reliability"].n == N and own["Reliability"].ci_high <= 100
-    assert own["Reliability"].verdict == "consistent"
+    assert own["Reliability"].verdict == "not comparable"  # a tiny model stands in
     assert cells(table, "unedited model")["Reliability"].reported == 0
     assert cells(table, "ELDER refreshed")["Reliability"].reported is None
     shown = table.to_html()
@@ -294,12 +294,14 @@ def test_a_failed_run_says_why_in_its_cells(tmp_path: Path) -> None:
     assert "&lt;b&gt;out of room" in table.to_html() and "<b>out" not in table.to_html()
 
 
-def test_the_front_page_gets_the_pair_of_figure_2(study: InventedStudy) -> None:
+def test_the_front_page_gets_the_claims_and_the_order_of_the_methods(study: InventedStudy) -> None:
     verdicts = {name: report.judged(study, name) for name in PLACES}
     summary = report.summary(study, verdicts, {"zsre": ["A tiny model."]})
-    assert len(summary.headline) == 8 and summary.status == "done"
-    assert summary.headline[0].label == "GRACE: Reliability (%), counterfact, a tiny model"
-    assert summary.headline[0].reported == 88.9
+    assert summary.status == "done" and {one.item for one in summary.orderings} >= {"Table 1"}
+    first = summary.orderings[0]
+    assert (first.setting, first.metric) == ("counterfact, a tiny model", "Reliability")
+    # ROME and WilKE made fewer edits and stand aside.
+    assert first.methods == 7 and first.pairs == 21 and first.units == N
     assert papers().index("elder") + 1 == summary.order
     check_summary(summary, verdicts, {f"{name}, a tiny model" for name in PLACES})
 

@@ -232,8 +232,8 @@ def test_labels_are_moved_apart_and_no_further() -> None:
 
 def test_the_front_page_gets_the_best_and_the_findings(study) -> None:
     found = report.summary(study, {}, {FACTS: ["A tiny model."]})
-    assert [row.label.split(":")[0] for row in found.headline] == ["SERAC", "MEND", "GRACE"]
-    assert found.headline[0].label == "SERAC: editing score after 30 edits"
+    assert [one.editor for one in found.best] == ["SERAC", "MEND", "GRACE"]
+    assert found.best[0].measure == "editing score after 30 edits"
     assert [one.key for one in found.findings][-1] == "forcing-flatters"
     assert papers().index("side_by_side") + 1 == found.order and found.status == "done"
 

@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lib.report.pages.index import write_index
 from lib.report.pages.notebook import execute, to_html
-from lib.report.summaries import Headline, PaperSummary, Told, write_summary
+from lib.report.summaries import PaperSummary, Told, write_summary
 from lib.runs.settings import ROOT
 from tests.report.pages.browser_checks import check_page, opened, problems, why_no_browser
 
@@ -69,7 +69,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     to_html(done.notebook, place / "whole.html", "Demo", self_contained=True)
     summary = PaperSummary(
         "demo", "A title that is long enough to wrap on a phone", report="demo.html",
-        headline=(Headline("MELO, edit success, a long label", 0.9, 0.8, 0.7, 0.9, 24, "below"),),
         claims=tuple(
             Told(f"k{i % 2}", "Said " + "w" * 60, "Table 1", f"setting {i}", verdict, "y" * 150)
             for i, verdict in enumerate(("holds", "fails", "inconclusive"))

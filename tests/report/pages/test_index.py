@@ -1,5 +1,6 @@
 """The front page: claims with their verdicts, findings, substitutions, and counts that add up."""
 
+import html
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,18 +8,19 @@ from pathlib import Path
 import pytest
 
 from lib.errors import StoreError
-from lib.report.pages.index import abstract, duration, write_index
+from lib.report.orderings import Ordered
+from lib.report.pages.index import abstract, citation, duration, write_index
 from lib.report.summaries import (
     SCHEMA,
-    Headline,
+    Best,
     PaperSummary,
+    Scale,
     Told,
     beside,
     read_summaries,
     tally,
     write_summary,
 )
-from lib.report.tables import Cell
 
 NASTY = '<script>alert("x")</script>'
 HOLDS, FAILS, OPEN = "holds", "fails", "inconclusive"
@@ -31,11 +33,12 @@ def told(key: str, verdict: str, setting: str = "T5", **more: object) -> Told:
 
 
 CLAIMS = (
-    told("best", HOLDS, editor="MELO", section="Table 2: what it says"),
+    told("best", HOLDS, editor="MELO", section="Table 2: what it says", facts=80,
+         compared="MELO against FT", effect=0.2, low=-0.004, high=0.3, wanted="≥ −0.05"),
     told("best", HOLDS, "SmolLM2", editor="MELO intended"),
     told("local", HOLDS), told("local", FAILS, "SmolLM2"),
     told("fast", OPEN), told("fast", HOLDS, "SmolLM2"),
-    told("small", FAILS), told("small", OPEN, "SmolLM2"),
+    told("small", FAILS, because=("key", "open")), told("small", OPEN, "SmolLM2"),
     told("alone", OPEN),
     told("constant", HOLDS, marks=["by construction"]), told("empty", HOLDS, marks=("vacuous",)),
     told("large", AWAY),
@@ -45,9 +48,17 @@ SUMMARY = PaperSummary(
     title="MELO",
     venue="AAAI 2024",
     report="melo.html",
-    headline=(Headline("ES", 0.98, 0.97, 0.93, 0.99, 96, "consistent"), Headline("Loc", 0.7)),
+    scales=(
+        Scale("T5", "tiny-t5", 80, 8, 1, ("MELO", "FT")),
+        Scale("SmolLM2", "smollm2", 1200, 10, 3, ("MELO", "LoRA"), 0.0312),
+    ),
+    orderings=(
+        Ordered(4, 6, 5, 3, 2, 0.66, 0.33, 1.0, 80, "Table 2", "T5", "ES"),
+        Ordered(3, 3, 1, 0, 0, item="Table 2", setting="T5", metric="Loc"),
+    ),
+    best=(Best("MELO", "score", 0.9, 0.8, 0.95, 80),),
     claims=CLAIMS,
-    findings=(told("key", HOLDS),),
+    findings=(told("key", HOLDS), told("open", OPEN)),
     substitutions=("A small model.", "Other facts."),
     runs={"ft-1": 400.0, "ft-2": 25.0},
     profile="laptop",
@@ -67,9 +78,9 @@ def page(tmp_path: Path, *papers: PaperSummary, linked: bool = True) -> str:
 
 
 def row(text: str, sentence: str) -> str:
-    """The list item of a sentence (its first, where there are several)."""
+    """The row of a sentence (its first, where there are several)."""
     start = text.index(sentence)
-    return text[text.rindex("<li>", 0, start) : text.index("</details>", start)]
+    return text[text.rindex("<tr", 0, start) : text.index("</tr>", start)]
 
 
 def test_every_sentence_counts_once() -> None:
@@ -87,54 +98,95 @@ def test_summaries_survive_the_disk(tmp_path: Path) -> None:
 
 
 def test_missing_numbers_are_null_not_nan(tmp_path: Path) -> None:
-    cell = Cell("t", "T5", "", "", "MELO", "ES", error="failed")
-    write_summary(tmp_path, PaperSummary("k", "K", headline=(Headline.of(cell),)))
-    written = (tmp_path / "k.summary.json").read_text("utf-8")
+    write_summary(tmp_path, SUMMARY)
+    written = (tmp_path / "melo.summary.json").read_text("utf-8")
     stored = json.loads(written, parse_constant=pytest.fail)
-    assert stored["headline"][0]["reproduced"] is None
-    assert stored["headline"][0]["label"] == "MELO, ES, T5"
-    assert "no result" in write_index(tmp_path).read_text()
+    assert stored["orderings"][1]["tau"] is None and stored["claims"][2]["effect"] is None
 
 
-def test_index_tells_at_a_glance(tmp_path: Path) -> None:
+def test_the_box_tells_the_scale(tmp_path: Path) -> None:
     text = page(tmp_path, SUMMARY, OTHER)
-    assert '<a href="melo.html">MELO</a>' in text
-    assert "<b>2</b> of 2 complete" in text and "<b>1</b> of 1 comparable ones agree" in text
+    assert '<a href="melo.html">MELO</a>' in text and "<b>2</b> of 2 complete" in text
     # Two papers may use one key: their claims stay two.
-    assert "<b>2</b> of 8 tested" in text and "<b>1</b> of 1 tested" in text
-    assert "<b>2</b> in all" in text and "7 min 5 s" in text and "laptop" in text
+    assert "<b>2</b> of 8 tested" in text and "<b>1</b> of 2 tested" in text
+    assert "<b>6</b> of 9" in text and "7 min 5 s" in text and "laptop" in text
+    assert "tiny-t5 and smollm2" in text and "<b>1,200</b> <span>in batches of 8 to 10" in text
+    assert "<b>1 to 3</b> <span>edit success ± 0.03 (SD) at most" in text
+    assert "Best score: MELO 0.90 [0.80, 0.95]." in text
 
 
-def test_the_abstract_is_counted() -> None:
-    said = abstract([SUMMARY, replace(OTHER, status="partial")], ["laptop"])
-    told_of_claims = (
-        "Of 9 claims of 2 papers, 2 hold, 2 fail, 1 differs between settings, 1 is inconclusive, "
-        "1 holds by construction, 1 is vacuous, 1 is not testable in this profile."
+def test_the_abstract_is_counted_and_true_of_every_paper() -> None:
+    said = dict(abstract([SUMMARY, replace(OTHER, status="partial")], ["laptop"]))
+    assert said["What was run."] == (
+        "3 editors and variants made up to 1,200 edits on tiny-t5 and smollm2, in 2 runs in the "
+        "profile laptop. Models, data, precision or sizes are not the papers' (2 substitutions): "
+        "claims, differences and the order of methods are compared, levels are not. "
+        "Incomplete, and counted as far as told: Elder."
     )
-    assert told_of_claims in said
-    assert "Of 1 finding of our own" in said and "1 holds, 0 fail." in said
-    assert "2 reports, run on a small machine, in the profile laptop." in said
-    assert "Incomplete, and counted as far as told: Elder." in said
-    assert "claim" not in abstract([]) and "Incomplete" not in abstract([SUMMARY])
+    assert said["What agrees."] == (
+        "Of 9 claims of 2 papers, 2 hold, 2 fail, 1 differs between settings, 1 is inconclusive, "
+        "1 holds by construction, 1 is vacuous, 1 is not testable in this profile. "
+        "In the tables of MELO, 6 of 9 pairs of methods (2 of the 3 that are clear here) have the "
+        "reported order. For Elder there are no reported scores of several methods to order."
+    )
+    # Of the findings that should say why, the one that holds does.
+    assert said["What fails, and why."] == (
+        "Of the claims, these fail in at least one setting: 2 of MELO's 8 (sentence key) and 1 of "
+        "Elder's 1."
+    )
+    assert abstract([]) == []
+
+
+def test_a_sentence_tells_what_decides_in_its_largest_setting(tmp_path: Path) -> None:
+    text = page(tmp_path, SUMMARY)
+    both = text[text.index('<tr id="melo-best">') :]
+    both = both[: both.index("</tr>")]
+    assert "<b>+0.20</b> " in both and "[+0.00, +0.30]" in both and "≥ −0.05" in both
+    assert ">80</td>" in both and '<a href="melo.html#table-2-what-it-says"' in both
+    assert ">Table 2</a>" in both and "holds: SmolLM2, judged on MELO intended" in both
+    assert "Decided by: MELO against FT, +0.20 [+0.00, +0.30]; wanted: ≥ −0.05." in both
+    # What has no number shows none, and a claim that fails says why.
+    assert "nan" not in text.split("</style>")[1].lower()
+    assert "Why, as our runs show it: Sentence key." in row(text, "Sentence small.")
+    assert "Why, as" not in row(text, "Sentence best.")
+
+
+def test_the_order_of_the_methods_is_told_by_column(tmp_path: Path) -> None:
+    text = page(tmp_path, SUMMARY)
+    own = text[text.index('id="orderings"') :]
+    assert "5 of 6</td><td>2 of 3</td><td>+0.66 [+0.33, +1.00]</td>" in own
+    assert "1 of 3</td><td>0 of 0</td><td></td>" in own
+
+
+def test_the_study_can_be_cited(tmp_path: Path) -> None:
+    told = citation()
+    assert "@software{" in told["bibtex"] and "version = {" in told["bibtex"]
+    assert told["bibtex"] in html.unescape(page(tmp_path, SUMMARY))
+    assert citation(tmp_path / "CITATION.cff") == {}  # a wheel has none
+    (tmp_path / "c.cff").write_text(
+        "title: T\nversion: 1\nlicense: MIT\nrepository-code: https://example.invalid/x\n"
+        "authors:\n  - {family-names: Doe, given-names: Jo}\n"
+    )
+    told = citation(tmp_path / "c.cff")
+    assert "author = {{Doe, Jo}}" in told["bibtex"] and told["url"] == "https://example.invalid/x"
 
 
 def test_a_claim_has_one_row_with_its_verdict_over_the_settings(tmp_path: Path) -> None:
     text = page(tmp_path, SUMMARY)
-    assert text.count("Sentence best.") == 1 and text.count("<details>") == 8 + 1
+    assert text.count("Sentence best.") == 1 and text.count('<th scope="row"><details>') == 8 + 2
     both, split = row(text, "Sentence best."), row(text, "Sentence local.")
     assert "✓</span> holds</span>" in both and "fails" not in both
     assert "≠</span> differs between settings</span>" in split
-    assert "✓</span> holds</span> A: T5" in split and "✗</span> fails</span> B: SmolLM2" in split
+    assert "✓</span> holds</span> T5" in split and "✗</span> fails</span> SmolLM2" in split
     # Undecided settings take nothing away, and how many decide is told.
     assert "✓</span> holds in 1 of 2 settings</span>" in row(text, "Sentence fast.")
     assert "✗</span> fails in 1 of 2 settings</span>" in row(text, "Sentence small.")
     assert "=</span> holds, by construction</span>" in row(text, "Sentence constant.")
     assert "∅</span> holds, vacuous</span>" in row(text, "Sentence empty.")
     assert "–</span> not testable in this profile</span>" in row(text, "Sentence large.")
-    assert "<b>A</b> T5" in text and "<b>B</b> SmolLM2" in text
     # Unfolded: why, on whom, and where the numbers are.
     assert "Evidence of best on T5." in both and "Evidence of best on SmolLM2." in both
-    assert "B: SmolLM2, judged on MELO intended" in both
+    assert "SmolLM2, judged on MELO intended" in both
     assert 'href="melo.html#table-2-what-it-says"' in both
 
 
@@ -143,7 +195,7 @@ def test_the_setting_with_the_most_facts_comes_first(tmp_path: Path) -> None:
         SUMMARY, claims=(told("k", OPEN, facts=10), told("k", HOLDS, "SmolLM2", facts=90))
     )
     shown = row(page(tmp_path, paper), "Sentence k.")
-    assert shown.index("SmolLM2") < shown.index("A: T5")
+    assert shown.index("</span> SmolLM2</dt>") < shown.index("</span> T5</dt>")
 
 
 def test_a_longer_profile_beside_is_told_with_a_link(tmp_path: Path) -> None:
@@ -159,16 +211,12 @@ def test_a_longer_profile_beside_is_told_with_a_link(tmp_path: Path) -> None:
     said = row(text, "Sentence fast.")
     assert '<a href="../laptop/melo.html">laptop</a>' in said
     assert "fails</span> in 1 of 2 settings (500 facts)" in said
-    assert "laptop" in row(text, "Sentence key.") and "laptop" not in row(text, "Sentence best.")
+    assert "laptop" in row(text, "Sentence key.</span>")
+    assert "laptop" not in row(text, "Sentence best.")
     # A shorter profile says nothing, nor does a summary that cannot be read.
     assert beside(there, "laptop", "melo") == {} and "fast" in beside(here, "smoke", "melo")
     (there / "melo.summary.json").write_text("{")
     assert "laptop" not in row(page(here, own), "Sentence fast.")
-
-
-def test_one_setting_needs_no_letter(tmp_path: Path) -> None:
-    text = page(tmp_path, OTHER)
-    assert "✗</span> fails</span>" in text and "places" not in text.split("</style>")[1]
 
 
 def test_links_lead_to_pages_that_exist(tmp_path: Path) -> None:
@@ -178,7 +226,7 @@ def test_links_lead_to_pages_that_exist(tmp_path: Path) -> None:
 
 def test_findings_stand_apart_from_claims(tmp_path: Path) -> None:
     text = page(tmp_path, SUMMARY, OTHER)
-    own = text[text.index('id="findings"') : text.index('id="substitutions"')]
+    own = text[text.index('id="findings"') : text.index('id="orderings"')]
     assert "Sentence key." in own and "Sentence best." not in own and "Elder" not in own
 
 
@@ -196,8 +244,8 @@ def test_index_shows_failures_and_escapes(tmp_path: Path) -> None:
              "evidence": NASTY, "editor": NASTY, "section": NASTY}  # fmt: skip
     paper = {"key": "k\"<", "title": NASTY, "venue": NASTY, "summary": NASTY, "status": "failed",
              "report": "javascript:alert(1)", "errors": [NASTY], "substitutions": [NASTY],
-             "headline": [{"label": NASTY}], "claims": [nasty], "findings": [nasty],
-             "made": {"machines": [NASTY]}}  # fmt: skip
+             "best": [{"editor": NASTY, "measure": NASTY, "score": None}],
+             "claims": [nasty], "findings": [nasty], "made": {"machines": [NASTY]}}  # fmt: skip
     text = write_index(tmp_path, [paper], note=NASTY).read_text()
     assert "<script" not in text and "javascript:" not in text and "✗ failed" in text
 
@@ -222,7 +270,7 @@ def test_a_broken_summary_is_named(tmp_path: Path, content: str) -> None:
 def test_an_older_summary_names_the_remedy(tmp_path: Path) -> None:
     old = {"schema": SCHEMA - 1, "key": "melo", "title": "MELO", "claims": {HOLDS: 3}}
     (tmp_path / "melo.summary.json").write_text(json.dumps(old))
-    with pytest.raises(StoreError, match=r"of schema 2, .* --only melo"):
+    with pytest.raises(StoreError, match=r"of schema 3, .* --only melo"):
         write_index(tmp_path)
 
 
