@@ -28,8 +28,10 @@ from lib.report.templates import fill
 from lib.runs.settings import ROOT
 from lib.runs.study import Study
 
-# Where notebooks show HTML: JupyterLab and Notebook, older ones, VS Code.
-OUTPUTS = ":is(.jp-RenderedHTML, .rendered_html, .output_container)"
+# Where notebooks show HTML: JupyterLab and Notebook, older ones, VS Code. Two classes outdo the
+# rules for tables that the first has itself.
+LAB = ".jp-RenderedHTML.jp-OutputArea-output"
+OUTPUTS = f":is({LAB}, .rendered_html, .output_container)"
 # What a page's colours are called where a notebook has its own.
 THEME = {
     "ink": "content-font-color1", "muted": "content-font-color2", "rule": "border-color2",
@@ -116,7 +118,7 @@ def notebook_style() -> str:
     """The pages' style for a notebook's outputs, in the notebook's colours."""
     css = WHOLE.sub("", (ASSETS / "report.css").read_text("utf-8")).replace(":root", "&")
     colours = "".join(f"--{ours}: var(--jp-{theirs});" for ours, theirs in THEME.items())
-    return f"{OUTPUTS} {{\n{css}\n}}\n:is(.jp-RenderedHTML) {{{colours}}}"
+    return f"{OUTPUTS} {{\n{css}\n}}\n{LAB} {{{colours}}}"
 
 
 def _in_jupyter(markup: str) -> None:

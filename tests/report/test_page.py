@@ -1,6 +1,7 @@
 """What notebooks show besides their tables: where things come from, how lines compare, style."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -64,3 +65,18 @@ def test_a_notebook_has_the_pages_style_in_its_own_colours() -> None:
         re.findall(r"--([\w-]+):", page.ASSETS.joinpath("report.css").read_text("utf-8"))
     )
     assert set(page.THEME) <= declared
+
+
+def test_a_report_says_first_what_it_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr(page, "display", lambda made, **_: shown.append(made))
+    place = "cf-single.editors.COMEBA-HK.changes.alpha"
+    opened = page.begin("comeba_hk", "smoke", str(tmp_path), overrides={place: 1.5})
+    assert opened.folder.parent == tmp_path and opened.profile == "smoke"
+    style, told = shown
+    assert style[page.PAGE_MARKUP] == "" and style["text/html"].startswith("<style>")
+    assert "cf-single › editors › COMEBA-HK › config › alpha: 1.5 instead of 2.2" in told.data
+    page.begin("comeba_hk", "smoke", str(tmp_path))
+    assert len(shown) == 3
