@@ -1,5 +1,6 @@
 """Tables print reported beside reproduced, escape everything and hide no failure."""
 
+import html
 import itertools
 import math
 import os
@@ -73,7 +74,8 @@ def test_the_order_of_the_methods_stands_below_the_table() -> None:
     assert (found.methods, found.pairs, found.agree) == (3, 3, agree)
     tau = stats.kendalltau(list(told.values()), [ours[name] for name in told]).statistic
     assert found.tau == pytest.approx(tau)
-    assert f"as reported against here: ES: {found}." in build_table(cells).to_html()
+    shown = html.unescape(build_table(cells).to_html())
+    assert f"as reported against here: ES: {found}." in shown
     # Two methods are one pair, and one that made fewer edits is not compared.
     fewer = [*cells[:2], replace(cells[2], n_edits=1)]
     assert orderings(cells[:2]) == orderings(fewer) == []

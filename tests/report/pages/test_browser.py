@@ -107,7 +107,8 @@ def test_tables_sort_filter_and_are_one_tab_stop(folder: Path) -> None:
         rows = region.locator("tbody tr")
         before = rows.all_inner_texts()
         region.focus()
-        page.keyboard.press("Enter")  # into the table: its first heading
+        page.keyboard.press("Enter")  # into the table: its filter, and then its first heading
+        page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
         first = region.locator("thead th").first
         assert first.get_attribute("aria-sort") == "descending"
@@ -126,9 +127,9 @@ def test_the_check_finds_what_it_looks_for(tmp_path: Path) -> None:
     bad.write_text(
         '<html><body><h1>a</h1><h3>b</h3><img src="http://example.invalid/x.png"><svg></svg>'
         '<div id="i" style="width:900px">wide</div><p id="i"></p><a href="#nowhere">x</a>'
-        '<main><p style="color:#888;background:#999">dim</p><table style="width:900px"><tr><th>a'
-        "</table></main><script>console.error('loud'); throw new Error('thrown')</script></body>"
-        "</html>"
+        '<main><p style="color:#888;background:#999">dim</p><div class="scroll">'
+        '<table style="width:900px"><tr><th>a</table></div></main>'
+        "<script>console.error('loud'); throw new Error('thrown')</script></body></html>"
     )
     found = "\n".join(problems(bad))
     for wanted in (
