@@ -13,6 +13,7 @@ __version__ = "0.5.0"
 _HOMES = {
     "Edit": "facts", "edits": "facts", "load": "models", "edit": "editing", "open": "editing",
     "Edited": "editing", "compare": "comparing", "Comparison": "comparing",
+    "list_editors": "lists", "list_models": "lists",
 }  # fmt: skip
 __all__ = [*_HOMES]
 

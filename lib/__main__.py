@@ -12,10 +12,9 @@ from pathlib import Path
 from lib.errors import StudyError, UsageError
 from lib.runs import parallel
 from lib.runs.progress import clock
-from lib.runs.settings import PROFILES, papers
+from lib.runs.settings import DEFAULT, PROFILES, assigned, papers
 from lib.storage.cache import check_cache_dir
 
-DEFAULT = "laptop"
 DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders
 one HTML report per paper and an index page into OUTPUT/PROFILE/."""
 
@@ -28,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "./run_all.sh --test runs the test suite (set-up included).\n"
-            "./run_all.sh edit --help: edit facts of your own in a model of your own."
+            "./run_all.sh edit --help: edit facts of your own in a model of your own.\n"
+            "./run_all.sh api [DIR]: the API reference (default: OUTPUT/api)."
         ),
         allow_abbrev=False,
     )
@@ -36,9 +36,18 @@ def parser() -> argparse.ArgumentParser:
     add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(papers())}")
     add("--profile", default=DEFAULT, metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
     add("--plan", action="store_true", help="show what would run, with cost; start nothing")
+    add(
+        "--table", metavar="NAME",
+        help="make one table of one paper (--only): do the runs it needs, print it, write its CSV",
+    )  # fmt: skip
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
     add("--threads", type=int, metavar="N", help="of each run on a CPU, part of its identity (1)")
     add("--seeds", type=int, metavar="N", help="order seeds 0..N-1 (default: the profile's)")
+    add(
+        "--set", action="append", default=[], metavar="PLACE=VALUE",
+        help="another value for one paper (--only), such as --set "
+        "zsre-t5.editors.MELO.changes.radius=50; its page stands in OUTPUT/PROFILE-HASH",
+    )  # fmt: skip
     add("--data-dir", type=_path, metavar="DIR", help="published datasets in local files")
     add(
         "--assets", type=_path, metavar="DIR", help="archives with weights and data, fetched before"
@@ -69,8 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
         from lib.api import command
 
         return command.main(given[1:])
-    options = parser().parse_args(given)
     try:
+        if given[:1] == ["api"]:
+            return _api(given[1:])
+        options = parser().parse_args(given)
         return _run(options, given)
     except UsageError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
@@ -94,18 +105,26 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     for flag, folder in (("--data-dir", options.data_dir), ("--assets", options.assets)):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{flag} {folder}: there is no such folder")
+    overrides = assigned("--set", options.set)
+    if overrides and len(chosen) > 1:
+        raise UsageError(f"--set {options.set[0]}: say of which paper, with --only")
     _environment(options)
 
     from lib.runs.study import Study, output_root
 
     options.output = output_root(options.output).resolve()
     if options.reference:
-        from lib.report.pages import publish
+        from lib.report.pages import publish, reference
 
         source, target = options.output / options.profile, options.output / "reference"
         if options.profile != DEFAULT:  # longer profiles stand below, where its pages look for them
             target = target / options.profile
         made = publish.make(source, target, chosen if options.only else None)
+        if options.profile == DEFAULT:
+            try:
+                reference.write(made / "api")
+            except UsageError as error:
+                print(f"the copy has no API reference: {error}", file=sys.stderr)
         print(f"open {made / 'index.html'}", file=sys.stderr)
         return 0
     studies = [
@@ -116,6 +135,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             data_dir=options.data_dir,
             seeds=options.seeds,
             strict=not options.skip_bad,
+            overrides=overrides,
         )
         for paper in chosen
     ]
@@ -124,6 +144,14 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             _print_plan(study)
         return 0
     check_cache_dir()
+    if options.table:
+        from lib.report.pages import one_table
+
+        if len(studies) > 1:
+            raise UsageError(f"--table {options.table}: say of which paper, with --only")
+        for path in one_table.make(studies[0], options.table):
+            print(f"wrote {path}", file=sys.stderr)
+        return 0
     for study in studies:
         study.check_memory()
     if options.free_runs:
@@ -131,6 +159,18 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
             study.run_missing(quiet=True, prefix=f"{study.paper}: ", free=True)
         return 0
     return _execute(studies, options, arguments)
+
+
+def _api(given: list[str]) -> int:
+    """Write the API reference into the folder that is given, if one is."""
+    from lib.report.pages import reference
+    from lib.runs.study import output_root
+
+    if len(given) > 1 or given[:1] in (["-h"], ["--help"]):
+        raise UsageError("./run_all.sh api [DIR] writes the API reference into DIR")
+    folder = _path(given[0]) if given else output_root().resolve() / "api"
+    print(f"open {reference.write(folder)}", file=sys.stderr)
+    return 0
 
 
 def _papers(only: str | None) -> list[str]:

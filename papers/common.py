@@ -1,19 +1,27 @@
-"""What every paper's report says in the same way: reported numbers, examples, substitutions, failed
-runs, the summary for the front page."""
+"""What every paper's report says in the same way: reported numbers, one edit, examples,
+substitutions, failed runs, the summary for the front page."""
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from IPython.display import HTML, display
+from torch import Tensor, nn
 
+from lib.api.editing import Edited, edit
+from lib.data.records import Edit, Stream
+from lib.editors import needs_of
+from lib.errors import StudyError
 from lib.metrics import costs
 from lib.metrics.intervals import spread_over_seeds
-from lib.report import summaries, tables
+from lib.report import page, summaries, tables
 from lib.report.claims import claims, verdict
 from lib.report.orderings import orderings
 from lib.report.reported import load_reported
+from lib.runs import machine
 from lib.runs.plan import edits_of
 from lib.runs.settings import FOLDER
 from lib.runs.study import Study
@@ -29,6 +37,20 @@ def verdicts(
     named = {name: setting["title"] for name, setting in study.document["settings"].items()}
     others = summaries.beside(study.folder, study.profile, study.paper)
     return claims.Verdicts(judged, named | dict(titles or {}), others)
+
+
+def judged(
+    study: Study,
+    judge: Callable[[Study, Any], claims.Judgement],
+    places: Mapping[str, Any] | None = None,
+) -> dict[str, claims.Judgement]:
+    """The claims as `judge` finds them in every place (default: the settings), by its key, each
+    also written as CSV (`<paper>-claims-<key>`)."""
+    found = {}
+    for key, place in (places or {name: name for name in study.settings}).items():
+        found[key] = judge(study, place)
+        kept(study, f"{study.paper}-claims-{key}", found[key].tidy)
+    return found
 
 
 def findings(study: Study) -> claims.Verdicts:
@@ -81,7 +103,7 @@ def reported(paper: str) -> pd.DataFrame:
     return load_reported(FOLDER / paper / "reported.csv")
 
 
-def examples(study: Study, setting: str, each: int = 3) -> pd.DataFrame:
+def examples(study: Study, setting: str, each: int = 2) -> pd.DataFrame:
     """A few rows of every subset before any edit: what is asked and what the backbone answers."""
     records = study.records(setting)
     if records.empty:
@@ -107,11 +129,77 @@ def _shortened(text: str) -> str:
 
 
 def kept(study: Study, name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame, also written as CSV beside the tables."""
+    """The frame, also written as CSV beside the tables, which its page links to."""
     path = study.folder / "tables" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False)
+    frame.attrs["csv"] = str(path)
     return frame
+
+
+def one_edit(study: Study, setting: str, editor: str, **changes: Any) -> HTML:
+    """The first fact of a setting, edited on its backbone by one of its editors: what the model
+    writes before and after. `changes` are laid over the editor's settings. Where this cannot be
+    done here, the reason.
+
+    It is `lib.edit` with the study's own materials: what the editor learns or reads before its
+    first edit is what its run has.
+    """
+    try:
+        run = study.main_run(setting, editor)
+        spec, config = run.spec, {**run.spec["config"], **changes}
+        with machine.deterministic(run.seed, spec.get("threads")):
+            given = study.resources.materials(spec, needs_of(spec["editor"]))
+            fact = first_fact(given.stream)
+            with edit(
+                given.backbone, spec["editor"], fact, batch_size=given.stream.batch_size,
+                text=given.corpus, lessons=given.learned, **config,
+            ) as edited:  # fmt: skip
+                scores = edited.score()
+    except (StudyError, RuntimeError, OSError) as error:
+        return page.paragraph(f"{editor} edits no fact here: {error}")
+    asked = {"edit": "the edit", "rephrase": "in other words", "locality": "something else"}
+    rows = [
+        (asked[row.kind], *map(_shortened, (row.prompt, row.target or "–", row.before, row.after)))
+        for row in scores.itertuples()
+    ]
+    heads = ("asked", "prompt", "right answer", "before the edit", "after it")
+    caption = f"{editor} edits one fact in {given.backbone.name}, as on {study.title(setting)}"
+    return HTML(page.html_table(heads, rows, caption))
+
+
+def first_fact(stream: Stream) -> Edit:
+    """The first edit of a stream that a rephrase is held out for, with that rephrase, and a prompt
+    of every pool that should keep its answer: its own where prompts belong to edits."""
+    at = max(stream.owner("holdout", 0), 0) if stream.holdout else 0
+    others = []
+    for name, pool in (("near", stream.near), ("upstream", stream.upstream)):
+        own = [row for n, row in enumerate(pool) if stream.owner(name, n) in (-1, at)]
+        others += own[:1]
+    rephrases = tuple(row.prompt for row in stream.holdout[:1])
+    return replace(stream.edits[at], rephrases=rephrases, locality=tuple(others), portability=())
+
+
+def through(edited: Edited, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """What goes into a layer of an edited model on its first edited prompt, and what comes out:
+    [T, d] and [T, d']."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    handle = layer.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out)))
+    try:
+        edited.generate(edited.facts[0].prompt, max_new_tokens=1)
+    finally:
+        handle.remove()
+    return seen[0][0][0], seen[0][1][0]
+
+
+def substituted(study: Study) -> dict[str, list[str]]:
+    """Show what differs from the paper in every setting, in words and value by value; the words by
+    setting."""
+    listed = {setting: substitutions(study, setting) for setting in study.settings}
+    for setting, texts in listed.items():
+        display(page.text_list(study.title(setting), texts))
+        display(page.departures(study, setting, together=True))
+    return listed
 
 
 def substitutions(study: Study, setting: str) -> list[str]:
@@ -180,7 +268,11 @@ def summary(
         ),
         claims=_told(told["claim"]),
         findings=_told(told["finding"]),
-        substitutions=tuple(dict.fromkeys(text for texts in listed.values() for text in texts)),
+        substitutions=tuple(
+            dict.fromkeys(
+                [*page.overridden(study), *(text for texts in listed.values() for text in texts)]
+            )
+        ),
         runs={run: sum(manifest["seconds"].values()) for run, manifest in by_run.items()},
         errors=tuple(errors),
         profile=study.profile,

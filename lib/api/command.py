@@ -5,9 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from lib.errors import StudyError, UsageError
+from lib.runs.settings import assigned
 
 DESCRIPTION = """Edits the facts of a file in a model, keeps the edits (not the model) in OUT, and
 prints how every prompt is answered before and after."""
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = dict(_setting(text) for text in options.set)
+    settings = assigned("--set", options.set)
     if options.out is None and options.checkpoint is None:
         raise UsageError("nothing would be kept: give --out, --checkpoint, or both")
     from lib.api.editing import edit
@@ -78,13 +77,3 @@ def _run(options: argparse.Namespace) -> int:
         if options.checkpoint is not None:
             print(f"\ncheckpoint written to {edited.save_pretrained(options.checkpoint)}")
     return 0
-
-
-def _setting(text: str) -> tuple[str, object]:
-    name, mark, value = text.partition("=")
-    if not (mark and name):
-        raise UsageError(f"--set {text}: write NAME=VALUE, such as --set steps=40")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {text}: {value!r} is no value") from error

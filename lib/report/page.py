@@ -1,29 +1,201 @@
-"""What every report's notebook shows besides its own tables: lists, provenance, figures."""
+"""What every report's notebook shows besides its own tables: its beginning and end, lists,
+provenance, figures, and how the lines of a method that it spells out compare with the library's.
 
+A notebook shows in Jupyter what its page shows; only the style of tables and the links below the
+outputs, which a page has otherwise or not, are Jupyter's own.
+"""
+
+import ast
 import html
-from collections.abc import Sequence
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
+from IPython import get_ipython
 from IPython.display import HTML, display
 
+from lib.report import summaries, tables
 from lib.report.figures import files, style
 from lib.report.figures.files import save_drawing
+from lib.report.pages.notebook import ASSETS, PAGE_MARKUP
+from lib.report.templates import fill
 from lib.runs.settings import ROOT
 from lib.runs.study import Study
 
+# Where notebooks show HTML: JupyterLab and Notebook, older ones, VS Code. Two classes outdo the
+# rules for tables that the first has itself.
+LAB = ".jp-RenderedHTML.jp-OutputArea-output"
+OUTPUTS = f":is({LAB}, .rendered_html, .output_container)"
+# What a page's colours are called where a notebook has its own.
+THEME = {
+    "ink": "content-font-color1", "muted": "content-font-color2", "rule": "border-color2",
+    "faint": "layout-color2", "link": "content-link-color",
+}  # fmt: skip
+# Rules about the page as a whole: a notebook has a theme of its own, and prints in its own way.
+WHOLE = re.compile(
+    r"@media (?:print|\(prefers-color-scheme: dark\)) \{(?:[^{}]*\{[^{}]*\})*[^{}]*\}"
+)
+EXACT = 1e-5  # of the largest value: what rounding may leave between two ways to compute
 
-def deviations(study: Study) -> str:
-    """The numbered list of deviations as an HTML table."""
+
+def begin(
+    paper: str,
+    profile: str,
+    output: str = "",
+    data_dir: str = "",
+    seeds: int = 0,
+    skip_bad: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Study:
+    """The study of a report, opened with the parameters of its notebook (`Study.open`); the values
+    that it overrides are shown. In Jupyter outputs get the pages' style, and links to what made
+    them."""
+    study = Study.open(
+        paper, profile, output=output, data_dir=data_dir, seeds=seeds, strict=not skip_bad,
+        overrides=overrides,
+    )  # fmt: skip
+    _in_jupyter(f"<style>{notebook_style()}</style>")
+    if study.overridden():
+        display(text_list("Overridden on this page", overridden(study)), metadata={"open": True})
+    shell = get_ipython()
+    if shell is not None:
+        for known in list(shell.events.callbacks["post_run_cell"]):
+            if isinstance(known, partial) and known.func is _link_sources:
+                shell.events.unregister("post_run_cell", known)
+        shell.events.register("post_run_cell", partial(_link_sources, study.folder))
+    return study
+
+
+def run(study: Study, *, retry_failed: bool = True) -> None:
+    """Show the plan, do what is missing with a bar for each run, and name what failed."""
+    display(frame(study.plan().drop(columns="run")))
+    study.run_missing(retry_failed=retry_failed)
+    for title, error in study.errors().items():
+        print(f"FAILED {title}: {error}")
+
+
+def show(
+    study: Study,
+    make: Callable[[Study, str], Any],
+    settings: Sequence[str] | None = None,
+    *,
+    titled: bool = False,
+) -> None:
+    """Show what `make(study, setting)` gives for every setting (default: those that run), below its
+    title if `titled`; frames as tables, text as markup, nothing for None."""
+    for setting in study.settings if settings is None else settings:
+        made = make(study, setting)
+        if made is None:
+            continue
+        if titled:
+            display(HTML(f"<h3>{html.escape(study.title(setting))}</h3>"))
+        if isinstance(made, pd.DataFrame):
+            made = frame(made)
+        display(HTML(made) if isinstance(made, str) else made)
+
+
+def end(study: Study, summary: summaries.PaperSummary) -> None:
+    """Show data and provenance, and tell the front page the summary."""
+    display(data_counts(study), provenance(study))
+    summaries.write_summary(study.folder, summary)
+
+
+def overridden(study: Study) -> list[str]:
+    """A sentence for each value that the page's overrides change."""
+    return [
+        f"{' › '.join(place.split('.'))}: {now} instead of {before} in the profile {study.profile}."
+        for place, before, now in study.overridden()
+    ]
+
+
+def notebook_style() -> str:
+    """The pages' style for a notebook's outputs, in the notebook's colours."""
+    css = WHOLE.sub("", (ASSETS / "report.css").read_text("utf-8")).replace(":root", "&")
+    colours = "".join(f"--{ours}: var(--jp-{theirs});" for ours, theirs in THEME.items())
+    return f"{OUTPUTS} {{\n{css}\n}}\n{LAB} {{{colours}}}"
+
+
+def _in_jupyter(markup: str) -> None:
+    """Show markup in a notebook and not on its page."""
+    display({"text/html": markup, PAGE_MARKUP: ""}, raw=True)
+
+
+def _link_sources(folder: Path, result: Any) -> None:
+    """After a cell: links to the functions of reports that it names, from where the notebook lies
+    (executed for a page, beside it)."""
+    names = get_ipython().user_ns
+    found = [place(maker) for maker in makers(result.info.raw_cell or "", names)]
+    if found and result.success:
+        here = folder if Path.cwd().samefile(ROOT) else Path.cwd()
+        links = (_link(path, line, name, here) for path, line, name in found)
+        _in_jupyter(f"<small>Made by {', '.join(links)}</small>")
+
+
+def makers(code: str, names: Mapping[str, object]) -> list[Callable[..., object]]:
+    """The functions of reports that a cell names, in their order: of papers, and of `lib.report`
+    but for this module."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:  # a magic of IPython
+        return []
+    found = {}
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name)]
+    for node in sorted(named, key=lambda node: (node.lineno, node.col_offset)):
+        if isinstance(node, ast.Name):
+            made = names.get(node.id)
+        else:
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            made = getattr(names.get(owner), node.attr, None)
+        home = getattr(made, "__module__", "") if inspect.isfunction(made) else ""
+        if home.startswith(("papers.", "lib.report.")) and home != __name__:
+            found[made] = None
+    return list(found)
+
+
+def place(function: Callable[..., object]) -> tuple[str, int, str]:
+    """Where a function of the project is written: file, below the project, line and name."""
+    path = Path(inspect.getsourcefile(function)).resolve().relative_to(ROOT.resolve())
+    return path.as_posix(), inspect.getsourcelines(function)[1], function.__qualname__
+
+
+def _link(path: str, line: int, name: str, here: Path) -> str:
+    address = Path(os.path.relpath(ROOT / path, here)).as_posix()
+    text = f"<code>{html.escape(name)}</code> ({html.escape(path)}, line {line})"
+    return f'<a href="{html.escape(address)}">{text}</a>'
+
+
+def check(ours: torch.Tensor, theirs: torch.Tensor, function: Callable[..., object]) -> HTML:
+    """That the lines of a notebook compute what `function` of the library, or the layer that it
+    makes, does: `ours` against `theirs`. AssertionError if they differ by more than rounding."""
+    apart = (ours - theirs).abs().max().item()
+    assert ours.shape == theirs.shape and apart <= EXACT * max(1.0, theirs.abs().max().item()), (
+        f"these lines are {apart:.3g} away from {function.__qualname__}"
+    )
+    path, line, name = place(function)
+    return HTML(
+        f"<p>The same as <code>{html.escape(name)}</code> ({html.escape(path)}, line {line}); the "
+        f"largest difference is {apart:.1e}.</p>"
+    )
+
+
+def deviations(study: Study) -> HTML:
+    """The numbered list of deviations."""
     heads = ("", "paper or configuration", "official code", "here", "what it changes")
     rows = [
         (str(number), entry["paper"], entry["code"], entry["here"], entry["effect"])
         for number, entry in enumerate(study.document["deviations"], start=1)
     ]
-    return html_table(heads, rows, "Numbered deviations and known discrepancies")
+    return _table(heads, rows, "Numbered deviations and known discrepancies")
 
 
-def provenance(study: Study) -> str:
-    """What the runs were made with, as an HTML table."""
+def provenance(study: Study) -> HTML:
+    """What the runs were made with."""
     rows, titles = [], {run.identity: run.title for run in reversed(study.runs)}
     for setting in study.document["settings"]:
         for identity, manifest in study.manifests(setting).items():
@@ -41,35 +213,40 @@ def provenance(study: Study) -> str:
                 )
             )
     heads = ("run", "identity", "code and libraries", "machine", "seconds", "peak GiB")
-    return html_table(heads, rows, "Provenance of every run of the main tables")
+    return _table(heads, rows, "Provenance of every run of the main tables")
 
 
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[object]], caption: str) -> str:
     """A plain table with every string escaped."""
-    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return (
-        f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
-    )
+    return tables.plain(pd.DataFrame(list(rows), columns=list(heads), dtype=object), caption)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> HTML:
+    return HTML(html_table(heads, rows, caption))
 
 
 def text_list(title: str, texts: Sequence[str]) -> HTML:
     """A titled list of sentences."""
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts) or "<li>nothing</li>"
-    return HTML(f"<h3>{html.escape(title)}</h3><ul>{items}</ul>")
+    return HTML(fill("texts", title=title, texts=texts))
+
+
+def heading(text: str) -> HTML:
+    """A heading that was computed, below the section's own."""
+    return HTML(fill("heading", text=text))
 
 
 def paragraph(text: str) -> HTML:
     """A sentence or more that was computed, as running text."""
-    return HTML(f"<p>{html.escape(text)}</p>")
+    return HTML(paragraphs([text]))
 
 
-def sources(study: Study, *, together: bool = False) -> str:
-    """Every sourced hyper-parameter of the profile's settings as an HTML table.
+def paragraphs(texts: Iterable[str]) -> str:
+    """Computed sentences as paragraphs, empty ones left out."""
+    return fill("texts", title="", texts=[text for text in texts if text])
+
+
+def sources(study: Study, *, together: bool = False) -> HTML:
+    """Every sourced hyper-parameter of the profile's settings.
 
     `together`: settings and editors with the same value from the same source share a row.
     """
@@ -81,11 +258,11 @@ def sources(study: Study, *, together: bool = False) -> str:
     if together:
         rows = _by_source(rows)
     rows = [(name, path.replace(".", " › "), value, source) for name, path, value, source in rows]
-    return html_table(("setting", "parameter", "value", "seen in"), rows, "Sources of the values")
+    return _table(("setting", "parameter", "value", "seen in"), rows, "Sources of the values")
 
 
-def data_counts(study: Study) -> str:
-    """Counts and content hash of what each setting edited and scored, as an HTML table."""
+def data_counts(study: Study) -> HTML:
+    """Counts and content hash of what each setting edited and scored."""
     rows = []
     for setting in study.document["settings"]:
         seen = set()
@@ -108,7 +285,7 @@ def data_counts(study: Study) -> str:
                 )
             )
     heads = ("setting", "data", "counts", "sources", "left out", "content", "backbone")
-    return html_table(heads, rows, "Data and backbones")
+    return _table(heads, rows, "Data and backbones")
 
 
 def draw(study: Study, setting: str, name: str, plot: style.Plot, text: str) -> None:
@@ -127,8 +304,8 @@ def drawing(study: Study, name: str, text: str, about: str = "A drawing; no data
     display(save_drawing(source, folder, full, text, caption=f"{text}. {about}"))
 
 
-def departures(study: Study, setting: str, *, together: bool = False) -> str:
-    """What the profile changes against the paper's settings, as an HTML table.
+def departures(study: Study, setting: str, *, together: bool = False) -> HTML:
+    """What the profile changes against the paper's settings.
 
     `together`: editors in which a value changes in the same way share a row, and an editor or a
     sweep that one of the profiles leaves out has one row.
@@ -140,7 +317,7 @@ def departures(study: Study, setting: str, *, together: bool = False) -> str:
     if together:
         rows = _by_value(changed)
     caption = f"{study.document['settings'][setting]['title']}: what this profile changes"
-    return html_table(("where", "paper profile", "here"), rows, caption)
+    return _table(("where", "paper profile", "here"), rows, caption)
 
 
 def _as_wholes(
@@ -205,5 +382,4 @@ def _editor_of(path: str) -> tuple[list[str], str]:
 
 def frame(table: pd.DataFrame) -> HTML:
     """A data frame as an HTML table: whole texts, escaped, no row numbers."""
-    with pd.option_context("display.max_colwidth", None):
-        return HTML(table.to_html(index=False, border=0, escape=True))
+    return HTML(tables.plain(table))

@@ -1,10 +1,11 @@
 """Tables: one `Cell` per number, as a tidy CSV and as a page with reported beside reproduced."""
 
-import html
+import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,6 +13,8 @@ from lib.metrics.estimates import EVALUATED, estimate, labels_of, resampled
 from lib.metrics.intervals import compare, mean_interval
 from lib.metrics.scales import scale_of
 from lib.report.orderings import orderings
+from lib.report.templates import fill
+from lib.runs.settings import DEFAULT, PROFILES
 from lib.storage.atomic import write_text
 
 UNEDITED_MODEL = "unedited model"
@@ -156,7 +159,8 @@ def unedited(
 class Table:
     """Cells in order; rows and columns of the page appear in the order of their first cell.
 
-    `own`: the table is ours, no paper has one like it. `about`: a line below a row's name.
+    `own`: the table is ours, no paper has one like it. `about`: words beside a row's name. `path`:
+    where its CSV lies.
     """
 
     cells: tuple[Cell, ...]
@@ -167,6 +171,7 @@ class Table:
     unreported: str = ""
     own: bool = False
     about: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = None
 
     @property
     def tidy(self) -> pd.DataFrame:
@@ -186,11 +191,11 @@ class Table:
     def to_html(self) -> str:
         """The wide table: a row per editor; per metric the reported and the reproduced number.
 
-        A metric for which no number was reported at all has one column, and a note says so. With
-        `unreported` (why no number is known), a setting without any has one "reported" column
-        that says "not available" once for all its rows. With `own`, nothing is said of that.
+        A metric for which no number was reported at all has one column, and a note says so, with
+        the reason (`unreported`) where one is given. With `own`, nothing is said of that. Rows that
+        the profile does not run are told in one line.
         """
-        return wide(self)
+        return str(wide(self))
 
     def _repr_html_(self) -> str:
         return self.to_html()
@@ -220,11 +225,73 @@ def build_table(
             raise ValueError(f"two cells for {place}: give one of them another name (shown_as)")
         seen.add(place)
     table = Table(
-        cells, caption, digits, row_heading, tuple(notes), unreported, own, dict(about or {})
-    )
+        cells, caption, digits, row_heading, tuple(notes), unreported, own, dict(about or {}),
+        None if csv_path is None else Path(csv_path),
+    )  # fmt: skip
     if csv_path is not None:
         table.write_csv(csv_path)
     return table
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """A table that can be asked for by name: how it is made, for which settings and sizes."""
+
+    paper: str
+    name: str
+    make: Callable[..., "Table | pd.DataFrame | None"]
+    settings: Callable[[Any], Sequence[str]] | None
+    sizes: Callable[[Any, str], Sequence[int]] | None
+
+    def places(self, study: Any) -> dict[str, tuple[object, ...]]:
+        """What `make` takes besides the study, by the name of the table that comes out."""
+        taken = inspect.signature(self.make).parameters.values()
+        if sum(one.default is one.empty for one in taken) == 1:
+            return {self.name: ()}
+        found = {}
+        for setting in self.settings(study) if self.settings else study.settings:
+            if self.sizes is None:
+                found[f"{self.name}-{setting}"] = (setting,)
+                continue
+            for size in self.sizes(study, setting):
+                found[f"{self.name}-{setting}-{size}"] = (setting, size)
+        return found
+
+
+NAMED: dict[tuple[str, str], Regenerated] = {}  # by paper and name
+
+
+def regenerated(
+    name: str,
+    *,
+    settings: Callable[[Any], Sequence[str]] | None = None,
+    sizes: Callable[[Any, str], Sequence[int]] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a paper's function of a study (and a setting, and a number of edits) that makes the
+    table `name`, whose CSV is `<paper>-<name>[-<setting>[-<edits>]].csv`: `--table` finds it."""
+
+    def register(make: Callable[..., Any]) -> Callable[..., Any]:
+        paper = make.__module__.split(".")[1]
+        NAMED[paper, name] = Regenerated(paper, name, make, settings, sizes)
+        return make
+
+    return register
+
+
+def remade(path: Path | None) -> dict[str, str]:
+    """The address of a table's CSV and the command that makes it again, "" where there is none."""
+    if path is None:
+        return {"csv": "", "command": ""}
+    paper, _, name = path.stem.partition("-")
+    profile = path.parent.parent.name
+    known = any(
+        paper == one and (name == stem or name.startswith(f"{stem}-")) for one, stem in NAMED
+    )
+    command = ""
+    if known and profile in PROFILES:
+        told = "" if profile == DEFAULT else f" --profile {profile}"
+        command = f"./run_all.sh --only {paper}{told} --table {name}"
+    return {"csv": f"{path.parent.name}/{path.name}", "command": command}
 
 
 def _joined(values: pd.Series) -> str:
@@ -233,42 +300,81 @@ def _joined(values: pd.Series) -> str:
 
 AGREEMENT = {"consistent": "=", "above": "▲", "below": "▼"}
 MISSING = "not available"
+NOT_RUN = "not run in this profile"
 Column = tuple[str, str]  # setting, metric
+
+
+@dataclass(frozen=True)
+class Head:
+    """A heading cell: so many columns wide, so many rows high."""
+
+    text: str
+    wide: int = 1
+    high: int = 1
+    style: str = ""
 
 
 def wide(table: "Table") -> str:
     """The table, its caption and its notes; see `Table.to_html`."""
-    cells = table.cells
-    rows = list(dict.fromkeys(cell.editor for cell in cells))
-    columns = list(dict.fromkeys((cell.setting, cell.metric) for cell in cells))
-    at = {(cell.editor, cell.setting, cell.metric): cell for cell in cells}
+    told, dead = _reported(table), _dead(table)
+    rows = [row for row in dict.fromkeys(c.editor for c in table.cells) if row not in dead]
+    columns = list(dict.fromkeys((cell.setting, cell.metric) for cell in table.cells))
     settings = list(dict.fromkeys(setting for setting, _ in columns))
     columns = [pair for setting in settings for pair in columns if pair[0] == setting]
-    told = _reported(table)
-    silent = {setting for setting in settings if _silent(table, setting)}
-    # The first column of each setting without numbers is preceded by one that says so.
-    opening = {next(c for c in columns if c[0] == setting) for setting in silent}
-    nothing = f'<td class="reported" rowspan="{len(rows)}">{MISSING}</td>'
+    at = {(cell.editor, cell.setting, cell.metric): cell for cell in table.cells}
+    counts = {column: _count(table, column, dead) for column in columns}
     body = []
     for row in rows:
-        marks = "".join(
-            (nothing if column in opening and row == rows[0] else "")
-            + _pair(at.get((row, *column)), column in told, table)
-            for column in columns
-        )
-        more = f'<span class="about">{_safe(table.about[row])}</span>' if row in table.about else ""
-        body.append(f'<tr><th scope="row">{_safe(row)}{more}</th>{marks}</tr>')
-    empty = "" if cells else '<p class="empty">No cell was planned for this table.</p>'
-    caption = f"<caption><span>{_safe(table.caption)}</span></caption>" if table.caption else ""
-    label = _safe(table.caption or "Results", quote=True)
-    style = "results own" if table.own else "results"
-    markup = (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">'
-        f'<table class="{style}">{caption}{_head(table, settings, columns)}'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        cells: list[Mapping[str, str] | str] = []
+        for column in columns:
+            cell = at.get((row, *column))
+            if column in told:
+                known = cell is not None and not _absent(cell.reported)
+                cells.append({"reported": number(cell.reported, table.digits) if known else "–"})
+            cells.append(_shown(cell, table, counts[column]))
+        body.append({"name": row, "about": table.about.get(row, ""), "cells": cells})
+    # A single setting needs no row of its own: the caption names it.
+    only = settings[0] if len(settings) == 1 else ""
+    caption = table.caption
+    if only and only not in caption:
+        caption = f"{caption.rstrip('.')}: {only}." if caption else only
+    return fill(
+        "table",
+        label=caption or "Results",
+        caption=caption,
+        style="results own" if table.own else "results",
+        heads=_heads(table, [] if only else settings, columns, counts),
+        rows=body,
+        notes=_notes(table, dead),
+        empty="" if table.cells else "No cell was planned for this table.",
+        **remade(table.path),
     )
-    notes = "".join(f"<li>{_safe(note)}</li>" for note in _notes(table))
-    return f'<div class="table">{markup}{empty}<ul class="notes">{notes}</ul></div>'
+
+
+def plain(frame: pd.DataFrame, caption: str = "") -> str:
+    """A data frame as a table of the page: whole texts, the first column names the rows. Its CSV is
+    the one that `frame.attrs["csv"]` names."""
+    rows = [
+        {"name": name, "about": "", "cells": [_text(value) for value in row]}
+        for name, *row in frame.itertuples(index=False, name=None)
+    ]
+    path = frame.attrs.get("csv")
+    return fill(
+        "table",
+        label=caption or "Table",
+        caption=caption,
+        style="plain",
+        heads=[[Head(str(name)) for name in frame.columns]],
+        rows=rows,
+        notes=[],
+        empty="" if len(frame) else "No row.",
+        **remade(Path(path) if path else None),
+    )
+
+
+def _text(value: object) -> str:
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "–" if missing or value is pd.NA else str(value)
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -291,79 +397,98 @@ def _reported(table: "Table") -> set[Column]:
     return {(c.setting, c.metric) for c in table.cells if not _absent(c.reported)}
 
 
-def _silent(table: "Table", setting: str) -> bool:
-    """True if a column must say that nothing was reported for this setting."""
-    return bool(table.unreported) and all(s != setting for s, _ in _reported(table))
+def _dead(table: "Table") -> dict[str, int]:
+    """Rows that this profile does not run, with their number of cells: they share one line below
+    the table. The row of a failed run is none of them."""
+    cells: dict[str, list[Cell]] = {}
+    for cell in table.cells:
+        cells.setdefault(cell.editor, []).append(cell)
+    return {row: len(some) for row, some in cells.items() if all(c.error == NOT_RUN for c in some)}
 
 
-def _head(table: "Table", settings: list[str], columns: list[Column]) -> str:
-    def heading(text: str, wide: int, name: str) -> str:
-        return f'<th scope="colgroup" colspan="{wide}" class="{name}">{_safe(text)}</th>'
+def _count(table: "Table", column: Column, dead: Mapping[str, int]) -> str:
+    """ "n = 80" where all numbers of a column are of equally many rows and facts, else ""."""
+    mine = [c for c in table.cells if (c.setting, c.metric) == column and c.editor not in dead]
+    mine = [cell for cell in mine if not _absent(cell.reproduced) and not _single(cell)]
+    counts = {_n(cell) for cell in mine}
+    return counts.pop() if len(counts) == 1 and len(mine) > 1 else ""
 
+
+def _single(cell: "Cell") -> bool:
+    """One value without an interval is all there is."""
+    return cell.n == 1 and _absent(cell.ci_low)
+
+
+def _n(cell: "Cell") -> str:
+    return f"n={cell.n:,}" if cell.facts in (0, cell.n) else f"{cell.n:,}/{cell.facts:,}"
+
+
+def _heads(
+    table: "Table", settings: list[str], columns: list[Column], counts: Mapping[Column, str]
+) -> list[list[Head]]:
     told = _reported(table)
     wide = {column: 2 if column in told else 1 for column in columns}
-    width = {s: sum(wide[column] for column in columns if column[0] == s) for s in settings}
-    known, own = (
-        '<th scope="col" class="reported">reported</th>',
-        '<th scope="col">reproduced</th>',
+    rows = []
+    if settings:
+        widths = [sum(wide[c] for c in columns if c[0] == setting) for setting in settings]
+        pairs = zip(settings, widths, strict=True)
+        rows.append([Head(name, width, style="setting") for name, width in pairs])
+    names = {c: f"{c[1]} ({counts[c]})" if counts[c] else c[1] for c in columns}
+    rows.append(
+        [Head(names[c], wide[c], 1 if c in told or not told else 2, "metric") for c in columns]
     )
-    first = second = ""
-    for setting in settings:
-        silent = _silent(table, setting)
-        first += heading(setting, width[setting] + silent, "setting")
-        second += known.replace("<th ", '<th rowspan="2" ') if silent else ""
-        mine = [column for column in columns if column[0] == setting]
-        second += "".join(heading(column[1], wide[column], "metric") for column in mine)
-    pairs = "".join((known if wide[column] == 2 else "") + own for column in columns)
-    third = "" if table.own else f"<tr>{pairs}</tr>"
-    corner = f'<th scope="col" rowspan="{2 if table.own else 3}">{_safe(table.row_heading)}</th>'
-    return f"<thead><tr>{corner}{first}</tr><tr>{second}</tr>{third}</thead>"
+    if told:
+        both = [Head("reported", style="reported"), Head("reproduced")]
+        rows.append([head for column in columns if column in told for head in both])
+    corner = Head(table.row_heading, high=len(rows))
+    return [[corner, *rows[0]], *rows[1:]]
 
 
-def _pair(cell: "Cell | None", with_reported: bool, table: "Table") -> str:
-    if cell is None:
-        return '<td class="reported">–</td><td>–</td>' if with_reported else "<td>–</td>"
-    digits = table.digits
-    reported = MISSING if _absent(cell.reported) else number(cell.reported, digits)
-    left = f'<td class="reported">{reported}</td>' if with_reported else ""
+def _shown(cell: "Cell | None", table: "Table", counted: str) -> Mapping[str, str] | str:
+    if cell is None or cell.error == NOT_RUN:
+        return "–"
     if _absent(cell.reproduced):
-        text = _safe(cell.error or MISSING)
-        return f'{left}<td class="failed"><span class="error">{text}</span></td>'
-    low, high = (number(end, digits) for end in (cell.ci_low, cell.ci_high))
-    # Narrow columns of our own tables must not break inside the brackets.
-    space = "\u00a0" if table.own else " "
-    interval = "no interval" if _absent(cell.ci_low) else f"[{low},{space}{high}]"
-    word = ""
-    if cell.verdict in AGREEMENT:
-        symbol = f'<span aria-hidden="true">{AGREEMENT[cell.verdict]}</span>'
-        word = f'<span class="verdict {cell.verdict}">{symbol} {cell.verdict}</span>'
-    remark = f'<span class="remark">{_safe(cell.remark)}</span>' if cell.remark else ""
-    problem = f'<span class="error">{_safe(cell.error)}</span>' if cell.error else ""
-    shown = f"<strong>{number(cell.reproduced, digits)}</strong>"
-    if relative(cell.link):
-        shown = f'<a href="{_safe(cell.link, quote=True)}">{shown}</a>'
-    n = f"n={cell.n}" if cell.facts in (0, cell.n) else f"{cell.n}/{cell.facts}"
-    about = f' <span class="interval">{interval} ({n})</span>'
-    if table.own and cell.n == 1 and _absent(cell.ci_low):
-        about = ""  # one value is all there is
-    return f"{left}<td>{shown}{about}{word}{remark}{problem}</td>"
+        return {"number": "", "error": cell.error or MISSING} | _NOTHING
+    low, high = (number(end, table.digits) for end in (cell.ci_low, cell.ci_high))
+    parts = [] if _absent(cell.ci_low) else [f"[{low}, {high}]"]
+    if not counted and not _single(cell):  # equal counts stand in the column's heading
+        parts.append(f"({_n(cell)})")
+    verdict = cell.verdict if cell.verdict in AGREEMENT and not _absent(cell.reported) else ""
+    return {
+        "number": number(cell.reproduced, table.digits),
+        "link": relative(cell.link),
+        "about": " ".join(parts),
+        "verdict": verdict,
+        "symbol": AGREEMENT.get(verdict, ""),
+        "remark": cell.remark,
+        "error": cell.error,
+    }
 
 
-def _notes(table: "Table") -> list[str]:
+_NOTHING = dict.fromkeys(("link", "about", "verdict", "symbol", "remark"), "")
+
+
+def _notes(table: "Table", dead: Mapping[str, int]) -> list[str]:
     told = _reported(table)
-    swapped = dict.fromkeys(text for cell in table.cells for text in cell.substitutions)
-    notes = [*table.notes, *(f"Substitution: {text}" for text in swapped)]
+    notes = list(table.notes)
     bare = dict.fromkeys(c.metric for c in table.cells if (c.setting, c.metric) not in told)
     if bare and table.unreported:
         notes.append(f"Reported numbers {MISSING}: {table.unreported}")
     elif bare and not table.own:
-        notes.append(f"Reported number not available for: {', '.join(bare)}.")
+        which = f" for: {', '.join(bare)}" if told else ""
+        notes.append(f"Reported numbers {MISSING}{which}.")
+    if dead:
+        rows = ", ".join(dead)
+        notes.append(f"{sum(dead.values())} cells {NOT_RUN} (numbers in the CSV): {rows}.")
     notes += _uncertainty(table)
-    if any(cell.verdict in AGREEMENT for cell in table.cells):
+    if any(cell.verdict in AGREEMENT and not _absent(cell.reported) for cell in table.cells):
         notes.append(
             "Consistent, above and below compare with the reported number at the paper's n (5 % "
             "level), whatever the better direction."
         )
+    if swapped := dict.fromkeys(text for cell in table.cells for text in cell.substitutions):
+        s = "s" if len(swapped) > 1 else ""
+        notes.append(f"{len(swapped)} substitution{s} against the paper: see Substitutions.")
     if found := orderings(table.cells):
         columns = list(dict.fromkeys((cell.setting, cell.metric) for cell in table.cells))
         parts = [f"{_named([(one.setting, one.metric)], columns)}: {one}" for one in found]
@@ -409,10 +534,6 @@ def _named(some: Sequence[Column], every: Sequence[Column]) -> str:
         else:
             names[f"{setting}, {metric}"] = None
     return ", ".join(names)
-
-
-def _safe(text: object, quote: bool = False) -> str:
-    return html.escape(str(text), quote=quote)
 
 
 def _absent(value: float | None) -> bool:

@@ -1,7 +1,7 @@
 """From a paper's YAML file to the list of runs of one profile, without loading anything."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,16 +98,17 @@ def runs(
     source: str = "embedded",
     strict: bool = True,
     threads: int = 1,
+    overrides: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """All runs of a paper in one profile, main table first; equal runs appear once per use.
 
     `strict`: a malformed record of a file is an error, not left out. `threads`: how many a run
-    computes with on a CPU, where their number moves last digits.
+    computes with on a CPU, where their number moves last digits. `overrides`: see `profile_of`.
 
     A setting that names `folders` of its own reads these of `data_dir` beside the paper's
     `datasets`; without the first of them it has no runs there.
     """
-    document, _ = profile_of(paper, profile)
+    document, _ = profile_of(paper, profile, overrides)
     described = _data_source(document["datasets"], data_dir, source, strict)
     arithmetic = {"device": device, **({"threads": threads} if device == "cpu" else {})}
     enabled = {

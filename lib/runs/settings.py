@@ -5,9 +5,11 @@ import copy
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lib.errors import UsageError
 from lib.storage import documents
@@ -18,6 +20,7 @@ from lib.storage.documents import Sourced, merged, plain
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "papers"
 PROFILES = ("smoke", "laptop", "overnight", "gpu", "paper")
+DEFAULT = "laptop"
 # What names entries in a setting, and a key that every entry has.
 COMPLETE = {"editors": "kind", "sweeps": "parameter"}
 # What stays a setting's own where it is like another page's.
@@ -36,14 +39,19 @@ def read_paper(paper: str) -> dict[str, Any]:
     return copy.deepcopy({**documents.read(_file(paper)), **_page(paper)})
 
 
-def profile_of(paper: str, profile: str) -> tuple[dict[str, Any], list[Sourced]]:
+def profile_of(
+    paper: str, profile: str, overrides: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[Sourced]]:
     """The settings of one profile as plain values, and every sourced hyper-parameter in them.
 
     An editor's `config` is its settings on the backbone (`lib/editors/settings`) with the entry's
-    `changes` laid over them. Raises UsageError for what the file may not hold: one line for every
-    fault, with file, place and remedy.
+    `changes` laid over them. `overrides`: values by their dotted places in the profile's settings
+    ("zsre-t5.editors.MELO.changes.radius"), laid over all that the file says. Raises UsageError for
+    what file or overrides may not hold: one line for every fault, with place and remedy.
     """
     document, sourced = _checked_profile(paper, profile)
+    if overrides:
+        document, sourced = _overridden(paper, profile, overrides)
     return copy.deepcopy(document), list(sourced)
 
 
@@ -54,6 +62,60 @@ def _checked_profile(paper: str, profile: str) -> tuple[dict[str, Any], list[Sou
     path = _file(paper)
     with _told_of(path):
         return laid_out(documents.read(path), profile)
+
+
+def _overridden(
+    paper: str, profile: str, overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Sourced]]:
+    """The settings of a profile that is fine by itself, with the overrides laid over them."""
+    document, place = documents.read(_file(paper)), ("profiles", profile, "settings")
+    own, given = document["profiles"][profile] or {}, _nested(overrides)
+    changed = {**own, "settings": merged(own.get("settings", {}), given)}
+    try:
+        made, sourced = laid_out(
+            {**document, "profiles": {**document["profiles"], profile: changed}}, profile
+        )
+        idle = [name for name in given if not made["settings"][name].get("enabled", True)]
+        if idle:
+            raise FaultyError(
+                [((name,), f"the profile {profile} does not run it") for name in idle]
+            )
+    except FaultyError as error:
+        inside = [path[3:] if path[:3] == place else path for path, _ in error.faults]
+        texts = zip(inside, error.faults, strict=True)
+        lines = (f"overrides: {dotted(path)}: {text}" for path, (_, text) in texts)
+        raise UsageError("\n".join(lines)) from None
+    return made, sourced
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1, "a.c": 2} as {"a": {"b": 1, "c": 2}}, values as a file would hold them."""
+    found: dict[str, Any] = {}
+    try:
+        for name, value in overrides.items():
+            for step in reversed(name.split(".")):
+                value = {step: value}
+            found = merged(found, json.loads(json.dumps(value)))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"overrides: {overrides!r}: write places and plain values, such as "
+            '{"SETTING.editors.EDITOR.changes.NAME": 1.0}'
+        ) from error
+    return found
+
+
+def assigned(flag: str, texts: Iterable[str]) -> dict[str, Any]:
+    """What a flag's "NAME=VALUE" say, values as YAML reads them."""
+    found = {}
+    for text in texts:
+        name, mark, value = text.partition("=")
+        if not (mark and name):
+            raise UsageError(f"{flag} {text}: write NAME=VALUE, such as {flag} steps=40")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"{flag} {text}: {value!r} is no value") from error
+    return found
 
 
 @functools.cache

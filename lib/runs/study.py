@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lib.runs.settings import ROOT, profile_of, read_paper
 from lib.runs.store import Finished, Store
 from lib.storage.cache import check_cache_dir
 from lib.storage.documents import Sourced, merged
+from lib.storage.fingerprints import content_hash
 
 ATTEMPTS = 3  # at runs whose materials change while others are done
 RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "value", "seed")
@@ -59,6 +60,10 @@ class Outline(ABC):
     @abstractmethod
     def errors(self) -> dict[str, str]:
         """Run title to error text, for the runs that failed."""
+
+    def overridden(self) -> list[tuple[str, Any, Any]]:
+        """Every value that overrides change: (where, the profile's, here)."""
+        return []
 
     @property
     def settings(self) -> list[str]:
@@ -113,6 +118,8 @@ class Study(Outline):
     sourced: list[Sourced]
     store: Store
     resources: Resources
+    asked: set[tuple[str, str]] = field(default_factory=set)  # settings and sweeps, by readers
+    overrides: dict[str, Any] = field(default_factory=dict)
     _finished: dict[str, Finished] = field(default_factory=dict)
 
     @classmethod
@@ -126,14 +133,19 @@ class Study(Outline):
         seeds: int | None = None,
         strict: bool = True,
         device: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
     ) -> "Study":
         """The study of a paper; nothing is loaded or run yet. Empty strings mean the default, `~`
-        at the start of a folder's name the home folder."""
+        at the start of a folder's name the home folder.
+
+        `overrides` change single values of the profile (`profile_of`). What they change are other
+        runs; they lie beside the profile's own, pages in a folder of their own (PROFILE-HASH).
+        """
         if "ipykernel.kernelapp" in sys.modules:  # this is a notebook's kernel
             check_project(Path.cwd())
         chosen = Path(os.path.expanduser(data_dir)) if data_dir else None
         device = device or machine.default_device()
-        document, sourced = profile_of(paper, profile)
+        document, sourced = profile_of(paper, profile, overrides)
         source = "hub" if profile == "paper" and chosen is None else "embedded"
         planned = plan.runs(
             paper,
@@ -144,12 +156,15 @@ class Study(Outline):
             source=source,
             strict=strict,
             threads=parallel.threads(),
+            overrides=overrides,
         )
         for run in planned:
             if run.asked:
                 document["settings"][run.setting]["dtype"] = run.spec["dtype"]
         folder = output_root(output or None) / profile
         store = Store(folder)
+        if overrides:
+            folder = folder.with_name(f"{profile}-{content_hash(overrides)[:8]}")
         return cls(
             paper=paper,
             profile=profile,
@@ -160,18 +175,28 @@ class Study(Outline):
             sourced=sourced,
             store=store,
             resources=Resources(data_dir=chosen, strict=strict, source=source),
+            overrides=dict(overrides or {}),
         )
 
-    def unique_runs(self) -> list[Run]:
-        """The runs, each once: a sweep's default value is the run of the main table."""
+    def unique_runs(self, of: Collection[tuple[str, str]] | None = None) -> list[Run]:
+        """The runs, each once: a sweep's default value is the run of the main table. `of`: those of
+        these settings and sweeps."""
         found: dict[str, Run] = {}
         for run in self.runs:
-            found.setdefault(run.identity, run)
+            if of is None or (run.setting, run.sweep) in of:
+                found.setdefault(run.identity, run)
         return list(found.values())
 
-    def to_do(self) -> list[Run]:
+    def main_run(self, setting: str, editor: str) -> Run:
+        """The first run of an editor in a setting's main table. UsageError if there is none."""
+        for run in self._selected(setting, ""):
+            if run.editor == editor:
+                return run
+        raise UsageError(f"{editor} has no run on {setting!r} in the profile {self.profile}")
+
+    def to_do(self, of: Collection[tuple[str, str]] | None = None) -> list[Run]:
         """The runs that the store does not have."""
-        return [run for run in self.unique_runs() if self.finished(run) is None]
+        return [run for run in self.unique_runs(of) if self.finished(run) is None]
 
     def plan(self) -> pd.DataFrame:
         """One row per run: what, its state in the store, estimated time and memory."""
@@ -203,10 +228,12 @@ class Study(Outline):
             for (used, asked, why), names in settings.items()
         ]
 
-    def check_memory(self, device: str | None = None) -> None:
+    def check_memory(
+        self, device: str | None = None, of: Collection[tuple[str, str]] | None = None
+    ) -> None:
         """Refuse, before anything starts, a plan with a run that cannot fit."""
         room = machine.available_gigabytes(device or machine.default_device())
-        to_do = [run for run in self.unique_runs() if self.store.state(run) != "done"]
+        to_do = [run for run in self.unique_runs(of) if self.store.state(run) != "done"]
         for run in to_do:
             if run.gigabytes > room:
                 raise UsageError(
@@ -221,17 +248,18 @@ class Study(Outline):
         prefix: str = "",
         retry_failed: bool = True,
         free: bool = False,
+        of: Collection[tuple[str, str]] | None = None,
     ) -> bool:
         """Do every run that the store does not have; True if all are finished in the end.
 
         Runs on one backbone follow each other in the plan, so that it is loaded once. A run that
         failed before is tried again unless `retry_failed` is False. `free`: only those that no
-        other process works on.
+        other process works on. `of`: those of these settings and sweeps alone.
         """
         progress: Progress = LineProgress(prefix) if quiet else BarProgress()
-        if to_do := self.to_do():
+        if to_do := self.to_do(of):
             check_cache_dir()
-            self.check_memory()
+            self.check_memory(of=of)
         if not retry_failed:
             to_do = [run for run in to_do if self.store.failure(run) is None]
         for attempt in range(ATTEMPTS):
@@ -243,10 +271,10 @@ class Study(Outline):
                 )
             self._do(to_do, progress, free=free)
             self.runs = [self.store.told(run) for run in self.runs]
-            to_do = [run for run in self.to_do() if self.store.failure(run) is None]
+            to_do = [run for run in self.to_do(of) if self.store.failure(run) is None]
             if free or not to_do:
                 break
-        return not self.to_do()
+        return not self.to_do(of)
 
     def _do(self, runs: list[Run], progress: Progress, *, free: bool = False) -> None:
         """Do the runs; those that another process works on last, or, if `free`, not at all."""
@@ -268,21 +296,23 @@ class Study(Outline):
             self._finished[run.identity] = found
         return self._finished[run.identity]
 
-    def errors(self) -> dict[str, str]:
-        """Run title to error text, for the runs that failed."""
+    def errors(self, of: Collection[tuple[str, str]] | None = None) -> dict[str, str]:
+        """Run title to error text, for the runs that failed (`of`: of these settings, sweeps)."""
         found = {}
-        for run in self.unique_runs():
+        for run in self.unique_runs(of):
             failure = None if self.finished(run) else self.store.failure(run)
             if failure is not None:
                 found[run.title] = failure["error"]
         return found
 
     def _selected(self, setting: str | None, sweep: str | None) -> list[Run]:
-        return [
+        found = [
             run
             for run in self.runs
             if (setting is None or run.setting == setting) and (sweep is None or run.sweep == sweep)
         ]
+        self.asked |= {(run.setting, run.sweep) for run in found}
+        return found
 
     def _frames(self, which: str, setting: str | None, sweep: str | None) -> pd.DataFrame:
         frames = []
@@ -324,15 +354,31 @@ class Study(Outline):
 
     def departures(self, setting: str) -> list[tuple[str, Any, Any]]:
         """Every value of a setting that the profile changes: (where, paper profile's, here)."""
-        here, there = self.document["settings"][setting], self.original["settings"][setting]
-        before, now = dict(_leaves(there)), dict(_leaves(here))
-        known = dict.fromkeys([*before, *now])
-        names = [name for name in known if "cost" not in name.split(".")]  # plans, not results
+        return _changed(self.original["settings"][setting], self.document["settings"][setting])
+
+    def overridden(self) -> list[tuple[str, Any, Any]]:
+        """See `Outline.overridden`."""
+        given, _ = profile_of(self.paper, self.profile)
+        named = {name.partition(".")[0]: None for name in self.overrides}
         return [
-            (name, before.get(name, "–"), now.get(name, "–"))
-            for name in names
-            if before.get(name) != now.get(name) and name not in ("title", "enabled", "like")
+            (f"{name}.{place}", before, now)
+            for name in named
+            for place, before, now in _changed(
+                given["settings"][name], self.document["settings"][name]
+            )
         ]
+
+
+def _changed(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
+    """The values that differ between two settings: (where, there, here)."""
+    before, now = dict(_leaves(there)), dict(_leaves(here))
+    known = dict.fromkeys([*before, *now])
+    names = [name for name in known if "cost" not in name.split(".")]  # plans, not results
+    return [
+        (name, before.get(name, "–"), now.get(name, "–"))
+        for name in names
+        if before.get(name) != now.get(name) and name not in ("title", "enabled", "like")
+    ]
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """COMEBA-HK's report (published as CoachHooK): tables, claims and notes from a `Study`'s runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,17 @@ from lib.report.figures.rows import against_default, differences, kept_edits, th
 from lib.report.tables import UNEDITED_MODEL
 from lib.runs.study import Study
 from papers import common
-from papers.comeba_hk.scores import MOMENTS, OWN, PROTOCOLS, Form, editors_of, forms, place, scored
+from papers.comeba_hk.scores import (
+    MOMENTS,
+    OWN,
+    PROTOCOLS,
+    Form,
+    editors_of,
+    forms,
+    place,
+    scored,
+    with_near,
+)
 from papers.common import substitutions
 
 BOTH_NAMES = "COMEBA-HK is CoachHooK in the published version."
@@ -23,13 +33,14 @@ BOTH_NAMES = "COMEBA-HK is CoachHooK in the published version."
 
 def _cells(
     study: Study, setting: str, columns: Sequence[Mapping[str, str]], item: str,
-    not_run: Mapping[str, str],
+    elsewhere: Iterable[str] = (),
 ) -> Iterator[tables.Cell]:  # fmt: skip
-    """One cell per editor and column; editors that do not run here say why."""
+    """One cell per editor and column; `elsewhere`: editors that only run on other pages."""
     _, protocol = place(study, setting)
     records, swaps = scored(study, setting), substitutions(study, setting)
-    usual = study.edits(setting)
-    for editor, absent in {UNEDITED_MODEL: "", **editors_of(study, setting), **not_run}.items():
+    usual, elsewhere = study.edits(setting), dict.fromkeys(elsewhere, tables.NOT_RUN)
+    shown = {UNEDITED_MODEL: "", **editors_of(study, setting), **elsewhere}
+    for editor, absent in shown.items():
         ran = not absent and editor != UNEDITED_MODEL
         edits = study.edits(setting, editor) if ran else usual
         for column in columns:
@@ -49,6 +60,7 @@ def _cells(
             )
 
 
+@tables.regenerated("main")
 def main_table(study: Study, setting: str) -> tables.Table:
     """Reliability, generality, locality and average in one setting (E1 or E2)."""
     layout = study.document["tables"]["main"]
@@ -57,17 +69,18 @@ def main_table(study: Study, setting: str) -> tables.Table:
     return tables.build_table(
         _cells(study, setting, layout["columns"], item, layout["not_run"]),
         caption=f"{item}, {PROTOCOLS[protocol]}: {form.title}.",
-        notes=[BOTH_NAMES],
+        notes=[BOTH_NAMES, *(f"{name}: {why}." for name, why in layout["not_run"].items())],
         unreported=layout["unreported"],
         csv_path=study.folder / "tables" / f"comeba_hk-main-{setting}.csv",
     )
 
 
+@tables.regenerated("counterfact", settings=with_near)
 def counterfact_table(study: Study, setting: str) -> tables.Table:
     """CounterFact's scores in one setting: the asked answer likelier than its competitor."""
     layout = study.document["tables"]["counterfact"]
     return tables.build_table(
-        _cells(study, setting, layout["columns"], layout["item"], {}),
+        _cells(study, setting, layout["columns"], layout["item"]),
         caption=f"CounterFact's scores, {PROTOCOLS[place(study, setting)[1]]}.",
         notes=[BOTH_NAMES],
         unreported=layout["unreported"],
@@ -75,11 +88,12 @@ def counterfact_table(study: Study, setting: str) -> tables.Table:
     )
 
 
+@tables.regenerated("decoded")
 def decoded_table(study: Study, setting: str) -> tables.Table:
     """What the edited models really answer, beside teacher-forced scores, in one setting."""
     layout = study.document["tables"]["decoded"]
     return tables.build_table(
-        _cells(study, setting, layout["columns"], layout["item"], {}),
+        _cells(study, setting, layout["columns"], layout["item"]),
         caption=f"Decoded answers beside teacher-forced scores: {study.title(setting)}.",
         notes=[BOTH_NAMES],
         csv_path=study.folder / "tables" / f"comeba_hk-decoded-{setting}.csv",

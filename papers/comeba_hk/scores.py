@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lib.metrics.estimates import with_units
+from lib.report.tables import NOT_RUN
 from lib.runs.study import Study
 
 MOMENTS = {"single": "own", "consecutive": "end"}
@@ -49,6 +50,17 @@ def forms(study: Study) -> list[Form]:
     return found
 
 
+def with_near(study: Study) -> list[str]:
+    """The settings of the forms whose locality is read on the same relation (CounterFact's)."""
+    named = [form.setting(p) for form in forms(study) if form.locality == "near" for p in PROTOCOLS]
+    return [name for name in named if name]
+
+
+def consecutive(study: Study) -> list[str]:
+    """The settings whose edits stay from batch to batch."""
+    return [form.consecutive for form in forms(study) if form.consecutive]
+
+
 def place(study: Study, setting: str) -> tuple[Form, str]:
     """The form and the protocol ("single" or "consecutive") of a setting."""
     for form in forms(study):
@@ -64,7 +76,7 @@ def editors_of(study: Study, setting: str) -> dict[str, str]:
         document["settings"][setting]["editors"] for document in (study.document, study.original)
     )
     names = dict.fromkeys([*paper, *here])
-    return {name: "" if here.get(name) else "left out of this profile" for name in names}
+    return {name: "" if here.get(name) else NOT_RUN for name in names}
 
 
 def scored(study: Study, setting: str, sweep: str = "") -> pd.DataFrame:

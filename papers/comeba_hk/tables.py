@@ -10,9 +10,19 @@ from lib.report.pages import index
 from lib.runs.study import Study
 from papers import common
 from papers.comeba_hk import figures
-from papers.comeba_hk.scores import INTENDED, MOMENTS, OWN, WITHOUT, editors_of, place, scored
+from papers.comeba_hk.scores import (
+    INTENDED,
+    MOMENTS,
+    OWN,
+    WITHOUT,
+    consecutive,
+    editors_of,
+    place,
+    scored,
+)
 
 
+@tables.regenerated("hooks")
 def hook_effect(study: Study) -> pd.DataFrame:
     """E6: COMEBA-HK minus an editor without hook layers on the same rows, per setting.
 
@@ -40,6 +50,7 @@ def _amount(a: pd.DataFrame, b: pd.DataFrame) -> str:
     return amount(gap) if gap.n else tables.MISSING
 
 
+@tables.regenerated("answer-in-scope")
 def answer_effect(study: Study, editor: str = OWN) -> pd.DataFrame:
     """Teacher-forced accuracy with the answer's tokens in the scope statistic, minus without."""
     rows = []
@@ -73,6 +84,7 @@ def initial_alpha(study: Study, setting: str) -> float | None:
     return entry.get("config", {}).get("alpha")
 
 
+@tables.regenerated("scope", settings=consecutive)
 def scope_shares(study: Study, setting: str) -> pd.DataFrame:
     """What the scope check does to prompts of every kind, as shares with intervals."""
     found = figures.shares(study.observations(setting))

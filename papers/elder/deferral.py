@@ -16,6 +16,7 @@ from lib.data.records import TITLES
 from lib.metrics.estimates import estimate
 from lib.metrics.intervals import Interval
 from lib.report.figures.parts import counted
+from lib.report.tables import regenerated
 from lib.runs.study import Study
 from papers.common import kept
 from papers.elder.scores import OWN, REFRESHED, ours, scored
@@ -102,6 +103,7 @@ def rate(rows: pd.DataFrame, rule: Rule) -> Interval:
     return estimate(rows.assign(deferred=np.asarray(rule.deferred(rows), float)), "deferred")
 
 
+@regenerated("deferral")
 def rates_table(study: Study, setting: str) -> pd.DataFrame:
     """Deferred shares as measured and as expected: for each N the codes as stored with the run's
     epsilon, and refreshed codes with the epsilon that the settings name for that N."""
@@ -184,6 +186,7 @@ def thresholds(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=names)
 
 
+@regenerated("kept-answers")
 def kept_answers(study: Study, setting: str) -> pd.DataFrame:
     """Of the prompts that no edit is about: how many the rule deferred, and how often all first
     choices stayed the unedited model's, apart for those that it deferred and that it let pass."""

@@ -5,12 +5,13 @@ end, and whose answer the decoded one is. Of other edits' answers it counts whet
 query is among the nearest of the edit's own, as the runs observed them.
 """
 
-import html
 from collections.abc import Mapping
 
 import pandas as pd
 
 from lib.editors.adapters.elder_distances import NEIGHBOURS
+from lib.report import page
+from lib.report.tables import regenerated
 from lib.runs.study import Study
 from papers.common import kept
 from papers.elder.scores import OWN, ours, scored
@@ -80,6 +81,7 @@ def fates(study: Study, setting: str) -> pd.DataFrame:
     return answers(records, seen)
 
 
+@regenerated("fates")
 def fates_table(study: Study, setting: str) -> pd.DataFrame:
     """How many edits of each variant get whose answer, at their own moment and at the end."""
     rows = fates(study, setting)
@@ -105,8 +107,8 @@ def forgetting_text(study: Study, setting: str) -> str:
         if (rows["editor"] == name).any()
     ]
     if not parts:
-        return f"<p><em>No run of {OWN} was scored.</em></p>"
-    return "".join(f"<p>{html.escape(text)}</p>" for text in parts)
+        return page.paragraphs([f"No run of {OWN} was scored."])
+    return page.paragraphs(parts)
 
 
 def _told(name: str, rows: pd.DataFrame, steps: pd.DataFrame, seen: pd.DataFrame) -> str:

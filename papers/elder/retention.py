@@ -145,6 +145,7 @@ class Ability:
         )
 
 
+@tables.regenerated("tasks")
 def tasks_table(study: Study, setting: str) -> tables.Table | None:
     """Tables 7 to 10: every task of one setting; None where no task was run."""
     layout, known = study.document["tables"]["tasks"], common.reported("elder")
@@ -169,6 +170,7 @@ def tasks_table(study: Study, setting: str) -> tables.Table | None:
     )
 
 
+@tables.regenerated("retention")
 def retention_table(study: Study) -> tables.Table | None:
     """Table 2: the mean over tasks in every setting, and how many answers stayed as they were."""
     layout, known = study.document["tables"]["retention"], common.reported("elder")

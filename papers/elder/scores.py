@@ -94,7 +94,7 @@ def lines(study: Study, setting: str) -> Iterator[Line]:
     for name in study.document["tables"]["main"]["order"]:
         if name not in here:
             if name not in EXTENSIONS:
-                yield Line(name, name, 0, reported=told_as(name), absent="not run in this setting")
+                yield Line(name, name, 0, reported=told_as(name), absent=tables.NOT_RUN)
             continue
         fewer = edits[name] < usual
         label = f"{name}, {edits[name]:,} edits" if fewer else name

@@ -22,6 +22,7 @@ LONGER = "edits"  # the sweep over the number of edits
 GROUPS, OTHERS = 5, 20  # edits and unrelated questions in the map of codes (the paper's Figure 4)
 
 
+@tables.regenerated("table3")
 def efficiency_table(study: Study, setting: str) -> tables.Table:
     """Table 3: seconds per edit, and trained parameters after the last edit in millions."""
     layout = study.document["tables"]["efficiency"]
@@ -60,6 +61,7 @@ def efficiency_table(study: Study, setting: str) -> tables.Table:
     )
 
 
+@tables.regenerated("table6")
 def latency_table(study: Study, setting: str) -> tables.Table:
     """Table 6: milliseconds per prompt of a forward pass without and with the edits in force, and
     the second over the first of the same run, in percent more. A profile may time some editors

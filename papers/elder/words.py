@@ -1,10 +1,10 @@
 """What the runs say about the deferral rule, in sentences made from their numbers."""
 
-import html
 from collections.abc import Iterator
 
 import pandas as pd
 
+from lib.report import page
 from lib.runs.study import Study
 from papers.elder.deferral import (
     PROMPTS,
@@ -27,7 +27,7 @@ def deferral_text(study: Study, setting: str) -> str:
     rows = distances(study, setting)
     main = {name: _main(rows, name) for name in (OWN, *EXTENSIONS)}
     if main[OWN].empty:
-        return "<p><em>No run of ELDER observed its distances.</em></p>"
+        return page.paragraphs(["No run of ELDER observed its distances."])
     own = main[OWN]
     parts = [_shape(own), _rates(own), _reading(own), _expected(study, setting, own), _stale(own)]
     parts += [_passed(study, setting)]
@@ -35,7 +35,7 @@ def deferral_text(study: Study, setting: str) -> str:
         if len(again := main[name]):
             how = RECOMPUTED if name == REFRESHED else f"{RECOMPUTED} that are fitted first, {name}"
             parts += [f"{how}: {_shape(again)}", _rates(again), _reading(again)]
-    return "".join(f"<p>{html.escape(text)}</p>" for text in _paragraphs(parts))
+    return page.paragraphs(_paragraphs(parts))
 
 
 def _paragraphs(parts: list[str]) -> Iterator[str]:

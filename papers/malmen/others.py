@@ -8,6 +8,7 @@ import pandas as pd
 from lib.errors import RecordError
 from lib.report.claims.comparisons import METRIC
 from lib.report.claims.verdict import paired
+from lib.report.tables import regenerated
 from lib.runs.study import Study
 from papers.common import kept
 from papers.malmen.scores import OWN, by_m, planned
@@ -33,6 +34,7 @@ def load_others(path: Path = FILE) -> pd.DataFrame:
     return frame
 
 
+@regenerated("others")
 def others_table(study: Study) -> pd.DataFrame:
     """A row per dataset, model and number of edits, a column per method: teacher-forced ES, GS and
     locality."""
@@ -46,6 +48,7 @@ def others_table(study: Study) -> pd.DataFrame:
     return kept(study, "malmen-others", frame.rename(columns={"n_edits": "facts at once, m"}))
 
 
+@regenerated("orderings")
 def orderings(study: Study, setting: str) -> pd.DataFrame:
     """For each pair of methods that both have, and each score: how often the first is ahead in the
     others' runs on the same dataset, our difference at the largest m that both ran, and whether

@@ -14,6 +14,7 @@ from papers.malmen.scores import OWN, by_m, generates, observed, planned
 from papers.malmen.times import times
 
 
+@tables.regenerated("scores")
 def scores_table(study: Study, setting: str) -> tables.Table:
     """ES, GS and LS of every editor at every m of one setting, the unedited model first."""
     layout = study.document["tables"]["main"]
@@ -27,6 +28,7 @@ def scores_table(study: Study, setting: str) -> tables.Table:
     )
 
 
+@tables.regenerated("largest")
 def largest_table(study: Study, setting: str) -> tables.Table | None:
     """All editors at the largest m that MEMIT runs, or at a setting's only m; else None."""
     layout, plan = study.document["tables"]["largest"], planned(study, setting)
@@ -43,6 +45,7 @@ def largest_table(study: Study, setting: str) -> tables.Table | None:
     )
 
 
+@tables.regenerated("decoded")
 def decoded_table(study: Study, setting: str) -> tables.Table:
     """What the models really answer, and whether unrelated answers stayed, at the usual m."""
     layout = study.document["tables"]["decoded"]

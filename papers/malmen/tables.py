@@ -1,13 +1,12 @@
 """The smaller tables of MALMEN's page: data, training, residuals, memory, ablations."""
 
-import html
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from lib.metrics.intervals import Difference
-from lib.report import tables
+from lib.report import page, tables
 from lib.report.claims.comparisons import METRIC, NAMES
 from lib.report.claims.verdict import paired
 from lib.runs.study import Study
@@ -75,6 +74,7 @@ def _trained_manifest(study: Study, setting: str) -> dict[str, Any] | None:
     return next((found for found in manifests if found.get("training")), None)
 
 
+@tables.regenerated("training")
 def learned(study: Study, setting: str) -> pd.DataFrame:
     """Per trained network: steps, facts seen, seconds, and validation scores at start and end."""
     trainings = observed(study, setting, "training").sort_values(["m", "editor", "cached"])
@@ -101,6 +101,7 @@ def _change(curve: pd.DataFrame, column: str) -> str:
     return f"{known.iloc[0]:.2f} → {known.iloc[-1]:.2f}" if len(known) else tables.MISSING
 
 
+@tables.regenerated("residuals")
 def residuals(study: Study, setting: str) -> pd.DataFrame:
     """Means over the edited layers of MALMEN's own rows: how both shifts fit them, per m."""
     rows = observed(study, setting, "module")
@@ -118,6 +119,7 @@ def residuals(study: Study, setting: str) -> pd.DataFrame:
     return kept(study, f"malmen-residuals-{setting}", frame)
 
 
+@tables.regenerated("memory")
 def memory(study: Study, setting: str) -> pd.DataFrame:
     """MiB that the passes of one meta-step keep, joint and decoupled, and that the rows take."""
     rows = observed(study, setting, "memory")
@@ -168,7 +170,7 @@ def ablations(rows: pd.DataFrame) -> pd.DataFrame:
 def left_out(rows: pd.DataFrame) -> str:
     """The ablations that a profile does not run, as an HTML paragraph; "" for none."""
     names = dict.fromkeys(rows.loc[rows["n"] == 0, "variant"])
-    return f"<p>Not run here: {html.escape('; '.join(names))}.</p>" if names else ""
+    return page.paragraphs([f"{'; '.join(names)}: {tables.NOT_RUN}."] if names else [])
 
 
 def _signed(mean: float, low: float, high: float) -> str:

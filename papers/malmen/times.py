@@ -1,6 +1,5 @@
 """Time on MALMEN's page: runs split by activity, and totals beside the two reported ones."""
 
-import html
 from collections.abc import Iterator
 
 import pandas as pd
@@ -48,7 +47,7 @@ def time_notes(frame: pd.DataFrame) -> str:
         )
     if len(little):
         notes.append("MEMIT's key statistics were found in the cache, or are small.")
-    return f"<p>{html.escape(' '.join(notes))}</p>" if notes else ""
+    return page.paragraphs([" ".join(notes)])
 
 
 def total_times(study: Study) -> str:

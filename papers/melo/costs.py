@@ -4,6 +4,7 @@ import pandas as pd
 
 from lib.metrics import costs
 from lib.metrics.intervals import mean_interval
+from lib.report.tables import regenerated
 from lib.runs.study import Study
 from papers.common import kept
 
@@ -14,6 +15,7 @@ REPORTED = (
 )
 
 
+@regenerated("efficiency")
 def efficiency(study: Study) -> pd.DataFrame:
     """One row per editor and setting with numbers: seconds of preparation before the first edit and
     per edit (mean over batches and 95 % interval), trained parameters and stored bytes after the

@@ -5,6 +5,7 @@ import pandas as pd
 from lib.metrics.estimates import by_fact
 from lib.report.claims.verdict import chance, paired
 from lib.report.reported import reported_value
+from lib.report.tables import regenerated
 from lib.runs.study import Study
 from papers.common import kept, reported
 from papers.melo.scores import group_of, scored
@@ -12,6 +13,12 @@ from papers.melo.scores import group_of, scored
 METRIC, RELEASED, INTENDED = "f1_released", "released_holdout", "holdout"
 
 
+def questions(study: Study) -> list[str]:
+    """The settings of the zsRE group."""
+    return [name for name in study.settings if group_of(study, name) == "zsre"]
+
+
+@regenerated("generality", settings=questions)
 def generality(study: Study, setting: str) -> pd.DataFrame:
     """One row per editor: reported generality, F1 on the edited prompts ("as released") and on
     held-out rephrases, and the difference of the two with its interval over facts."""

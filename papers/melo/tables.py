@@ -16,12 +16,23 @@ from papers.common import substitutions
 from papers.melo.scores import group_of, perplexities, scored
 
 HALF_A_DIGIT = 0.005  # of the shares, as printed
-NOT_RUN = "not run in this profile"
 FEWEST_BATCHES = 5  # to resample: fewer give an interval that is far too narrow
 # Rows of Table 2 whose numbers were looked for in the table of the paper they were taken from.
 TAKEN, NEW, NONE = "identical", "new", "–"
 
 
+def reported_settings(study: Study) -> list[str]:
+    """The settings for which the paper reports numbers."""
+    document = study.document["settings"]
+    return [name for name in study.settings if document[name]["reported"]]
+
+
+def passages(study: Study) -> list[str]:
+    """The settings whose score is a perplexity."""
+    return [name for name in study.settings if group_of(study, name) == "hallucination"]
+
+
+@tables.regenerated("table2", settings=reported_settings)
 def table2(study: Study, setting: str) -> tables.Table:
     """One column group of Table 2, reported beside reproduced."""
     layout, group = study.document["tables"]["table2"], group_of(study, setting)
@@ -33,12 +44,6 @@ def table2(study: Study, setting: str) -> tables.Table:
         about={row: e["about"] for row, e in layout["rows"].items() if "about" in e},
         csv_path=study.folder / "tables" / f"melo-table2-{setting}.csv",
     )
-
-
-def reported_settings(study: Study) -> list[str]:
-    """The settings for which the paper reports numbers."""
-    document = study.document["settings"]
-    return [name for name in study.settings if document[name]["reported"]]
 
 
 def all_of_table2(study: Study) -> tables.Table:
@@ -107,7 +112,7 @@ def _cell(
         batches = column["perplexity"] == "released"
     error = study.error(setting, editor)
     if not (error or unchanged) and editor not in study.editors(setting):
-        error = NOT_RUN
+        error = tables.NOT_RUN
     cell = tables.measure(
         rows, score, item=item, metric=column["metric"], editor=editor, setting=setting,
         subset=column["subset"], reported=reported, n_reported=n_reported, batches=batches,
@@ -119,6 +124,7 @@ def _cell(
     return replace(cell, ci_low=math.nan, ci_high=math.nan, verdict="not comparable")
 
 
+@tables.regenerated("table2-overview")
 def overview(study: Study) -> pd.DataFrame:
     """Table 2 as the paper sets it: a row per method, all groups abreast, "reported → here"."""
     layout = study.document["tables"]["table2"]
@@ -167,6 +173,7 @@ def _short(value: float) -> str:
     return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
+@tables.regenerated("origins")
 def origins(study: Study) -> pd.DataFrame:
     """Where each reported number of Table 2 comes from: for every row, the method of GRACE's main
     table with the same numbers, by group. Compared number by number, nothing typed."""
@@ -212,6 +219,7 @@ def _origin(
     return {chosen["title"]: f"{text}{extra}"}
 
 
+@tables.regenerated("decoded")
 def decoded_table(study: Study, setting: str) -> tables.Table:
     """What the edited models really answer, beside teacher-forced scores, in one setting."""
     layout = study.document["tables"]["decoded"]
@@ -221,6 +229,7 @@ def decoded_table(study: Study, setting: str) -> tables.Table:
     )  # fmt: skip
 
 
+@tables.regenerated("perplexity", settings=passages)
 def perplexity_table(study: Study, setting: str) -> tables.Table:
     """The same losses, averaged and decided in other ways."""
     layout = study.document["tables"]["perplexity"]

@@ -4,7 +4,6 @@ Quality is said of sizes that were measured. Of larger ones only time and storag
 an editor that has already lost edits is named.
 """
 
-import html
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lib.metrics.estimates import estimate, resampled
+from lib.report import page
 from lib.report.pages.index import duration
 from lib.runs.study import Study
 from papers import common
@@ -138,7 +138,7 @@ def _costs(cost: Cost | None, edits: int, measured: bool) -> tuple[str, str, str
 def advice_text(answers: Answers) -> str:
     """The answers for every size, as HTML paragraphs."""
     parts = [*_told(answers), *_beyond(answers), _sure(answers)]
-    return "".join(f"<p>{html.escape(text)}</p>" for text in parts if text)
+    return page.paragraphs(parts)
 
 
 def verdict(answers: Answers) -> str:
@@ -146,12 +146,12 @@ def verdict(answers: Answers) -> str:
     smallest measured size, what the best reaches, who forgets, and how sure that is. HTML
     paragraphs."""
     if not answers.found:
-        return "<p><em>No run of this page is finished.</em></p>"
+        return page.paragraphs(["No run of this page is finished."])
     told = list(_told(answers))
     chosen = dict.fromkeys([told[-1], told[0]])
     after = successors.told(answers.records, list(answers.found), answers.costs)
     parts = [*after, *chosen, _parts_of_best(answers), _forgetting(answers), _sure(answers)]
-    return "".join(f"<p>{html.escape(text)}</p>" for text in parts if text)
+    return page.paragraphs(parts)
 
 
 def _told(answers: Answers) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The side-by-side report: what its notebook shows, from the runs of a `Study`."""
 
-import html
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -9,13 +8,14 @@ import pandas as pd
 
 import papers.side_by_side.claims  # noqa: F401  (registers the page's tests)
 from lib.editors.registry import FAMILIES
-from lib.report import summaries
+from lib.report import page, summaries, tables
 from lib.report.claims import claims
 from lib.report.figures import style
 from lib.report.figures.parts import levels
 from lib.report.figures.rows import then_and_now
 from lib.report.pages import record_pages
 from lib.report.tables import UNEDITED_MODEL
+from lib.report.templates import fill
 from lib.runs.study import Study
 from papers import common
 from papers.side_by_side.compare import (
@@ -38,14 +38,14 @@ from papers.side_by_side.scores import (
     scored,
     sizes,
 )
-from papers.side_by_side.tables import SCORE_GROUP, overview
+from papers.side_by_side.tables import SCORE_GROUP, overview, shown_sizes
 
 FAMILY_NAMES = [*FAMILIES, OTHERS]
-
-
-def shown_sizes(study: Study, setting: str) -> list[int]:
-    """The numbers of edits that have a table, the largest first."""
-    return sizes(scored(study, setting))[::-1]
+ONE_SEED = (
+    "There is one order seed here. Intervals that resample batches of edits allow for batches made "
+    "up otherwise; those that resample facts are about other facts in this order, and none is "
+    "about a whole other sequence of batches.",
+)
 
 
 def ranked_sizes(study: Study, setting: str) -> list[int]:
@@ -61,14 +61,10 @@ def seeds_text(study: Study, setting: str) -> str:
     records, editors = scored(study, setting), editors_of(study, setting)
     found = over_seeds(records, editors, max(sizes(records), default=0))
     if found.empty or found["seeds"].max() < 2:
-        return (
-            "<p>There is one order seed here. Intervals that resample batches of edits allow for "
-            "batches made up otherwise; those that resample facts are about other facts in this "
-            "order, and none is about a whole other sequence of batches.</p>"
-        )
+        return page.paragraphs(ONE_SEED)
     common.kept(study, f"{study.paper}-seeds-{setting}", found)
     shown = found.round(3).rename(columns={"sd": "standard deviation between seeds"})
-    return shown.to_html(index=False, border=0, escape=True)
+    return tables.plain(shown)
 
 
 def speed_and_quality(study: Study, setting: str, edits: int) -> pd.DataFrame:
@@ -121,6 +117,7 @@ def ranked(study: Study, setting: str, edits: int) -> pd.DataFrame:
     return found.assign(family=found["editor"].map(who))
 
 
+@tables.regenerated("ranking", sizes=ranked_sizes)
 def ranking_table(study: Study, setting: str, edits: int) -> pd.DataFrame:
     """The ranking by the editing score after so many edits, each editor against the best, and
     beside it the reliability of the same edits right after their own batch: what single-round
@@ -168,8 +165,8 @@ def write_records(study: Study, setting: str) -> str:
                 back=f"../{study.paper}.html",
             )  # fmt: skip
             title = editor if seed == 0 else f"seed {seed}"
-            links.append(f'<a href="{folder.name}/{name}">{html.escape(title)}</a>')
-    return f"<p>{' · '.join(links) or 'No run has records yet.'}</p>"
+            links.append((f"{folder.name}/{name}", title))
+    return fill("links", links=links, nothing="No run has records yet.")
 
 
 def summary(

@@ -25,6 +25,7 @@ from papers.side_by_side.scores import (
     present,
     sample,
     scored,
+    sizes,
     unedited,
 )
 
@@ -48,6 +49,12 @@ COSTS: dict[tuple[str, str], Callable[[Cost], tuple[float, float, float, int]]] 
 }  # fmt: skip
 
 
+def shown_sizes(study: Study, setting: str) -> list[int]:
+    """The numbers of edits after which everything was scored, the largest first."""
+    return sizes(scored(study, setting))[::-1]
+
+
+@tables.regenerated("overview", sizes=shown_sizes)
 def overview(study: Study, setting: str, edits: int) -> tables.Table:
     """Every editor after so many edits, in every measure; each number leads to its records."""
     records, who = scored(study, setting), families(study, setting)
@@ -119,6 +126,7 @@ def _decoded(study: Study, setting: str) -> str:
     return f"Decoding stops after {tokens} tokens: decoded answers are right as far as that."
 
 
+@tables.regenerated("readings")
 def readings_table(study: Study, setting: str) -> tables.Table:
     """Reliability after the last edit in four readings, from the field's usual to the strictest."""
     records, cells = scored(study, setting), []
@@ -144,6 +152,7 @@ def readings_table(study: Study, setting: str) -> tables.Table:
     return table
 
 
+@tables.regenerated("differences", sizes=lambda study, setting: shown_sizes(study, setting)[:1])
 def difference_table(study: Study, setting: str, edits: int) -> tables.Table:
     """Every editor minus the best and minus plain fine-tuning, on the same rows, Holm over all."""
     records, editors = scored(study, setting), editors_of(study, setting)
@@ -178,6 +187,7 @@ def difference_table(study: Study, setting: str, edits: int) -> tables.Table:
     )
 
 
+@tables.regenerated("costs")
 def cost_table(study: Study, setting: str) -> tables.Table:
     """Seconds, forward passes, saved size and memory of every editor, over its whole run."""
     who, cells = families(study, setting), []

@@ -1,5 +1,5 @@
-"""A checkpoint of each family as stock transformers saves it: every editor that supports it edits,
-is kept, is opened in a fresh process, and gives the model back bit for bit."""
+"""A checkpoint of each family as stock transformers saves it: every editor that supports it edits
+twenty facts, is kept, is opened in a fresh process, and gives the model back bit for bit."""
 
 import itertools
 from multiprocessing.connection import Connection
@@ -31,6 +31,7 @@ PLACES = tuple(
 HARBOURS = ("Selby", "Wick", "Calder", "Tavik", "Odde")
 # Enough different words that key statistics have full rank.
 TEXT = [f"Boat {n} leaves {PLACES[n % 20]} at {n * 7 % 24} o'clock, {n * n}." for n in range(200)]
+SEARCHES = ("rome", "wilke", "t_patcher")  # fact after fact: all twenty on one family alone
 LESSONS = {"causal": "invented_statements", "seq2seq": "invented", "classifier": "invented_claims"}
 
 
@@ -74,9 +75,10 @@ def test_every_editor_on_a_checkpoint_of_every_family(tmp_path: Path) -> None:
                 with pytest.raises(EditorError, match=f"does not support {kind} models"):
                     lib.edit(backbone, editor, facts(kind), **options)
                 continue
-            # Twenty once; where an index may hold two answers to be too near, one.
-            count = {"ft_epochs": 20, "melo": 1}.get(editor, 2)
+            count = 2 if editor in SEARCHES and family != "llama" else 20
+            options["batch_size"] = count
             with lib.edit(backbone, editor, facts(kind)[:count], **options) as edited:
+                assert edited.editor.n_edits == count
                 after = prompt_logits(backbone, PROMPTS)
                 kept = edited.save(tmp_path / f"{family}-{editor}")
             if editor != "serac":  # its scope, of a few steps, may hold nothing

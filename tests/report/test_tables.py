@@ -1,5 +1,6 @@
 """Tables print reported beside reproduced, escape everything and hide no failure."""
 
+import html
 import itertools
 import math
 import os
@@ -12,13 +13,16 @@ import pytest
 from scipy import stats
 
 from lib.errors import RecordError
+from lib.report import tables
 from lib.report.orderings import orderings
 from lib.report.page import data_counts
 from lib.report.reported import REPORTED_COLUMNS, load_reported, reported_value
 from lib.report.tables import (
+    NOT_RUN,
     TIDY_COLUMNS,
     UNEDITED_MODEL,
     Cell,
+    Regenerated,
     build_table,
     measure,
     unedited,
@@ -70,7 +74,8 @@ def test_the_order_of_the_methods_stands_below_the_table() -> None:
     assert (found.methods, found.pairs, found.agree) == (3, 3, agree)
     tau = stats.kendalltau(list(told.values()), [ours[name] for name in told]).statistic
     assert found.tau == pytest.approx(tau)
-    assert f"as reported against here: ES: {found}." in build_table(cells).to_html()
+    shown = html.unescape(build_table(cells).to_html())
+    assert f"as reported against here: ES: {found}." in shown
     # Two methods are one pair, and one that made fewer edits is not compared.
     fewer = [*cells[:2], replace(cells[2], n_edits=1)]
     assert orderings(cells[:2]) == orderings(fewer) == []
@@ -129,17 +134,17 @@ def test_rows_of_fewer_facts_and_what_is_resampled_stand_below_the_table() -> No
     shown = build_table(cells).to_html()
     assert "[0.30, 0.70] (40/10)" in shown and "[0.30, 0.70] (n=80)" in shown
     assert "(40/10): n = 40 scored rows of 10 independent facts." in shown
-    assert "95 % intervals; what is resampled: facts.</li>" in shown
+    assert "95 % intervals; what is resampled: facts.</span>" in shown
     batches = [*cells, cell(editor="FT", metric="ES", n=40, facts=40, unit="batch", **told)]
     assert (
-        "what is resampled: batches of edits (ES), facts (Locality).</li>"
+        "what is resampled: batches of edits (ES), facts (Locality).</span>"
         in build_table(batches).to_html()
     )
     few = [cell(setting=s, metric=m, n=9, facts=9, unit="fact (3 batches)" if m == "ES" else "fact",
                 **told) for s in ("T5", "BERT") for m in ("ES", "Locality")]  # fmt: skip
     few.append(cell(setting="GPT", metric="PPL", n=9, facts=9, unit="fact", **told))
     assert (
-        "facts, there being fewer than 10 batches of edits (ES), facts (Locality, GPT).</li>"
+        "facts, there being fewer than 10 batches of edits (ES), facts (Locality, GPT).</span>"
         in build_table(few).to_html()
     )
 
@@ -163,6 +168,46 @@ def test_the_unedited_model_is_what_was_scored_before_any_edit() -> None:
     assert absent.error and not absent.n
 
 
+def test_a_count_that_a_whole_column_shares_stands_in_its_heading() -> None:
+    told = {"reproduced": 0.5, "ci_low": 0.3, "ci_high": 0.7, "facts": 10}
+    counts = (("FT", "ES", 40), ("MELO", "ES", 40), ("FT", "PPL", 40), ("MELO", "PPL", 20))
+    cells = [cell(editor=editor, metric=metric, n=n, **told) for editor, metric, n in counts]
+    shown = build_table(cells).to_html()
+    assert ">ES (40/10)</th>" in shown and ">PPL</th>" in shown
+    assert shown.count("[0.30, 0.70]</span>") == 2 and "[0.30, 0.70] (20/10)" in shown
+
+
+def test_what_a_profile_does_not_run_is_one_line_and_what_failed_is_a_row() -> None:
+    cells = [
+        cell(editor="MELO", reproduced=0.5, n=3, reported=0.6),
+        *(cell(editor=e, metric=m, error=NOT_RUN) for e in ("A", "B") for m in ("ES", "Locality")),
+        cell(editor="C", error="EditorError: out of room"),
+    ]
+    table = build_table(cells)
+    shown = table.to_html()
+    assert shown.count('scope="row"') == 2 and "EditorError: out of room" in shown
+    assert f"4 cells {NOT_RUN} (numbers in the CSV): A, B." in shown
+    assert len(table.tidy) == len(cells)
+
+
+def test_a_table_names_its_csv_and_the_command_that_makes_it(tmp_path: Path, monkeypatch) -> None:
+    made = Regenerated("demo", "one", lambda study, setting: None, None, None)
+    monkeypatch.setitem(tables.NAMED, ("demo", "one"), made)
+    place = tmp_path / "smoke" / "tables"
+    shown = build_table([cell()], csv_path=place / "demo-one-T5.csv").to_html()
+    assert '<a href="tables/demo-one-T5.csv">CSV</a>' in shown
+    assert "./run_all.sh --only demo --profile smoke --table one-T5<" in shown
+    laptop = tmp_path / "laptop" / "tables" / "demo-one-T5.csv"
+    assert "--only demo --table one-T5<" in build_table([cell()], csv_path=laptop).to_html()
+    other = build_table([cell()], csv_path=place / "demo-other.csv").to_html()
+    assert "demo-other.csv" in other and "run_all" not in other
+    frame = pd.DataFrame({"a": [1.5, None]})
+    frame.attrs["csv"] = str(place / "demo-one.csv")
+    assert "--table one<" in tables.plain(frame) and '<th scope="row">1.5</th>' in tables.plain(
+        frame
+    )
+
+
 def test_missing_reported_and_failed_runs_are_words() -> None:
     shown = build_table([cell(error="EditorError: out of room")]).to_html()
     assert "not available" in shown and "EditorError: out of room" in shown
@@ -182,9 +227,13 @@ def test_columns_of_one_setting_stay_together() -> None:
     cells = [cell(setting=s, metric=m) for m in ("ES", "Locality") for s in ("T5", "BERT")]
     shown = build_table(cells).to_html()
     assert shown.count('class="setting"') == 2 and shown.count('colspan="2"') == 2
+    single = build_table(
+        [cell(), cell(metric="Locality")], caption="After the last edit."
+    ).to_html()
+    assert "setting" not in single and "After the last edit: T5." in single
 
 
-def test_a_setting_without_reported_numbers_says_so_in_one_column() -> None:
+def test_a_column_without_reported_numbers_has_no_place_for_them() -> None:
     cells = [
         cell(editor=e, metric=m, setting=s, reproduced=0.5, n=3)
         for e in ("FT", "MEMIT")
@@ -192,16 +241,13 @@ def test_a_setting_without_reported_numbers_says_so_in_one_column() -> None:
         for m in ("ES", "Locality")
     ]
     shown = build_table(cells, unreported="no table could be seen.").to_html()
-    assert shown.count('<td class="reported" rowspan="2">not available</td>') == 2
-    assert shown.count('<th rowspan="2" scope="col" class="reported">reported</th>') == 2
-    assert shown.count('colspan="3"') == 2
-    assert shown.count("no table could be seen.") == 1
-    # A row of body cells is as wide as the head: one reported and two metrics per setting.
-    first, second = (row for row in shown.split("<tr>") if row.startswith('<th scope="row">'))
-    assert (first.count("<td"), second.count("<td")) == (6, 4)
+    assert 'class="reported"' not in shown and shown.count("no table could be seen.") == 1
+    for row in shown.split('<th scope="row">')[1:]:
+        assert row.count("<td") == 4
     mixed = [cell(setting="CF", reproduced=0.5, n=3, reported=0.6), cell(setting="zsRE")]
     shown = build_table(mixed, unreported="no table could be seen.").to_html()
-    assert shown.count('rowspan="1"') == 1 and '<td class="reported">0.60</td>' in shown
+    assert shown.count('<td class="reported">') == 1
+    assert '<th scope="col" rowspan="2" class="metric">ES</th>' in shown  # of the bare column
 
 
 def test_an_empty_table_says_so_and_twins_are_an_error() -> None:
@@ -258,6 +304,6 @@ def test_the_page_says_what_was_left_out_of_the_data() -> None:
     model = {"provenance": "random", "content": "e" * 64}
     manifests = {"FT": {"dataset": data, "seed": 0, "backbone": model}}
     study = SimpleNamespace(document={"settings": {"one": {}}}, manifests=lambda setting: manifests)
-    assert "2 skipped; 3 single texts of a.jsonl" in data_counts(study)
+    assert "2 skipped; 3 single texts of a.jsonl" in data_counts(study).data
     del data["left_out"]
-    assert "<td>2 skipped</td>" in data_counts(study)
+    assert "<td>2 skipped</td>" in data_counts(study).data

@@ -82,3 +82,14 @@ def test_a_notebook_of_another_copy_is_refused(tmp_path: Path, monkeypatch) -> N
     monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", ModuleType("kernelapp"))
     with pytest.raises(UsageError, match="choose the kernel"):
         Study.open("comeba_hk", "smoke", output=tmp_path)
+
+
+def test_a_value_from_the_shell_belongs_to_one_paper(tmp_path: Path, capsys) -> None:
+    place = "cf-single.editors.COMEBA-HK.changes.alpha"
+    given = ["--profile", "smoke", "--plan", "--output", str(tmp_path), "--set", f"{place}=1.5"]
+    assert main([*given, "--only", "comeba_hk"]) == 0
+    folder = Study.open("comeba_hk", "smoke", output=tmp_path, overrides={place: 1.5}).folder
+    assert f"into {folder}\n" in capsys.readouterr().out
+    assert main(given) == 2 and "--only" in capsys.readouterr().err
+    assert main([*given[:-1], place, "--only", "comeba_hk"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err

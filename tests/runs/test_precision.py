@@ -86,8 +86,8 @@ def runs(monkeypatch):
     described = plan.profile_of
 
     def planned(dtype: str | None, *, able: bool, device: str = "cpu") -> plan.Run:
-        def profile_of(paper: str, profile: str):
-            document, sourced = described(paper, profile)
+        def profile_of(paper: str, profile: str, *overrides):
+            document, sourced = described(paper, profile, *overrides)
             if profile == "smoke" and dtype is not None:
                 document["settings"][SETTING]["dtype"] = dtype
             return document, sourced

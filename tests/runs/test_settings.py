@@ -13,6 +13,7 @@ from lib import editors
 from lib.errors import UsageError
 from lib.runs import plan, schema, settings
 from lib.runs.settings import FOLDER, PROFILES, laid_out, papers, read_paper
+from lib.runs.study import Study
 from lib.storage import documents
 from lib.storage.checked import FaultyError, checked
 from lib.storage.documents import plain
@@ -367,3 +368,43 @@ def test_pages_on_one_stream_share_their_runs(profile: str) -> None:
         assert len(both) >= 2, page
         for editor, (run, theirs) in both.items():
             assert run.identity == theirs.identity, (page, editor)
+
+
+PLACE = "cf-single.editors.COMEBA-HK.changes.alpha"
+
+
+def test_overrides_change_the_runs_that_they_concern_and_stand_apart(tmp_path: Path) -> None:
+    study = Study.open("comeba_hk", "smoke", output=tmp_path)
+    other = Study.open("comeba_hk", "smoke", output=tmp_path, overrides={PLACE: 1.5})
+    assert other.overridden() == [("cf-single.editors.COMEBA-HK.config.alpha", 2.2, 1.5)]
+    assert study.overridden() == [] and study.departures("cf-single") != other.departures(
+        "cf-single"
+    )
+    assert other.folder != study.folder and other.folder.parent == study.folder.parent
+    assert other.store.root == study.store.root  # what is the same is made once
+    pairs = list(zip(study.runs, other.runs, strict=True))
+    changed = {(a.setting, a.editor) for a, b in pairs if a.identity != b.identity}
+    assert changed == {("cf-single", "COMEBA-HK")}
+    nested = {"cf-single": {"editors": {"COMEBA-HK": {"changes": {"alpha": 1.5}}}}}
+    assert [run.identity for run in other.runs] == [
+        run.identity for run in plan.runs("comeba_hk", "smoke", overrides=nested)
+    ]
+    assert Study.open("comeba_hk", "smoke", output=tmp_path).document == study.document
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({f"{PLACE}s": 1.5}, f"{PLACE}s: no such key; did you mean alpha?"),
+        ({"cf-singel.seeds": 2}, "cf-singel: no such setting; did you mean cf-single?"),
+        ({"cf-single.editors.COMEBA.changes.alpha": 1.5}, "did you mean COMEBA-HK?"),
+        ({PLACE: "low"}, f"{PLACE}: should be a valid number, not 'low'"),
+        ({"cf-single-gptj.seeds": 2}, "the profile smoke does not run it"),
+        ({"cf-single.seeds": {1, 2}}, "places and plain values"),
+        ([PLACE], "places and plain values"),
+    ],
+)
+def test_an_override_is_checked_as_the_file_is(overrides, told: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        Study.open("comeba_hk", "smoke", overrides=overrides)
+    assert str(raised.value).startswith("overrides: ") and told in str(raised.value)

@@ -6,7 +6,6 @@ them: those imported here, and a paper's own (`papers/<paper>/claims.py`).
 
 import dataclasses
 import difflib
-import html
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from lib.report.claims.verdict import (
     decided_in,
     over_settings,
 )
+from lib.report.templates import fill
 
 SAID = ["key", "sentence", "source", "editor", "verdict", "marks", "evidence"]
 NUMBERS = ["row", *(item.name for item in dataclasses.fields(Evidence)[1:])]
@@ -129,11 +129,9 @@ class Beside:
     def to_html(self) -> str:
         """ "overnight: holds in 2 of 3 settings (500 facts)" with a link to the page."""
         facts = f" ({self.facts:,} facts)" if self.facts else ""
-        text = f"{badge(self.verdict)}{html.escape(reach(self.verdict, self.settings) + facts)}"
-        name = html.escape(self.profile)
-        if self.link:
-            name = f'<a href="{html.escape(self.link)}">{name}</a>'
-        return f'<span class="beside">{name}: {text}</span>'
+        text = f"{reach(self.verdict, self.settings)}{facts}"
+        own = badge(self.verdict)
+        return fill("badge", profile=self.profile, link=self.link, badge=own, text=text)
 
 
 @dataclass(frozen=True)
@@ -162,25 +160,26 @@ class Verdicts:
             for claim, verdict in judged.rows:
                 title = self.titles.get(name, name)
                 found.setdefault(claim.key, []).append((title, claim, verdict))
-        items = "".join(self._entry(key, rows) for key, rows in found.items())
-        return f'<ol class="claims">{items}</ol>' if items else ""
+        entries = [self._entry(key, rows) for key, rows in found.items()]
+        return fill("claims", claims=entries) if entries else ""
 
-    def _entry(self, key: str, rows: list[tuple[str, Claim, Verdict]]) -> str:
+    def _entry(self, key: str, rows: list[tuple[str, Claim, Verdict]]) -> dict[str, object]:
         claim = rows[0][1]
         judged = [(verdict.word, verdict.marks) for _, _, verdict in rows]
         word = over_settings(judged)
-        where = reach(word, decided_in(judged))
-        beside = "".join(f" {one.to_html()}" for one in self.beside.get(key, ()))
-        link = ""
-        if claim.shown:
-            link = f' <a href="#{section_id(claim.shown)}">{html.escape(claim.shown)}</a>'
-        rows = sorted(rows, key=lambda row: -row[2].facts)
-        told = "".join(_setting(*row, alone=len(rows) == 1) for row in rows)
-        return (
-            f'<li class="claim"><p class="sentence">{html.escape(claim.sentence)} '
-            f'<cite>{html.escape(claim.source)}</cite></p><p class="finding">{badge(word)}'
-            f"{html.escape(where)}{beside}{link}</p>{told}</li>"
-        )
+        return {
+            "sentence": claim.sentence, "source": claim.source, "badge": badge(word),
+            "where": reach(word, decided_in(judged)), "shown": claim.shown,
+            "section": section_id(claim.shown),
+            "beside": [one.to_html() for one in self.beside.get(key, ())],
+            "rows": [
+                {
+                    "badge": badge(found.word, found.marks), "title": title,
+                    "evidence": found.evidence,
+                }
+                for title, _, found in _first(rows, word)
+            ],
+        }  # fmt: skip
 
     def _repr_html_(self) -> str:
         return self.to_html() or "<p><em>No setting of this profile can test one.</em></p>"
@@ -195,11 +194,12 @@ def _together(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return rows[["setting", *(name for name in rows if name != "setting")]]
 
 
-def _setting(title: str, claim: Claim, verdict: Verdict, *, alone: bool) -> str:
-    """The evidence of one setting, with its own verdict where there are several."""
-    own = "" if alone else f"{badge(verdict.word, verdict.marks)} "
-    place = f"<b>{html.escape(title)}.</b> " if title else ""
-    return f'<p class="finding">{own}{place}{html.escape(verdict.evidence)}</p>'
+def _first(rows: list[tuple[str, Claim, Verdict]], word: str) -> list[tuple[str, Claim, Verdict]]:
+    """The rows with the one that stands unfolded first: of those with the verdict over the settings
+    the one with the most independent facts. The others follow, the largest first."""
+    ordered = sorted(rows, key=lambda row: -row[2].facts)
+    ahead = next((row for row in ordered if row[2].word == word), ordered[0])
+    return [ahead, *(row for row in ordered if row is not ahead)]
 
 
 def badge(verdict: str, marks: Iterable[str] = (), where: str = "") -> str:
@@ -207,9 +207,8 @@ def badge(verdict: str, marks: Iterable[str] = (), where: str = "") -> str:
     marks = tuple(marks)
     named = marks[0] if marks else verdict
     text = f"{HOLDS}, {named}" if named in MARKS else verdict
-    symbol = f'<span aria-hidden="true">{SYMBOLS[named]}</span>'
     kind = "marked" if named in MARKS else named.split()[0]
-    return f'<span class="badge {kind}">{symbol} {html.escape(text + where)}</span>'
+    return fill("badge", profile="", kind=kind, symbol=SYMBOLS[named], text=text + where)
 
 
 def reach(verdict: str, settings: tuple[int, int]) -> str:

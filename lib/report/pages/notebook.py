@@ -17,19 +17,29 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from lib.errors import StoreError, StudyError, UsageError
+from lib.report import templates
 from lib.runs.settings import ROOT
 from lib.storage.atomic import write_text
 
-ASSETS = Path(__file__).parents[1] / "templates"
+ASSETS = templates.FOLDER
 # What a page takes of an output in place of the HTML that a notebook shows.
 PAGE_MARKUP = "application/vnd.model-editing-study.page+html"
 KERNEL_SECONDS = 900
 _SLOW = "close other programs, or give it more STUDY_KERNEL_SECONDS"
 _BROKEN = "install ipykernel where the study runs (./run_all.sh without conda does that)"
 _MARKER = "papermill-error-cell-tag"
+# Cells with this tag are folded: a section from its heading on, or what a step of code shows.
+FOLDED = "folded"
 # Markdown and scripts made from data at run time never reach the page: only escaped HTML does.
 _SHOWN = ("text/html", "image/svg+xml", "image/png", "text/plain")
 _HEADING = re.compile(r"<h([1-6])(\s[^>]*)?>(.*?)</h\1>", re.DOTALL)
+_BARE = re.compile(  # a heading, or a table without a caption and the region that it scrolls in
+    r"<h(?P<level>[1-6])(?:\s[^>]*)?>(?P<inner>.*?)</h(?P=level)>|"
+    r'(?P<before><div(?=[^>]* class="scroll")[^>]*? aria-label=")(?P<label>[^"]*)'
+    r'(?P<after>"[^>]*>\s*<table[^>]*>)'
+    r"(?P<next>\s*<(?!caption))",
+    re.DOTALL,
+)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PICTURE = re.compile(r'(<(?:img|source)\b[^>]*?\ssrc(?:set)?=")([^":]+\.svg)(?=")')
 _SAFE = "/:;=,()'"  # what may stand in a quoted address as it is
@@ -148,7 +158,8 @@ def to_html(
     notebook = _cleaned(nbformat.read(ipynb, as_version=4))
     page = {
         "title": title, "lang": lang, "back": back, "failure": failure or _failure(notebook),
-        "css": (ASSETS / "report.css").read_text(encoding="utf-8"),
+        "css": templates.text("report.css"), "script": templates.text("tables.js"),
+        "policy": templates.policy(),
     }  # fmt: skip
     config = Config()
     config.NbConvertBase.display_data_priority = list(_SHOWN)
@@ -207,12 +218,31 @@ def finish(page: str, title: str) -> str:
         return f'<h{level} id="{name}"{attributes}>{inner}{anchor}</h{level}>'
 
     head, main, rest = page.partition("<main")
-    rest = _HEADING.sub(mend, rest)
+    rest = _captioned(_HEADING.sub(mend, rest))
     # The contents follow the title and the introduction: before the first section, that is.
     places = [rest.find(mark, rest.find("</h1>")) for mark in ("</section>", "<h2")]
     places[0] += len("</section>") if places[0] >= 0 else 0
     place = min((p for p in places if p >= 0), default=len(rest))
     return head + main + rest[:place] + _contents(entries) + rest[place:]
+
+
+def _captioned(main: str) -> str:
+    """Every table with a caption: one without gets the heading above it, for those who hear it."""
+    heading = ""
+
+    def caption(match: re.Match[str]) -> str:
+        nonlocal heading
+        if match["level"]:
+            text = re.sub(r'<a class="anchor-link".*?</a>', "", match["inner"], flags=re.DOTALL)
+            heading = html_lib.escape(html_lib.unescape(re.sub(r"<[^>]+>", "", text)).strip())
+            return match[0]
+        label = match["label"] if match["label"] not in ("", "Table") else heading or "Table"
+        return (
+            f"{match['before']}{label}{match['after']}"
+            f'<caption class="quiet"><span>{label}</span></caption>{match["next"]}'
+        )
+
+    return _BARE.sub(caption, main)
 
 
 def scroll_tables(markup: str) -> str:
@@ -221,7 +251,8 @@ def scroll_tables(markup: str) -> str:
         return markup
     markup = re.sub(r"<style scoped>.*?</style>", "", markup, flags=re.DOTALL)
     markup = re.sub(r'(<table\b[^>]*?)\sborder="\d+"', r"\1", markup)
-    opening = '<div class="scroll" role="region" tabindex="0" aria-label="Table, scrolls sideways">'
+    markup = re.sub(r"<th(?=[\s>])(?![^>]*scope)", '<th scope="col"', markup)
+    opening = '<div class="scroll" role="region" tabindex="0" aria-label="Table">'
     return re.sub(
         r"<table\b.*?</table>", lambda m: f"{opening}{m[0]}</div>", markup, flags=re.DOTALL
     )
@@ -258,7 +289,51 @@ def _cleaned(notebook: object) -> object:
                 continue
             kept.append(output)
         cell.outputs = kept
+    _fold(notebook.cells)
     return notebook
+
+
+def _fold(cells: list) -> None:
+    """Mark where folds begin and end, in `cell.fold` and `cell.unfold`. A fold that shows an error
+    or printed something is open."""
+    for cell in cells:
+        cell.fold, cell.unfold = None, False
+    for place, cell in enumerate(cells):
+        if FOLDED not in cell.metadata.get("tags", []):
+            continue
+        if cell.cell_type == "code":
+            inside, title = [cell], cell.metadata["summary"]
+        else:
+            level = _level(cell)
+            title, _, cell.source = cell.source.partition("\n")
+            end = (i for i in range(place + 1, len(cells)) if 0 < _level(cells[i]) <= level)
+            inside = cells[place : next(end, len(cells))]
+        inside[-1].unfold = True
+        outputs = [output for one in inside for output in one.get("outputs", [])]
+        cell.fold = {
+            "title": title, "counted": _counted(outputs),
+            "open": any(map(_told, outputs)),
+        }  # fmt: skip
+
+
+def _told(output: object) -> bool:
+    """Whether an output must be seen: an error, something printed, or marked so."""
+    printed = output.output_type in ("stream", "error")
+    return printed or output.get("metadata", {}).get("open", False)
+
+
+def _level(cell: object) -> int:
+    """The level of the heading that a cell of text begins with, 0 for none."""
+    found = re.match(r"(#+) ", cell.source) if cell.cell_type == "markdown" else None
+    return len(found[1]) if found else 0
+
+
+def _counted(outputs: list) -> str:
+    """How many entries and figures outputs show: "27 entries, 1 figure"."""
+    shown = "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+    entries, pictures = shown.count('scope="row"') + shown.count("<li>"), shown.count("<figure")
+    parts = ((entries, "entry", "entries"), (pictures, "figure", "figures"))
+    return ", ".join(f"{n:,} {one if n == 1 else more}" for n, one, more in parts if n)
 
 
 def _failure(notebook: object) -> str:

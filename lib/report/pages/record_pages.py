@@ -4,15 +4,15 @@ One static page per run, beside the report whose tables lead here. A section per
 per moment with an anchor "<subset>-<edits>" ("-before", "-own"), a row per record.
 """
 
-import html
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 
 from lib.data.records import TITLES
-from lib.report.pages.notebook import ASSETS
+from lib.report import templates
 from lib.storage.atomic import write_text
 
 ABOUT = {  # in the order of the sections
@@ -32,7 +32,6 @@ STYLE = (
     "main td{overflow-wrap:break-word;padding-left:.2rem}"
     "main td:nth-child(2){min-width:16rem;max-width:26rem}main td:nth-child(n+4){min-width:4.8rem}"
 )
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def write(path: Path, title: str, rows: pd.DataFrame, *, back: str) -> Path:
@@ -41,37 +40,22 @@ def write(path: Path, title: str, rows: pd.DataFrame, *, back: str) -> Path:
     `rows` as `papers.side_by_side.scores` gives them. Of a long section at most `ROOM` rows
     are shown, evenly over the stream; the page says so.
     """
-    sections = [_section(name, rows[rows["subset"] == name], back) for name in ABOUT]
-    links = " · ".join(
-        f'<a href="#{name}">{TITLES[name]}</a>'
-        for name, section in zip(ABOUT, sections, strict=True)
-        if section
-    )
-    css = (ASSETS / "report.css").read_text(encoding="utf-8") + STYLE
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{_safe(title)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n"
-        '<a class="skip" href="#content">Skip to the records</a>\n'
-        f'<header class="top"><nav aria-label="Study"><a href="{_safe(back)}">← Back to the '
-        'tables</a></nav></header>\n<div class="page single"><main id="content">\n'
-        f"<h1>{_safe(title)}</h1><p>{links or 'Nothing was scored.'}</p><p>The first mark of an "
-        "answer is for the whole answer fed in token by token, the second for what the model wrote "
-        "by itself, which follows: ✓ right, ✗ wrong; on the same relation and on unrelated "
-        "questions = as before, ≠ changed. The colour goes by the second, or the first where "
-        "nothing was decoded. Numbers in the heads are edits that the model held.</p>\n"
-        f"{''.join(sections)}</main></div>\n</body>\n</html>\n"
-    )
+    page = templates.fill(
+        "records",
+        title=title,
+        back=back,
+        css=Markup(templates.text("report.css") + STYLE),
+        script=Markup(templates.text("tables.js")),
+        policy=Markup(templates.policy(pictures="")),
+        sections=[_section(name, rows[rows["subset"] == name]) for name in ABOUT if
+                  (rows["subset"] == name).any()],
+    )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page)
+    write_text(path, f"{page}\n")
     return path
 
 
-def _section(name: str, rows: pd.DataFrame, back: str) -> str:
-    if rows.empty:
-        return ""
-    heading = TITLES[name]
+def _section(name: str, rows: pd.DataFrame) -> dict[str, object]:
     moments = dict(_moments(rows))
     records = rows.drop_duplicates(["record", "prompt"])
     records = records.sort_values(["edit_index", "record"], kind="stable")
@@ -91,20 +75,12 @@ def _section(name: str, rows: pd.DataFrame, back: str) -> str:
         }
         for place, part in moments.items()
     }
-    heads = "".join(
-        f'<th scope="col" id="{name}-{place}">{_moment(place)}</th>' for place in moments
-    )
-    body = "".join(
-        _row(row, name, answers) for row in shown[["edit_index", "record", "prompt", "target"]]
-        .itertuples(index=False)
-    )  # fmt: skip
-    return (
-        f'<h2 id="{name}">{heading}</h2><p>{ABOUT[name]}.{cut} '
-        f'<a href="{_safe(back)}">Back to the tables</a></p>'
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{heading}"><table><thead><tr>'
-        f'<th scope="col">Edit</th><th scope="col">Prompt</th><th scope="col">Answer</th>{heads}'
-        f"</tr></thead><tbody>{body}</tbody></table></div>\n"
-    )
+    asked = shown[["edit_index", "record", "prompt", "target"]].itertuples(index=False)
+    return {
+        "name": name, "heading": TITLES[name], "about": f"{ABOUT[name]}.{cut}",
+        "moments": [(place, _moment(place)) for place in moments], "borrowed": name in BORROWED,
+        "rows": [_row(row, name, answers) for row in asked],
+    }  # fmt: skip
 
 
 def _moments(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -128,27 +104,32 @@ def _evenly(records: pd.DataFrame) -> pd.DataFrame:
     return records.iloc[[i * len(records) // ROOM for i in range(ROOM)]]
 
 
-def _row(row: tuple, name: str, answers: Mapping[str, Mapping[tuple[str, str], tuple]]) -> str:
+def _row(
+    row: tuple, name: str, answers: Mapping[str, Mapping[tuple[str, str], tuple]]
+) -> dict[str, object]:
     index, record, prompt, target = row
-    number = "" if index < 0 else str(int(index) + 1)
     cells = [
         _answer(*found[record, prompt], name in KEPT, place == "before")
         if (record, prompt) in found
-        else "<td>"
+        else {"style": "", "text": ""}
         for place, found in answers.items()
     ]
-    text = _safe(_short(str(prompt), OF_GENERAL if name == "general" else LONGEST))
-    asked = f"<td class=b>{text}" if name in BORROWED else f"<td>{text}"
-    return f"<tr><td>{number}{asked}<td>{_safe(_short(str(target), 60))}{''.join(cells)}\n"
+    longest = OF_GENERAL if name == "general" else LONGEST
+    return {
+        "number": "" if index < 0 else str(int(index) + 1), "answers": cells,
+        "prompt": _short(str(prompt), longest), "target": _short(str(target), 60),
+    }  # fmt: skip
 
 
-def _answer(forced: float, decoded: float, text: object, kept: bool, before: bool) -> str:
+def _answer(
+    forced: float, decoded: float, text: object, kept: bool, before: bool
+) -> dict[str, str]:
     """One answer: two marks, the decoded text, and a colour by the second mark."""
-    told = _safe(_short(text, 60)) if isinstance(text, str) else ""
+    told = _short(text, 60) if isinstance(text, str) else ""
     if kept and before:
-        return f"<td>{told}"
+        return {"style": "", "text": told}
     style = _style(decoded if decoded == decoded else forced)
-    return f"<td{style}>{_mark(forced, kept)}{_mark(decoded, kept)} {told}"
+    return {"style": style, "text": f"{_mark(forced, kept)}{_mark(decoded, kept)} {told}"}
 
 
 def _mark(score: float, kept: bool) -> str:
@@ -158,14 +139,10 @@ def _mark(score: float, kept: bool) -> str:
 
 
 def _style(score: float) -> str:
-    return "" if score != score else " class=r" if score == 1 else " class=w"
+    return "" if score != score else "r" if score == 1 else "w"
 
 
 def _short(text: str, longest: int) -> str:
     """The text on one line; of a long one the beginning."""
     text = re.sub(r"\s+", " ", text).strip()
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def _safe(text: object) -> str:
-    return html.escape(str(text), quote=True)

@@ -77,6 +77,7 @@ def _shows(study: Study, options: argparse.Namespace) -> list[object]:
     given = {path for path in given if path.suffix not in (".py", ".pyc")}
     return [
         [study.paper, study.profile, options.self_contained, options.skip_bad, options.seeds],
+        study.overrides,
         [str(options.output), str(options.data_dir), study.replaced()],
         [digest(run.editor.with_name("manifest.json")) for run in found],
         fingerprints.code(*sorted(modules), *report, "lib.runs.study"),
@@ -110,6 +111,7 @@ def _write_page(study: Study, options: argparse.Namespace, page: Path) -> str:
         "data_dir": str(options.data_dir or ""),
         "seeds": options.seeds or 0,
         "skip_bad": options.skip_bad,
+        "overrides": study.overrides,
         "retry_failed": False,  # the command line tried them just now
     }
     done = notebook.execute(

@@ -10,7 +10,7 @@ from lib.report.pages.index import write_index
 from lib.report.pages.notebook import execute, to_html
 from lib.report.summaries import PaperSummary, Told, write_summary
 from lib.runs.settings import ROOT
-from tests.report.pages.browser_checks import check_page, problems, why_no_browser
+from tests.report.pages.browser_checks import check_page, opened, problems, why_no_browser
 
 reason = why_no_browser()
 pytestmark = pytest.mark.skipif(bool(reason), reason=f"pages are not opened: {reason}")
@@ -32,7 +32,9 @@ cells = [
                    editor=editor, subset=subset, reported=0.9, n_reported=100)
     for editor in ("MELO", "LoRA", "Absent") for subset in ("edits", "holdout", "upstream")
 ]
-tables.build_table(cells, caption="A wide table " * 9)
+more = [tables.Cell("T", cells[0].setting, "", "", f"editor {i}", cells[0].metric, reproduced=i)
+        for i in range(9)]
+tables.build_table([*cells, *more], caption="A wide table " * 9)
 #
 save(curves.score_curves(rows, "f1_ids"), out, "one", "Lines & more")
 #
@@ -99,19 +101,43 @@ def test_a_failed_report_is_sound_too(tmp_path: Path) -> None:
     check_page(to_html(done.notebook, tmp_path / "o.html", "Broken", failure=done.error))
 
 
+def test_tables_sort_filter_and_are_one_tab_stop(folder: Path) -> None:
+    with opened(folder / "demo.html") as page:
+        region = page.locator(".scroll", has=page.locator("table.results")).first
+        rows = region.locator("tbody tr")
+        before = rows.all_inner_texts()
+        region.focus()
+        page.keyboard.press("Enter")  # into the table: its filter, and then its first heading
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        first = region.locator("thead th").first
+        assert first.get_attribute("aria-sort") == "descending"
+        assert rows.all_inner_texts() == sorted(before, key=str.lower)
+        page.keyboard.press("Escape")
+        page.keyboard.press("Tab")
+        inside = "e => e.contains(document.activeElement)"
+        assert not region.evaluate(inside)  # the next stop is outside
+        many = page.locator(".scroll", has=page.locator("input")).last
+        many.locator("input").fill("no such row")
+        assert many.locator("tbody tr:visible").count() == 0
+
+
 def test_the_check_finds_what_it_looks_for(tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
     bad.write_text(
         '<html><body><h1>a</h1><h3>b</h3><img src="http://example.invalid/x.png"><svg></svg>'
         '<div id="i" style="width:900px">wide</div><p id="i"></p><a href="#nowhere">x</a>'
+        '<main><p style="color:#888;background:#999">dim</p><div class="scroll">'
+        '<table style="width:900px"><tr><th>a</table></div></main>'
         "<script>console.error('loud'); throw new Error('thrown')</script></body></html>"
     )
     found = "\n".join(problems(bad))
     for wanted in (
         "390 px: wider than the screen: div", "asked the network", "console error: loud",
         "page error: thrown", "img without alt", "svg without a name", "id used twice: i",
-        "picture that cannot be shown: ", "no lang", "no title", "no main", "level skipped: b",
-        "link to nowhere", "a script",
+        "picture that cannot be shown: ", "no lang", "no title", "level skipped: b",
+        "link to nowhere", "a script element that the policy", "table without a caption",
+        "heading without a scope", "dark: contrast", "lost in print: TABLE",
     ):  # fmt: skip
         assert wanted in found
     assert "1280 px: wider" not in found

@@ -20,6 +20,7 @@ from lib.report.pages.notebook import (
     to_html,
     with_pictures,
 )
+from lib.runs.settings import ROOT
 
 NASTY = '<script>alert("x")</script>'
 
@@ -228,7 +229,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_nothing_points_at_a_network(tmp_path: Path) -> None:
     text = page(tmp_path, new_markdown_cell("# A\n\n$x^2$ and `code`"), code("1 + 1"))
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", text)
-    assert "<script" not in text and "<link" not in text and "@import" not in text
+    assert text.count("<script") == 1 and "<link" not in text and "@import" not in text
     assert "default-src 'none'" in text
 
 
@@ -274,8 +275,69 @@ def test_data_reaches_the_page_escaped(tmp_path: Path) -> None:
             new_output("error", ename=NASTY, evalue=NASTY, traceback=[NASTY]),
         ),
     )
-    assert "<script" not in text and "plain instead" in text and "quiet" in text
+    assert text.count("<script") == 1 and "plain instead" in text and "quiet" in text
     assert "<title>A &lt;title&gt;</title>" in text
+
+
+TABLE = '<table><tr><th scope="row">a</th></tr><tr><th scope="row">b</th></tr></table>'
+
+
+def folded(cell: object, **more: str) -> object:
+    cell.metadata |= {"tags": ["folded"], **more}
+    return cell
+
+
+def test_a_tagged_section_is_folded_up_to_the_next_with_its_count_in_the_title(
+    tmp_path: Path,
+) -> None:
+    text = body(page(
+        tmp_path,
+        new_markdown_cell("# A"),
+        folded(new_markdown_cell("## Appendix\n\nwhat it is")),
+        code("1", shown({"text/html": TABLE})),
+        new_markdown_cell("### Inside"),
+        code("2", shown({"text/html": "<ul><li>c</li></ul><figure></figure>"})),
+        new_markdown_cell("## After"),
+        folded(code("3", shown({"text/html": TABLE})), summary="Examples"),
+    ))  # fmt: skip
+    start, after = text.index('<details class="appendix"><summary>'), text.index('<h2 id="after">')
+    inside = text[start:after]
+    assert '<h2 id="appendix">' in inside and "3 entries, 1 figure</span></summary>" in inside
+    assert "what it is" in inside and ">Inside<" in inside
+    assert inside.count("<details") == inside.count("</details>")
+    assert "Examples" in text[after:] and "2 entries</span></summary>" in text[after:]
+    assert text.count("<details") == text.count("</details>")
+
+
+def test_what_failed_is_not_folded_away(tmp_path: Path) -> None:
+    heading = folded(new_markdown_cell("## Plan"))
+    assert '<details class="appendix">' in page(tmp_path, heading, code("1"))
+    for told in (
+        stream("stdout", "FAILED x"),
+        new_output("error", ename="E", evalue="", traceback=[]),
+    ):
+        assert '<details class="appendix" open' in page(tmp_path, heading, code("1", told))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_fold_hides_no_other_section(path: Path) -> None:
+    inside = 0  # the level of the fold that a cell lies in
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "markdown":
+            continue
+        levels = [len(found) for found in re.findall(r"^(#+) ", cell.source, re.MULTILINE)]
+        starts = bool(re.match(r"#+ ", cell.source))
+        if starts and levels[0] <= (inside or 9):
+            inside = levels[0] if "folded" in cell.metadata.get("tags", []) else 0
+        if inside:
+            assert not [level for level in levels[starts:] if level <= inside], cell.source
+
+
+def test_every_table_has_a_caption_and_scopes(tmp_path: Path) -> None:
+    text = body(page(tmp_path, new_markdown_cell("# A\n\n## Costs & more\n\n|a|b|\n|-|-|\n|1|2|")))
+    assert text.count('aria-label="Costs &amp; more"') == 1
+    assert '<table><caption class="quiet"><span>Costs &amp; more</span></caption>' in text
+    assert text.count("<th") - text.count("<thead") == text.count('<th scope="col"') == 2
 
 
 def test_tables_scroll_inside_a_region_that_takes_focus() -> None:

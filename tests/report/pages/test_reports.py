@@ -5,6 +5,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import nbformat
 import pytest
@@ -27,6 +28,7 @@ class Report:
     """A study as `render_paper` and the command line see it, with one run that is done."""
 
     profile, runs, document = "smoke", (SimpleNamespace(gigabytes=0.1),), {}
+    overrides: ClassVar[dict] = {}
     trouble: Exception | None = None
 
     def __init__(self, root: Path, paper: str, *cells: str) -> None:
