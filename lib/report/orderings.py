@@ -8,7 +8,7 @@ were scored on; the interval resamples what `estimates.estimate` does.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import pandas as pd
 
@@ -16,11 +16,21 @@ from lib.metrics.estimates import labels_of
 from lib.metrics.orderings import FEWEST_UNITS, Ordering, ordering
 from lib.metrics.ranking import Sample
 
-if TYPE_CHECKING:
-    from lib.report.tables import Cell
-
 FEWEST_METHODS = 3  # two are one pair, and a claim says more of it
 _PROMPT = ["setting", "seed", "record", "prompt"]
+
+
+class Scored(Protocol):
+    """What of a `tables.Cell` is needed."""
+
+    item: str
+    setting: str
+    metric: str
+    editor: str
+    n: int
+    n_edits: int | None
+    reported: float | None
+    scored: pd.DataFrame | None
 
 
 @dataclass(frozen=True)
@@ -51,10 +61,10 @@ class Ordered(Ordering):
         return signed(self.tau) + (f" [{signed(self.low)}, {signed(self.high)}]" if known else "")
 
 
-def orderings(cells: Iterable["Cell"]) -> list[Ordered]:
+def orderings(cells: Iterable[Scored]) -> list[Ordered]:
     """The order of every column of a table in which enough methods have a reported number and one
     of ours, with the rows behind it."""
-    columns: dict[tuple[str, str, str], list[Cell]] = {}
+    columns: dict[tuple[str, str, str], list[Scored]] = {}
     for cell in cells:
         if cell.scored is not None and cell.n_edits:  # the unedited model is no method
             columns.setdefault((cell.item, cell.setting, cell.metric), []).append(cell)
@@ -78,7 +88,7 @@ def together(found: Sequence[Ordering]) -> str:
     return f"{agree} of {pairs} pairs of methods ({same} of the {clear} that are clear here)"
 
 
-def _sample(column: Sequence["Cell"]) -> Sample:
+def _sample(column: Sequence[Scored]) -> Sample:
     """The scores of a column's methods by the unit that is resampled."""
     rows = pd.concat(
         [cell.scored.assign(method=str(place)) for place, cell in enumerate(column)],

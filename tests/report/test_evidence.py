@@ -212,3 +212,19 @@ def test_pages_that_contradict_each_other_are_caught(written) -> None:
     later = cells.copy()
     later.loc[later["page"] == "two", ["n_edits", "mean"]] = ["y", 0.6]
     assert checks.contradictions(verdicts, later) == []
+
+
+def test_a_verdict_hangs_on_its_worst_row_which_names_its_bound() -> None:
+    good, worse = row(BETTER, 0.3, 0.2, 0.4, p=0.001), row(BETTER, 0.2, 0.1, 0.3, p=0.001)
+    bad = row(BETTER, -0.2, -0.3, -0.1, p=0.001)
+    assert Verdict.of([good, worse], "").deciding == worse and worse.wanted == "≥ +0.05"
+    assert Verdict.of([good, bad, worse], "").deciding == bad
+    lost = row(NOT_WORSE, 0.2, 0.1, 0.3, p=0.01, better="lower")
+    assert Verdict.of([lost], "").deciding == lost and lost.wanted == "≤ +0.05"
+    assert row(NOT_WORSE, 0.0, -0.01, 0.01).wanted == "≥ −0.05"
+    assert row(AT_MOST, 0.1, 0.0, 0.2, margin=0.9).wanted == "≤ 0.9"
+    assert Verdict.of([Evidence("nothing", UNTOLD)], "").deciding is None
+    # Of alternatives, one that has the verdict's word.
+    first, other = (row(BETTER, m, m - 0.1, m + 0.1, p=0.001, group=g) for m, g in
+                    ((0.2, "a"), (-0.2, "b")))  # fmt: skip
+    assert Verdict.of([first, other], "").deciding == first
