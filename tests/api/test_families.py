@@ -94,4 +94,4 @@ def test_every_editor_on_a_checkpoint_of_every_family(tmp_path: Path) -> None:
     process.join(PATIENCE)
     assert process.exitcode == 0
     assert [key for key in expected if not np.array_equal(found[key], expected[key])] == []
-    assert len(expected) == 5 * 19 + 2 * 10
+    assert len(expected) == 5 * 21 + 2 * 10

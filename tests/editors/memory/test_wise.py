@@ -103,7 +103,7 @@ class Reference:
             losses.append(loss.item())
             done = len(losses) > 2 and abs(losses[-2] - losses[-3]) <= 1e-4 and losses[-2] <= 0.02
             if done or step == config.steps - 1:
-                self.low = min(self.low, float(sum(inside) / len(inside)))
+                self.low = min(self.low, (sum(inside) / len(inside)).item())
             if done:
                 break
             optimiser.zero_grad()
@@ -196,7 +196,7 @@ def test_a_sequence_equals_the_released_rules(name: str, changes: dict) -> None:
             assert ours.low == pytest.approx(low, rel=1e-9)
         for prompt, route in zip(PROMPTS, editor.route(rows(editor.backbone)), strict=True):
             assert route == expected_route(editor, reference, prompt)
-        assert reference.losses[-1] < reference.losses[0]
+    assert all((memory.weight != editor.main).any() for memory in editor.memories)
 
 
 def rows(backbone: Backbone, prompts: Sequence[str] = PROMPTS) -> object:
