@@ -107,7 +107,7 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
     },
     "facts": {
         "UltraEdit": {"eta": [2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.4e-3]},
-        "RLEdit": {"eta": [1e-4, 3e-4]},
+        "RLEdit": {"eta": [3e-4], "meta_lr": [3e-5, 1e-4]},
     },
 }
 
