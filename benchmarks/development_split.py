@@ -108,7 +108,7 @@ GRIDS: dict[str, dict[str, dict[str, list]]] = {
     },
     "facts": {
         "UltraEdit": {"eta": [2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.4e-3]},
-        "RLEdit": {"eta": [1e-4, 3e-4]},
+        "RLEdit": {"eta": [3e-4], "meta_lr": [3e-5, 1e-4]},
         "MEMIT": {"history": ["none", "one"]},
         "AlphaEdit": {"threshold": [0.2, 0.5], "moment_weight": [0.3, 1.0, 3.0]},
         "WISE": {

@@ -60,7 +60,7 @@ LEARNING = {
     "malmen": {"rank": 256, "meta_lr": 1e-4, "train_m": 16},
     "mend": {"rank": 256, "meta_lr": 3e-5, "train_m": 16},
     "rledit": {
-        "rank": 256, "n_blocks": 2, "meta_lr": 1e-4, "train_m": 10, "step": "edit", "back_depth": 3,
+        "rank": 256, "n_blocks": 2, "meta_lr": 3e-5, "train_m": 10, "step": "edit", "back_depth": 3,
     },
     "serac": {
         "trained_blocks": 6, "iterations": 110, "batch_rows": 10, "lr": 5e-4,
