@@ -13,6 +13,7 @@ from lib.errors import StudyError, UsageError
 from lib.runs import parallel
 from lib.runs.progress import clock
 from lib.runs.settings import PROFILES, papers
+from lib.storage import hub
 from lib.storage.cache import check_cache_dir
 
 DEFAULT = "laptop"
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--only", metavar="PAPERS", help=f"comma-separated papers: {', '.join(papers())}")
     add("--profile", default=DEFAULT, metavar="NAME", help=f"{', '.join(PROFILES)} (laptop)")
     add("--plan", action="store_true", help="show what would run, with cost; start nothing")
+    add("--check", action="store_true", help="what the profile needs and has not; starts nothing")
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
     add("--threads", type=int, metavar="N", help="of each run on a CPU, part of its identity (1)")
     add("--seeds", type=int, metavar="N", help="order seeds 0..N-1 (default: the profile's)")
@@ -123,6 +125,12 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         for study in studies:
             _print_plan(study)
         return 0
+    if options.check:
+        from lib.report import check
+
+        found = check.needs(studies)
+        print(check.table(found))
+        return 0 if all(need.is_met for need in found) else 1
     check_cache_dir()
     for study in studies:
         study.check_memory()
@@ -161,6 +169,8 @@ def _environment(options: argparse.Namespace) -> None:
     if options.profile != "paper":
         # No package backbone needs the hub; a forgotten hub name should fail at once.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    elif options.check and not hub.reachable():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # no library tries again and again
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

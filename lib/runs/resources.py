@@ -319,8 +319,8 @@ class Resources:
                 strict=self.strict,
                 limit=limit,
                 known=known,
-                variant=variant if self.data_dir else None,
-                source=None if self.data_dir else self.source,
+                variant=variant if self.data_dir or self.source == "hub" else None,
+                source=self.source,
             ),
         )
 
