@@ -136,7 +136,7 @@ def _data(study: Study, setting: str, read: Read, elsewhere: Mapping[str, tuple[
         return Need(what, asked, "in a package that the first run fetches")
     except StudyError as error:
         unknown = isinstance(error.__cause__, hub.UnreachableError)
-        said = str(error.__cause__ if unknown else error)
+        said = str(error.__cause__).partition(" (")[0] if unknown else str(error)
         return Need(what, asked, said, UNKNOWN if unknown else MISSING, remedies)
     if options.get("n_portability") and not stream.portability:
         found.append("no portability questions")

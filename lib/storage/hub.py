@@ -181,7 +181,7 @@ def explained(error: BaseException, name: str) -> HubError:
     if is_any(errors.OfflineModeIsEnabled, ConnectionError, errors.LocalEntryNotFoundError) or any(
         type(one).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout") for one in chain
     ):
-        return UnreachableError(f"could not ask the hub about {name}")
+        return UnreachableError(f"could not ask the hub about {name} ({_first(error)})")
     return HubError(f"{name}: {_first(error)}")
 
 

@@ -55,7 +55,7 @@ def _of_hub(name: str, source: Hub) -> Supply:
     except hub.UnreachableError as error:
         if kept:
             return Supply(f"HF_HOME, {source.repository}@{kept[1][:12]}")
-        return Supply(source.repository, fault=error.fault, unknown=True)
+        return Supply(source.repository, fault=error.fault.partition(" (")[0], unknown=True)
     except hub.PickledError as error:
         return Supply(source.repository, fault=error.fault, remedy=source.conversion(name))
     except hub.HubError as error:
