@@ -23,6 +23,7 @@ from lib.runs import machine
 from lib.runs.resources import Read, chosen_of, learned_of, lessons_of, stream_of
 from lib.runs.study import Study
 from lib.storage import archives, hub
+from lib.storage.archives import Asset
 
 FINE, LEFT_OUT, UNKNOWN, MISSING = "ok", "left out", "not asked", "MISSING"
 WIDTH = 80  # of the last column
@@ -57,8 +58,9 @@ def needs(studies: Sequence[Study]) -> list[Need]:
     ]
     supplies = {name: supply_of(name) for name in _backbones(studies)}
     weights = [_weights(name, supply) for name, supply in supplies.items()]
-    rest = [*_packages(studies), *_wikipedia(studies), *_general(studies)]
-    rest += _disk(supplies.values())
+    left = _packages_left(studies)
+    rest = [*_packages(left), *_wikipedia(studies), *_general(studies)]
+    rest += _disk(supplies.values(), left or ())
     return [*data, *weights, *rest, *_memory(studies, supplies.values())]
 
 
@@ -136,8 +138,9 @@ def _data(study: Study, setting: str, read: Read, elsewhere: Mapping[str, tuple[
         return Need(what, asked, "in a package that the first run fetches")
     except StudyError as error:
         unknown = isinstance(error.__cause__, hub.UnreachableError)
-        said = str(error.__cause__).partition(" (")[0] if unknown else str(error)
-        return Need(what, asked, said, UNKNOWN if unknown else MISSING, remedies)
+        if unknown:
+            return Need(what, asked, str(error.__cause__).partition(" (")[0], UNKNOWN, remedies)
+        return Need(what, asked, str(error), MISSING, remedies or (str(error),))
     if options.get("n_portability") and not stream.portability:
         found.append("no portability questions")
         return Need(what, asked, ", ".join(found), MISSING, remedies)
@@ -197,23 +200,28 @@ def _weights(name: str, supply: Supply) -> Need:
     return Need(f"weights {name}", size, f"{supply.source}{fetched}")
 
 
-def _packages(studies: Sequence[Study]) -> Iterator[Need]:
-    """The archives of embedded data and tasks, where a run reads them."""
+def _packages_left(studies: Sequence[Study]) -> list[Asset] | None:
+    """The archives of embedded data and tasks that are still to be fetched; None where no run reads
+    any."""
     specs = [run.spec for study in studies for run in study.runs]
-    if any(
+    if not any(
         spec["stream"].get("n_general")
         or (spec["dataset"].get("source") == "embedded" and spec["dataset"]["name"] in EMBEDDED)
         for spec in specs
     ):
-        sources = (source for entry in ENTRIES.values() for source in entry.sources)
-        weights = {source.asset for source in sources if isinstance(source, Package)}
-        names = [name for name in archives.ASSETS if name not in weights]
-        left = [archives.ASSETS[name] for name in names if not archives.at_hand(name)]
+        return None
+    sources = (source for entry in ENTRIES.values() for source in entry.sources)
+    weights = {source.asset for source in sources if isinstance(source, Package)}
+    assets = (asset for name, asset in archives.ASSETS.items() if name not in weights)
+    return [asset for asset in assets if not archives.at_hand(asset.name)]
+
+
+def _packages(left: Sequence[Asset] | None) -> Iterator[Need]:
+    if left is not None:
         size = sum(asset.size for asset in left) / GIGABYTE
-        said = (
-            f"{size:.1f} GB to fetch: {', '.join(a.package for a in left)}" if left else "at hand"
-        )
-        yield Need("packages", ", ".join(names), said)
+        names = ", ".join(asset.package for asset in left)
+        said = f"{size:.1f} GB to fetch: {names}" if left else "at hand"
+        yield Need("packages", "embedded data and tasks", said)
 
 
 def _wikipedia(studies: Sequence[Study]) -> Iterator[Need]:
@@ -258,12 +266,13 @@ def _general(studies: Sequence[Study]) -> Iterator[Need]:
 # -- the machine -----------------------------------------------------------------------------------
 
 
-def _disk(supplies: Iterable[Supply]) -> Iterator[Need]:
+def _disk(supplies: Iterable[Supply], packages: Iterable[Asset]) -> Iterator[Need]:
     """Room for what is to be fetched, where the hub's files are kept. What runs write is not
     known before."""
     from huggingface_hub import constants
 
-    wanted = sum(supply.to_fetch for supply in supplies) / GIGABYTE
+    fetched = [supply.to_fetch for supply in supplies] + [asset.size for asset in packages]
+    wanted = sum(fetched) / GIGABYTE
     place = next(
         p for p in (Path(constants.HF_HOME), *Path(constants.HF_HOME).parents) if p.exists()
     )

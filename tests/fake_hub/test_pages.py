@@ -8,6 +8,7 @@ from lib.runs.settings import papers
 from tests.fake_hub.conftest import Machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", papers())
 def test_a_page_of_the_paper_profile(
     paper: str, machine: Machine, small_project: Path, files: Path
