@@ -13,6 +13,7 @@ from lib.errors import StudyError, UsageError
 from lib.runs import parallel
 from lib.runs.progress import clock
 from lib.runs.settings import DEFAULT, PROFILES, assigned, papers
+from lib.storage import hub
 from lib.storage.cache import check_cache_dir
 
 DESCRIPTION = """Reproduces the papers of the study: runs what the store does not have yet, renders
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "--table", metavar="NAME",
         help="make one table of one paper (--only): do the runs it needs, print it, write its CSV",
     )  # fmt: skip
+    add("--check", action="store_true", help="what the profile needs and has not; starts nothing")
     add("--jobs", type=int, metavar="N", help="papers at the same time (default: as cores allow)")
     add("--threads", type=int, metavar="N", help="of each run on a CPU, part of its identity (1)")
     add("--seeds", type=int, metavar="N", help="order seeds 0..N-1 (default: the profile's)")
@@ -143,6 +145,12 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         for study in studies:
             _print_plan(study)
         return 0
+    if options.check:
+        from lib.report import check
+
+        found = check.needs(studies)
+        print(check.table(found))
+        return 0 if all(need.is_met for need in found) else 1
     check_cache_dir()
     if options.table:
         from lib.report.pages import one_table
@@ -201,6 +209,8 @@ def _environment(options: argparse.Namespace) -> None:
     if options.profile != "paper":
         # No package backbone needs the hub; a forgotten hub name should fail at once.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    elif options.check and not hub.reachable():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # no library tries again and again
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

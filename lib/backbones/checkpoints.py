@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from lib.backbones.backbone import MODEL_TYPES, Backbone, cast, prepare
 from lib.errors import BackboneError
-from lib.storage import archives, fingerprints
+from lib.storage import archives, fingerprints, hub
 from lib.storage.cache import Cache, hashes
 from lib.storage.fingerprints import content_hash
 
@@ -102,11 +102,21 @@ def read_hub(
     num_labels: int | None = None,
     tokenizer: str | None = None,
 ) -> Loaded:
-    """A hub repository's model with its tokenizer, or that of the repository `tokenizer`; one of
-    READING_ERRORS if it cannot be had as safetensors."""
-    offline = "1" in (os.environ.get("STUDY_OFFLINE"), os.environ.get("HF_HUB_OFFLINE"))
-    place = {"revision": revision, "local_files_only": offline}
-    provenance = f"model hub, {repository}@{revision}"
+    """A hub repository's model with its tokenizer, or that of the repository `tokenizer`, from the
+    revision that holds safetensors (`hub.with_weights`); one of READING_ERRORS if it cannot be had.
+    """
+    # transformers would send the repository's name and the user's token to a conversion service.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    try:
+        read_from, held = hub.with_weights(repository, revision)
+        commit, kept = held.commit, None
+    except hub.UnreachableError:
+        kept = hub.kept_weights(repository, revision)
+        if kept is None:
+            raise
+        read_from, commit = kept
+    place = {"revision": read_from, "local_files_only": kept is not None}
+    provenance = f"model hub, {repository}@{commit}"
     return _read(repository, dtype, num_labels, provenance, place, tokenizer)
 
 
@@ -143,6 +153,8 @@ def _read(
     if strange:
         # transformers would go on with random values in their place.
         raise ValueError(f"the checkpoint lacks {len(strange)} tensors, first {strange[0]}")
+    if tokenizer_source:  # of another repository, whose revisions are its own
+        place |= {"revision": "main"}
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_source or source, **place)
     return Loaded(model, tokenizer, provenance, bool(missing))
 

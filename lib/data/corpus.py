@@ -1,20 +1,25 @@
 """Plain text on which key statistics are collected: embedded, from files, or from the hub."""
 
+import gzip
 import hashlib
+import json
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from lib.data import invented
-from lib.data.published import reading
+from lib.data.published import hub, reading
 from lib.data.published.reading import Row
 from lib.data.records import BadRecord
 from lib.errors import RecordError, UsageError
+from lib.storage.cache import Cache
 
 CORPORA = ("new_wiki", "wikipedia", "invented")
 SUFFIXES = (".jsonl", ".txt")  # of the files in wikipedia/
-HUB = ("wikimedia/wikipedia", "20231101.en")
+ARTICLES = 100_000  # of the hub's Wikipedia, as many as the official code draws
+SEED = 1
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,10 @@ def load(name: str, data_dir: Path | None = None, *, strict: bool = True) -> Cor
     """The corpus `name`, shuffled as the official code does it (`random.Random(1)`).
 
     "new_wiki": Wikipedia paragraphs of the embedded data. "wikipedia": `data_dir`/wikipedia/ with
-    *.jsonl (field "text") or *.txt (a document per line), plain or gzip; without `data_dir` the
-    hub's Wikipedia. "invented": a few made-up sentences. A blank document is none. `strict`: stop
-    at a malformed document; otherwise leave it out. Raises UsageError for another name, RecordError
-    where the text cannot be had.
+    *.jsonl (field "text") or *.txt (a document per line), plain or gzip; without that folder
+    `ARTICLES` drawn from the hub's Wikipedia, once, and kept in the cache. "invented": a few
+    made-up sentences. A blank document is none. `strict`: stop at a malformed document; otherwise
+    leave it out. Raises UsageError for another name, RecordError where the text cannot be had.
     """
     if name not in CORPORA:
         raise UsageError(f"there is no corpus {name!r}; known: {', '.join(CORPORA)}.")
@@ -54,16 +59,16 @@ def load(name: str, data_dir: Path | None = None, *, strict: bool = True) -> Cor
 
         note = "Wikipedia paragraphs of SQuAD-shifts stand in for the full Wikipedia."
         return _shuffled(name, bigbench.texts("new_wiki"), note)
-    if data_dir is not None:
+    if data_dir is not None and (data_dir / "wikipedia").is_dir():
         return _shuffled(name, *_files(data_dir / "wikipedia", strict))
-    return _shuffled(name, _hub())
+    return _shuffled(name, _drawn())
 
 
 def _shuffled(
     name: str, texts: list[str], substitution: str = "", skipped: tuple[BadRecord, ...] = ()
 ) -> Corpus:
     order = list(range(len(texts)))
-    random.Random(1).shuffle(order)
+    random.Random(SEED).shuffle(order)
     kept = tuple(texts[index] for index in order if texts[index].strip())
     if not kept:
         raise RecordError(f"the corpus {name} holds no text")
@@ -95,14 +100,32 @@ def _text(row: Row, _index: int) -> str:
     return text
 
 
-def _hub() -> list[str]:
-    try:
-        import datasets
+def kept_articles() -> Path:
+    """Where the articles drawn from the hub's Wikipedia lie, or will."""
+    return Cache.user().place("wikipedia", _identity())
 
-        return datasets.load_dataset(*HUB, split="train")["text"]
-    except Exception as error:  # the library raises anything from OSError to its own kinds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecordError(
-            f"{HUB[0]} cannot be read from the hub ({first}). Check the network, or give "
-            "--data-dir a folder wikipedia/ with *.jsonl files."
-        ) from error
+
+def _identity() -> list[object]:
+    return [hub.WIKIPEDIA, ARTICLES, SEED]
+
+
+def _drawn() -> list[str]:
+    """The articles, in the order of the dump."""
+
+    def draw() -> bytes:
+        texts = reservoir(str(row["text"]) for row in hub.WIKIPEDIA.load(streaming=True))
+        return gzip.compress(json.dumps(texts, ensure_ascii=False).encode("utf-8"), mtime=0)
+
+    return json.loads(gzip.decompress(Cache.user().file("wikipedia", _identity(), draw)))
+
+
+def reservoir(texts: Iterable[str], size: int = ARTICLES, seed: int = SEED) -> list[str]:
+    """`size` of the texts, each as likely as any other, in their order; all of them if there are no
+    more. Only so many are held at a time."""
+    draws, kept = random.Random(seed), []
+    for place, text in enumerate(texts):
+        if place < size:
+            kept.append((place, text))
+        elif (drawn := draws.randrange(place + 1)) < size:
+            kept[drawn] = (place, text)
+    return [text for _, text in sorted(kept)]

@@ -47,7 +47,8 @@ def load(
 
     `data_dir`: folder with sub-folders zsre/, counterfact/, … holding published files (`variant`
     picks one of several). Without it: the embedded substitute, built from packages; `source="hub"`
-    (or STUDY_DATA_SOURCE=hub) reads the published data from the model hub instead. `strict`:
+    (or STUDY_DATA_SOURCE=hub) reads the published data from the model hub instead, for datasets
+    without a sub-folder of `data_dir` too. `strict`:
     stop at a malformed record; otherwise leave it out and list it in `skipped`. `limit`: number of
     edits (of questions for "nq"). `known` and `seed` shape the embedded data only: for "zsre"
     edits are facts the backbone gets wrong, for "counterfact" facts it knows, for "hallucination"
@@ -62,13 +63,14 @@ def load(
         raise UsageError(f"limit must be at least 1, not {limit}.")
     if dataset in INVENTED:
         return _cut(invented.load(dataset), limit)
+    source = source or os.environ.get("STUDY_DATA_SOURCE") or "embedded"
+    if source not in ("embedded", "hub"):
+        raise UsageError(f"there is no data source {source!r}; known: embedded, hub.")
+    is_given = data_dir is not None and (Path(data_dir) / dataset).is_dir()
+    if source == "hub" and not is_given:
+        return _cut(hub.load(dataset, variant=variant, strict=strict), limit)
     if data_dir is not None:
         return _cut(_published(dataset, Path(data_dir), variant, strict), limit)
-    source = source or os.environ.get("STUDY_DATA_SOURCE") or "embedded"
-    if source == "hub":
-        return _cut(hub.load(dataset, strict=strict), limit)
-    if source != "embedded":
-        raise UsageError(f"there is no data source {source!r}; known: embedded, hub.")
     if variant is not None:
         raise UsageError("variant picks one of several published files; give --data-dir too.")
     shape = {"known": known} if dataset in SHAPED else {}

@@ -106,7 +106,8 @@ def runs(
     computes with on a CPU, where their number moves last digits. `overrides`: see `profile_of`.
 
     A setting that names `folders` of its own reads these of `data_dir` beside the paper's
-    `datasets`; without the first of them it has no runs there.
+    `datasets`; without the first of them it has no runs there. With the `source` "hub" what has no
+    folder comes from there.
     """
     document, _ = profile_of(paper, profile, overrides)
     described = _data_source(document["datasets"], data_dir, source, strict)
@@ -114,7 +115,7 @@ def runs(
     enabled = {
         name: setting
         for name, setting in document["settings"].items()
-        if setting.get("enabled", True) and _has_files(setting, data_dir)
+        if setting.get("enabled", True) and (source == "hub" or _has_files(setting, data_dir))
     }
     texts = data_dir / "wikipedia" if data_dir else None
     if texts is not None and texts.is_dir() and any(s.get("corpus") for s in enabled.values()):
@@ -181,15 +182,17 @@ def _data_source(
     folder = data_dir.resolve()
     if not folder.is_dir():
         raise UsageError(f"--data-dir {data_dir}: there is no such folder")
-    missing = [name for name in datasets if not (folder / name).is_dir()]
-    if missing:
+    given = [name for name in datasets if (folder / name).is_dir()]
+    missing = [name for name in datasets if name not in given]
+    if missing and source != "hub":
         raise UsageError(
             f"--data-dir {data_dir} has no sub-folder {', '.join(missing)}; put the published "
             f"files into {', '.join(f'{name}/' for name in datasets)} (README, Published data)"
         )
     return {
         "source": "files",
-        "files": {name: _content(folder / name) for name in datasets},
+        "files": {name: _content(folder / name) for name in given},
+        **({"hub": missing} if missing else {}),
         "strict": strict,
     }
 

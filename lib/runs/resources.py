@@ -275,6 +275,9 @@ class Resources:
         told = [name, options.get("limit"), options.get("n_upstream", 1), spec.get("variant")]
         taught = [spec["tune"], *(told if spec["tune"] else ()), _training_variant(spec)]
         lessons = self._once("lessons", taught, lambda: lessons_of(self.read, spec))
+        if spec["dataset"].get("source") != "embedded":
+            plain = {**options, "n_general": 0}
+            self._once("enough", [told, taught, plain], lambda: self._is_enough(spec, lessons))
         used = [spec["backbone"], spec["device"], dtype, name, taught]
         backbone = self._once("backbone", used, lambda: self._load(spec, lessons), held=1)
         asked = [name, spec.get("known"), backbone.content, dtype]
@@ -319,8 +322,8 @@ class Resources:
                 strict=self.strict,
                 limit=limit,
                 known=known,
-                variant=variant if self.data_dir else None,
-                source=None if self.data_dir else self.source,
+                variant=variant if self.data_dir or self.source == "hub" else None,
+                source=self.source,
             ),
         )
 
@@ -329,6 +332,11 @@ class Resources:
         self._passes = Kept()
         self._steps.pop("backbone", None)
         self._steps.pop("flips", None)
+
+    def _is_enough(self, spec: Spec, lessons: Lessons) -> bool:
+        """Whether the stream has an edit: too few records are told before any weights are read."""
+        plain = {**spec, "stream": {**spec["stream"], "n_general": 0}}
+        return bool(stream_of(plain, chosen_of(self.read, spec, lessons, None), None).edits)
 
     def _load(self, spec: Spec, lessons: Lessons) -> Backbone:
         self.forget()  # before another one takes memory

@@ -146,7 +146,7 @@ class Study(Outline):
         chosen = Path(os.path.expanduser(data_dir)) if data_dir else None
         device = device or machine.default_device()
         document, sourced = profile_of(paper, profile, overrides)
-        source = "hub" if profile == "paper" and chosen is None else "embedded"
+        source = "hub" if profile == "paper" else "embedded"
         planned = plan.runs(
             paper,
             profile,

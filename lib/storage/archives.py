@@ -133,6 +133,15 @@ def fetch(name: str) -> Path:
     return once(cached, read, make)
 
 
+def at_hand(name: str) -> bool:
+    """Whether the archive lies in the cache or in STUDY_ASSETS, by its size."""
+    asset = _asset(name)
+    return any(
+        path is not None and path.is_file() and path.stat().st_size == asset.size
+        for path in (_cached(asset), _given(asset))
+    )
+
+
 def prefetch(names: Iterable[str]) -> dict[str, Path]:
     """Verified archives by name; stops at the first that cannot be had."""
     return {name: fetch(name) for name in names}

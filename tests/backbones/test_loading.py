@@ -189,8 +189,8 @@ def test_hub_name_without_network_names_the_remedy(monkeypatch):
     asked = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *host, **_: asked.append(host))
     with pytest.raises(BackboneError, match="STUDY_MODELS") as caught:
-        loading.load("t5-small-ssm-nq")
-    assert "t5-small-ssm-nq@main" in str(caught.value)
+        loading.load("gpt2-xl")
+    assert "openai-community/gpt2-xl@main" in str(caught.value)
     assert asked == []
 
 

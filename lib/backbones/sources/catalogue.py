@@ -20,12 +20,25 @@ class Package:
 
 @dataclass(frozen=True)
 class Hub:
-    """A repository on the model hub at a revision ("main": not pinned, commit unknown to us);
-    `tokenizer` is the repository of its tokenizer, if that is another one."""
+    """A repository on the model hub at a revision ("main": no commit of it is known to us);
+    `tokenizer` is the repository of its tokenizer, if that is another one, at its main."""
 
     repository: str
     revision: str = "main"
     tokenizer: str | None = None
+
+    def conversion(self, name: str, folder: str = "models") -> str:
+        """The shell command that writes pickled weights as safetensors, on the user's own machine,
+        to where the backbone `name` is found."""
+        place = f"{folder}/{name.removeprefix('hub:').replace('/', '-')}"
+        code = (
+            f"import transformers as t; n, d = '{self.repository}', '{place}'; "
+            "m = getattr(t, t.AutoConfig.from_pretrained(n).architectures[0]); "
+            "m.from_pretrained(n, use_safetensors=False, dtype='auto').save_pretrained(d); "
+            f"t.AutoTokenizer.from_pretrained('{self.tokenizer or self.repository}')"
+            ".save_pretrained(d)"
+        )
+        return f'.venv/bin/python -c "{code}" && export STUDY_MODELS=$PWD/{folder}'
 
 
 @dataclass(frozen=True)
@@ -50,10 +63,16 @@ class Entry:
     substitution: str | None = None
 
 
-def _hub(name: str, repository: str, tokenizer: str | None = None, **facts: object) -> Entry:
-    # The commits of these repositories could not be looked up when this was written, hence
-    # "main"; the content hash of what was loaded is recorded with every run.
-    return Entry(name, sources=(Hub(repository, "main", tokenizer),), **facts)
+def _hub(
+    name: str,
+    repository: str,
+    tokenizer: str | None = None,
+    revision: str = "main",
+    **facts: object,
+) -> Entry:
+    # Where no revision is given, no commit could be looked up when this was written. Every run
+    # records the commit that was loaded and the hash of what was in it.
+    return Entry(name, sources=(Hub(repository, revision, tokenizer),), **facts)
 
 
 def _random(name: str, build: Callable, **facts: object) -> Entry:
@@ -106,7 +125,11 @@ ENTRIES: dict[str, Entry] = {
                 "from 8 bits) instead of the paper's T5"
             ),
         ),
-        _hub("t5-small-ssm-nq", "google/t5-small-ssm-nq"),
+        _hub(
+            "t5-small-ssm-nq",
+            "google/t5-small-ssm-nq",
+            revision="4371c64b6f65176f6663af43066bd094597b1116",
+        ),
         _hub("t5-large-ssm-nq", "google/t5-large-ssm-nq"),
         _hub("t5-xl-ssm-nq", "google/t5-xl-ssm-nq"),
         _hub("bert-base", "google-bert/bert-base-uncased", num_labels=2),

@@ -22,7 +22,7 @@ from lib.backbones.backbone import Backbone, cast, family_of, prepare
 from lib.backbones.checkpoints import Loaded
 from lib.backbones.sources.catalogue import ENTRIES, Entry, Hub, Package
 from lib.errors import BackboneError
-from lib.storage import archives
+from lib.storage import archives, hub
 from lib.storage.fingerprints import content_hash
 
 IN_MEMORY = " (in memory)"  # ends the name of a model that cannot be loaded by it
@@ -35,7 +35,7 @@ def names() -> tuple[str, ...]:
 
 def has_head(name: str) -> bool:
     """Whether the classifier `name` brings the head it was published with."""
-    return _entry(name).num_labels is None
+    return entry_of(name).num_labels is None
 
 
 def load(
@@ -56,7 +56,7 @@ def load(
     order; the global random state is left alone.
     Raises BackboneError (unknown name, wrong kind, unreachable hub) or AssetError (no archive).
     """
-    entry = _entry(name)
+    entry = entry_of(name)
     first_dtype = dtype if tune_on is None else torch.float32
     labels = entry.num_labels if num_labels is None else num_labels
     with checkpoints.quiet(), torch.random.fork_rng(devices=[]):
@@ -91,7 +91,7 @@ def adopt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Backbon
 def local(name: str) -> str:
     """Hash of names, sizes and times of the files in the local folder that the name stands for now
     ("dir:…", STUDY_MODELS); "" for what is pinned or on the hub."""
-    folder = _local_folder(name)
+    folder = local_folder(name)
     if folder is None:
         return ""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -99,7 +99,8 @@ def local(name: str) -> str:
     return content_hash([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
 
 
-def _local_folder(name: str) -> Path | None:
+def local_folder(name: str) -> Path | None:
+    """The folder that the name stands for now ("dir:…", STUDY_MODELS); None for another source."""
     if name.startswith("dir:"):
         return Path(name.removeprefix("dir:")).expanduser()
     models = os.environ.get("STUDY_MODELS")
@@ -142,7 +143,8 @@ def _assemble(
     )
 
 
-def _entry(name: str) -> Entry:
+def entry_of(name: str) -> Entry:
+    """The catalogue's entry of a name, or one made for a folder or a hub repository."""
     if name.startswith("dir:"):
         folder = Path(name.removeprefix("dir:")).expanduser()
         if not (folder / "config.json").is_file():
@@ -162,7 +164,7 @@ def _find(
     entry: Entry, dtype: torch.dtype, labels: int | None, seed: int
 ) -> tuple[Loaded, str | None]:
     """What the first working source holds, and its content hash if it is known without hashing."""
-    folder = _local_folder(entry.name)
+    folder = local_folder(entry.name)
     if folder is not None:
         return checkpoints.read_folder(folder, dtype, labels), None
     faults = []
@@ -176,9 +178,7 @@ def _find(
                 )
                 return read, None
             except checkpoints.READING_ERRORS as error:
-                faults.append(
-                    f"{source.repository}@{source.revision}: {checkpoints.first_line(error)}"
-                )
+                faults.append(_fault(entry.name, source, error))
                 continue
         model, tokenizer = source.build(seed, labels)
         return Loaded(model, tokenizer, f"random weights, seed {seed}; for tests only"), None
@@ -193,6 +193,14 @@ def _find(
         f"{entry.name}/ and set STUDY_MODELS to the folder above it. The laptop profile needs "
         "no hub."
     )
+
+
+def _fault(name: str, source: Hub, error: BaseException) -> str:
+    """Why the repository could not be read, with the way out where there is one."""
+    said = str(hub.explained(error, source.repository))
+    if isinstance(error, hub.PickledError):
+        said += f": {source.conversion(name)}"
+    return f"{source.repository}@{source.revision}: {said}"
 
 
 def _find_package(

@@ -233,6 +233,24 @@ def test_the_hub_reports_failures_and_converts_rows(monkeypatch):
         load("zsre", source="hub")
 
 
+def test_a_dataset_without_a_folder_comes_from_the_hub_if_that_is_the_source(tmp_path, monkeypatch):
+    from lib.data.published import hub
+
+    monkeypatch.setattr(hub, "_rows", lambda source: [KNOWEDIT])
+    put(tmp_path, "nq/open_dev_3610.jsonl", '{"question": "who", "answer": ["Ada"]}')
+    given = {"data_dir": tmp_path, "source": "hub"}
+    assert load("nq", **given).sources == ("open_dev_3610.jsonl",)
+    assert load("zsre", **given).sources[0].startswith("zjunlp/KnowEdit")
+    with pytest.raises(RecordError, match="no folder zsre/"):
+        load("zsre", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("variant", ["train", "mend"])
+def test_what_is_not_on_the_hub_is_told_with_its_address(variant):
+    with pytest.raises(RecordError, match=r"not on the hub.*DIR/zsre/.*https://"):
+        load("zsre", source="hub", variant=variant)
+
+
 def _published() -> Path | None:
     named = os.environ.get("STUDY_PUBLISHED_DATA")
     beside = Path(__file__).resolve().parents[4] / "shared" / "data"
