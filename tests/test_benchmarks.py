@@ -43,6 +43,27 @@ def test_the_fast_ways_give_the_plain_results(program: str, lines: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_check_of_a_card_runs_on_a_processor(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu_check.py", "--tiny", "--store", str(tmp_path),
+         "--only", "ft,grace,memit,malmen,serac"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+             "STUDY_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = pd.read_csv(tmp_path / "gpu_check.csv", keep_default_na=False)
+    causal = ["ft", "grace", "malmen", "memit", "serac"]
+    for shape, rows in table.groupby("shape"):
+        wanted = ["ft", "grace", "malmen"] if shape.startswith("t5") else causal
+        assert sorted(rows["editor"]) == wanted
+    assert len(table["shape"].unique()) == 4 and table["finite"].all()
+    assert (table["resumed_differs_by"] <= 1e-3).all() and (table["peak_gib"] > 0).all()
+
+
 def evidence(**change: object) -> pd.Series:
     told = {"rule": "not worse", "mean": 0.0, "low": -0.138, "high": 0.138, "facts": 24, "p": 1.0,
             "margin": 0.05, "better": "higher", "changed": 0, "room": 1.0}  # fmt: skip

@@ -38,8 +38,9 @@ APART = (
 class Run:
     """One editor on one setting with one seed. `spec` is everything that is asked for; `contents`
     are the hashes of the materials that it stands for (`Materials.contents`), empty until they were
-    made once. The other fields say how reports call it, what it is expected to cost, and which
-    dtype its setting asks for where `spec` has float32 in its place."""
+    made once. The other fields say how reports call it, what it is expected to cost (`preparing`:
+    seconds of it before the first edit), and which dtype its setting asks for where `spec` has
+    float32 in its place."""
 
     paper: str
     setting: str
@@ -52,6 +53,7 @@ class Run:
     gigabytes: float
     asked: str = ""
     contents: dict[str, str] = field(default_factory=dict)
+    preparing: float = 0.0
 
     @functools.cached_property
     def asks(self) -> str:
@@ -262,10 +264,13 @@ def _setting_runs(
         if chosen["protocol"].get("lm_eval"):
             spec["general"] = general
         trained = not (sweep and setting["sweeps"][sweep].get("retrains") is False)
-        seconds = cost["seconds"] + trained * cost["seconds_per_edit"] * edits_of(stream)
-        if asked:
-            seconds *= FLOAT32_SECONDS
-        yield Run(paper, name, label, sweep, value, seed, spec, seconds, cost["gigabytes"], asked)
+        slower = FLOAT32_SECONDS if asked else 1
+        before = cost["seconds"] * slower
+        seconds = before + trained * cost["seconds_per_edit"] * edits_of(stream) * slower
+        needs = cost["gigabytes"]
+        yield Run(
+            paper, name, label, sweep, value, seed, spec, seconds, needs, asked, preparing=before
+        )
 
 
 def _variants(setting: dict[str, Any], seed: int) -> Iterator[tuple[str, str, str, dict[str, Any]]]:

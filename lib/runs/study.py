@@ -3,7 +3,7 @@
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,20 @@ import pandas as pd
 
 from lib.errors import TakenError, UsageError
 from lib.metrics.estimates import with_units
-from lib.runs import machine, parallel, plan
+from lib.runs import machine, plan
 from lib.runs.execute import execute
 from lib.runs.plan import Run
 from lib.runs.progress import BarProgress, LineProgress, Progress
 from lib.runs.resources import Resources
+from lib.runs.schedule import memory, parallel
+from lib.runs.schedule.jobs import name_of
 from lib.runs.settings import ROOT, profile_of, read_paper
 from lib.runs.store import Finished, Store
 from lib.storage.cache import check_cache_dir
 from lib.storage.documents import Sourced, merged
 from lib.storage.fingerprints import content_hash
 
+DEVICE, GPU_MEMORY = "STUDY_DEVICE", "STUDY_GPU_MEMORY"  # of another machine than this one
 ATTEMPTS = 3  # at runs whose materials change while others are done
 RUN_COLUMNS = ("run", "setting", "backbone", "dataset", "editor", "sweep", "value", "seed")
 
@@ -31,6 +34,23 @@ def output_root(output: str | Path | None = None) -> Path:
     """The outputs folder: the argument, else STUDY_OUTPUT, else `outputs/` of the project."""
     chosen = output or os.environ.get("STUDY_OUTPUT")
     return Path(os.path.expanduser(chosen)) if chosen else ROOT / "outputs"
+
+
+def device_of_runs() -> str:
+    """Where runs compute: STUDY_DEVICE ("cuda" where a plan is made for other machines), else a GPU
+    if there is one, else the processor."""
+    return os.environ.get(DEVICE) or machine.default_device()
+
+
+def memory_of(device: str) -> float:
+    """All memory of the device that a run may take, in GiB: STUDY_GPU_MEMORY for a card, else what
+    this machine has. Raises UsageError where nobody can know it."""
+    given = os.environ.get(GPU_MEMORY)
+    if device == "cpu" or not given:
+        if device != "cpu" and machine.default_device() == "cpu":
+            raise UsageError(f"no {device} card is here: say its memory with --gpu-memory GIB")
+        return machine.memory_gigabytes(device)
+    return float(given)
 
 
 def check_project(folder: Path) -> None:
@@ -144,7 +164,7 @@ class Study(Outline):
         if "ipykernel.kernelapp" in sys.modules:  # this is a notebook's kernel
             check_project(Path.cwd())
         chosen = Path(os.path.expanduser(data_dir)) if data_dir else None
-        device = device or machine.default_device()
+        device = device or device_of_runs()
         document, sourced = profile_of(paper, profile, overrides)
         source = "hub" if profile == "paper" else "embedded"
         planned = plan.runs(
@@ -158,6 +178,8 @@ class Study(Outline):
             threads=parallel.threads(),
             overrides=overrides,
         )
+        if device != "cpu":
+            planned = memory.counted(planned, memory_of(device))
         for run in planned:
             if run.asked:
                 document["settings"][run.setting]["dtype"] = run.spec["dtype"]
@@ -194,9 +216,30 @@ class Study(Outline):
                 return run
         raise UsageError(f"{editor} has no run on {setting!r} in the profile {self.profile}")
 
-    def to_do(self, of: Collection[tuple[str, str]] | None = None) -> list[Run]:
-        """The runs that the store does not have."""
-        return [run for run in self.unique_runs(of) if self.finished(run) is None]
+    def to_do(
+        self, of: Collection[tuple[str, str]] | None = None, only: str | None = None
+    ) -> list[Run]:
+        """The runs that the store does not have and that fit the device: all, those `of` some
+        settings and sweeps, or the one that is called `only` (`schedule.jobs.name_of`)."""
+        runs = self.unique_runs(of)
+        if only is not None:
+            runs = [run for run in self.runs if name_of(run) == only]
+        missing = [run for run in runs if self.finished(run) is None]
+        return [run for run in missing if only is not None or not self.too_large(run)]
+
+    def too_large(self, run: Run) -> str:
+        """Why the device can never do the run, "" if it can."""
+        room = memory_of(run.spec["device"])
+        if run.gigabytes <= room:
+            return ""
+        where = "the machine" if run.spec["device"] == "cpu" else "the card"
+        return f"left out: it needs about {run.gigabytes:.1f} GiB and {where} has {room:.1f} GiB"
+
+    def left_out(self, of: Collection[tuple[str, str]] | None = None) -> dict[str, str]:
+        """Run title to reason, for the missing runs that do not fit the device."""
+        missing = (run for run in self.unique_runs(of) if self.store.state(run) != "done")
+        found = {run.title: self.too_large(run) for run in missing}
+        return {title: reason for title, reason in found.items() if reason}
 
     def plan(self) -> pd.DataFrame:
         """One row per run: what, its state in the store, estimated time and memory."""
@@ -207,7 +250,7 @@ class Study(Outline):
                 "varied": f"{run.sweep} = {run.value}" if run.sweep else "",
                 "seed": run.seed,
                 "edits": plan.edits_of(run.spec["stream"]),
-                "state": self.store.state(run),
+                "state": self.state(run),
                 "estimated seconds": round(run.seconds),
                 "peak GiB": run.gigabytes,
                 "run": run.identity,
@@ -215,6 +258,11 @@ class Study(Outline):
             for run in self.unique_runs()
         ]
         return pd.DataFrame(rows)
+
+    def state(self, run: Run) -> str:
+        """ "done", "failed", "started", "to do", or "left out" of what the device can do."""
+        state = self.store.state(run)
+        return "left out" if state != "done" and self.too_large(run) else state
 
     def replaced(self) -> list[str]:
         """A sentence for every dtype that runs do not take because the processor lacks it."""
@@ -228,13 +276,14 @@ class Study(Outline):
             for (used, asked, why), names in settings.items()
         ]
 
-    def check_memory(
-        self, device: str | None = None, of: Collection[tuple[str, str]] | None = None
-    ) -> None:
-        """Refuse, before anything starts, a plan with a run that cannot fit."""
-        room = machine.available_gigabytes(device or machine.default_device())
-        to_do = [run for run in self.unique_runs(of) if self.store.state(run) != "done"]
-        for run in to_do:
+    def check_memory(self, runs: Sequence[Run] | None = None) -> None:
+        """Refuse, before anything starts, runs (None: all that are missing) that would fit the
+        device if others did not use it now."""
+        if runs is None:
+            left = (run for run in self.unique_runs() if self.store.state(run) != "done")
+            runs = [run for run in left if not self.too_large(run)]
+        room = machine.available_gigabytes(runs[0].spec["device"]) if runs else 0.0
+        for run in runs:
             if run.gigabytes > room:
                 raise UsageError(
                     f"{run.title} needs about {run.gigabytes:.1f} GiB and {room:.1f} GiB are free. "
@@ -249,17 +298,19 @@ class Study(Outline):
         retry_failed: bool = True,
         free: bool = False,
         of: Collection[tuple[str, str]] | None = None,
+        only: str | None = None,
     ) -> bool:
-        """Do every run that the store does not have; True if all are finished in the end.
+        """Do every run that the store does not have; True if all are finished in the end, apart
+        from those that do not fit the device.
 
         Runs on one backbone follow each other in the plan, so that it is loaded once. A run that
         failed before is tried again unless `retry_failed` is False. `free`: only those that no
-        other process works on. `of`: those of these settings and sweeps alone.
+        other process works on. `of`, `only`: those alone (`to_do`).
         """
         progress: Progress = LineProgress(prefix) if quiet else BarProgress()
-        if to_do := self.to_do(of):
+        if to_do := self.to_do(of, only):
             check_cache_dir()
-            self.check_memory(of=of)
+            self.check_memory(to_do)
         if not retry_failed:
             to_do = [run for run in to_do if self.store.failure(run) is None]
         for attempt in range(ATTEMPTS):
@@ -271,10 +322,10 @@ class Study(Outline):
                 )
             self._do(to_do, progress, free=free)
             self.runs = [self.store.told(run) for run in self.runs]
-            to_do = [run for run in self.to_do(of) if self.store.failure(run) is None]
+            to_do = [run for run in self.to_do(of, only) if self.store.failure(run) is None]
             if free or not to_do:
                 break
-        return not self.to_do(of)
+        return not self.to_do(of, only)
 
     def _do(self, runs: list[Run], progress: Progress, *, free: bool = False) -> None:
         """Do the runs; those that another process works on last, or, if `free`, not at all."""
@@ -297,8 +348,9 @@ class Study(Outline):
         return self._finished[run.identity]
 
     def errors(self, of: Collection[tuple[str, str]] | None = None) -> dict[str, str]:
-        """Run title to error text, for the runs that failed (`of`: of these settings, sweeps)."""
-        found = {}
+        """Run title to error text, for the runs that failed or do not fit the device (`of`: of
+        these settings, sweeps)."""
+        found = self.left_out(of)
         for run in self.unique_runs(of):
             failure = None if self.finished(run) else self.store.failure(run)
             if failure is not None:

@@ -50,6 +50,9 @@ class Report:
 
     unique_runs = replaced = to_do
 
+    def left_out(self) -> dict:
+        return {}
+
     def run_missing(self, **_: object) -> bool:
         if self.trouble:
             raise self.trouble
@@ -67,7 +70,7 @@ def root(tmp_path: Path, monkeypatch) -> Path:
 
 def options(report: Report, **more: object) -> Namespace:
     told = {"output": report.folder, "data_dir": None, "seeds": None, "skip_bad": False, "jobs": 1}
-    return Namespace(**told, self_contained=False, part=False, **more)
+    return Namespace(**told, self_contained=False, part=False, pages=False, **more)
 
 
 def test_reports_go_on_beside_those_that_cannot(root: Path, capfd) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from lib.errors import UsageError
-from lib.runs import parallel
+from lib.runs.schedule import parallel
 
 
 @pytest.fixture

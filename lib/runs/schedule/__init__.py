@@ -1,0 +1,1 @@
+"""What runs when and where: processes of one machine, jobs of a cluster, and what each needs."""
