@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from lib.runs.settings import ROOT
+from tests.runs.kills import differences, titles
 
 PAPER = "side_by_side"
 FLAGS = ("--profile", "smoke", "--only", PAPER, "--seeds", "1")
@@ -135,41 +135,27 @@ def study(output: Path, *flags: str) -> Iterator[subprocess.Popen]:
             os.killpg(call.pid, signal.SIGKILL)
 
 
-def tables(output: Path) -> dict[str, pd.DataFrame]:
-    """The page's tables, without what a clock or the machine's memory says."""
-    found = sorted((output / "smoke" / "tables").glob(f"{PAPER}-*.csv"))
-    return {file.name: pd.read_csv(file) for file in found}
-
-
-def records(output: Path) -> dict[str, pd.DataFrame]:
-    """The records of every finished run, by the run's folder."""
-    found = (output / "smoke" / "runs").glob("*/records.parquet")
-    return {file.parent.name: pd.read_parquet(file) for file in found}
+def doing(output: Path) -> dict[int, str]:
+    """The processes that do a run now, and the runs' names."""
+    lines = told("pgrep", "--full", "--list-full", f"lib run .*{output}").splitlines()
+    calls = (line.split() for line in lines)
+    return {
+        int(pid): call[call.index("run") + 1] for pid, *call in calls if call[0] == sys.executable
+    }
 
 
 def test_a_killed_job_is_begun_again_and_the_tables_are_those_of_one_machine(
     slurm: None, tmp_path: Path
 ) -> None:
-    spread, alone = tmp_path / "spread", tmp_path / "alone"
-
-    def runs() -> list[int]:
-        """The processes that do a run now."""
-        lines = told("pgrep", "--full", "--list-full", f"lib run .*{spread}").splitlines()
-        return [int(line.split()[0]) for line in lines if line.split()[1] == sys.executable]
-
-    killed = []
+    spread, alone, first = tmp_path / "spread", tmp_path / "alone", {}
     with study(spread, "--cluster", "slurm") as call:
-        until(lambda: killed.extend(runs()) or killed, ends=call)
-        os.kill(killed[0], signal.SIGKILL)
+        until(lambda: first.update(doing(spread)) or first, ends=call)
+        killed, name = next(iter(first.items()))
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: name in {**doing(spread), killed: ""}.values(), ends=call)
         assert call.wait() == 0
     assert (spread / "smoke" / f"{PAPER}.html").is_file()
     with study(alone, "--jobs", "1") as call:
         assert call.wait() == 0
-    here, there = records(alone), records(spread)
-    assert here and here.keys() == there.keys()
-    for name, frame in here.items():
-        pd.testing.assert_frame_equal(frame, there[name])
-    ours, theirs = tables(alone), tables(spread)
-    assert ours and ours.keys() == theirs.keys()
-    for name, frame in ours.items():
-        assert frame.columns.tolist() == theirs[name].columns.tolist(), name
+    assert titles(alone / "smoke")
+    assert differences(alone / "smoke", spread / "smoke") == []
