@@ -179,8 +179,8 @@ def check(ours: torch.Tensor, theirs: torch.Tensor, function: Callable[..., obje
     )
     path, line, name = place(function)
     return HTML(
-        f"<p>The same as <code>{html.escape(name)}</code> ({html.escape(path)}, line {line}); the "
-        f"largest difference is {apart:.1e}.</p>"
+        f"<p class=checked>The same as <code>{html.escape(name)}</code> ({html.escape(path)}, "
+        f"line {line}); the largest difference is {apart:.1e}.</p>"
     )
 
 
