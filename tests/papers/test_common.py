@@ -46,10 +46,10 @@ def test_findings_are_judged_where_their_editors_are_planned(tmp_path: Path) -> 
 def test_one_fact_is_edited_on_a_pages_backbone(tmp_path: Path) -> None:
     study = Study.open("elder", "smoke", output=tmp_path, device="cpu")
     shown = common.one_edit(study, "counterfact", "ELDER").data
-    (fact,) = re.findall(r"<td>the edit</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", shown)
+    (fact,) = re.findall(r">the edit</th><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>", shown)
     stream = study.resources.materials(study.main_run("counterfact", "ELDER").spec, ()).stream
     assert fact[:2] == (stream.edits[0].prompt, stream.edits[0].target)
-    assert "<td>in other words</td>" in shown and "<td>something else</td>" in shown
+    assert ">in other words</th>" in shown and ">something else</th>" in shown
     taught = common.one_edit(study, "counterfact", "ELDER", steps=200, lr=0.01).data
     assert re.search(rf"<td>{re.escape(fact[2])}</td><td>{fact[1]}", taught)  # before, after
     assert not any(study.store.root.glob("*/manifest.json"))

@@ -60,6 +60,7 @@ KNOWN = {
     "COMEBA-HK": Look(RED, "h"), "COMEBA-HK intended": Look(RED, "h", DASHED, hollow=True),
     "COMEBA-HK without hooks": Look(RED, ">", MIXED), "MEMIT": Look(TEAL, "<", LONG),
     "ROME": Look(PINK, "*", DOTTED), "WilKE": Look(PINK, ">", SHORT),
+    "MEMIT with memory": Look(TEAL, "<", DASHED, hollow=True),
     "AlphaEdit": Look(TEAL, "*", MIXED), "RLEdit": Look(AMBER, "<", DASHED),
     "UltraEdit": Look(GREEN, "s", LONG), "WISE": Look(SKY, "o", DOTTED),
 }  # fmt: skip

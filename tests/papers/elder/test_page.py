@@ -96,7 +96,7 @@ def test_what_is_said_in_place_of_a_lost_edit_is_counted(study: InventedStudy) -
     assert own["said"].value_counts().to_dict() == {forgetting.RIGHT: 23, forgetting.NEAR: 1}
     text = forgetting.forgetting_text(study, "counterfact")
     assert "ELDER: 24 of 24 edits are right at their own moment, 23 of 24 after the last" in text
-    assert "Of the 1 that are wrong then, 1 say a later edit&#x27;s answer, 1 of these one" in text
+    assert "Of the 1 that are wrong then, 1 say a later edit&#39;s answer, 1 of these one" in text
     assert "codes are 8.0 of 24 digits from the allocation" in text and "9.0 after" in text
     table = forgetting.fates_table(study, "counterfact")
     assert len(table) == 6 and table[forgetting.RIGHT].sum() == 6 * N - 2
@@ -248,7 +248,7 @@ def test_what_a_setting_leaves_out_is_named(study: InventedStudy, monkeypatch) -
     monkeypatch.setattr(InventedStudy, "document", fewer)
     table = report.table1(study, "zsre")
     left = cells(table, "WilKE")["Reliability"]
-    assert left.reported == 53.32 and left.error == "not run in this setting"
+    assert left.reported == 53.32 and left.error == "not run in this profile"
     assert not cells(table, "ELDER refreshed") and scores.ours(study, "zsre") == ["ELDER"]
     assert report.ablation_table(study, "zsre") is None
     text = report.judged(study, "zsre").tidy.set_index("key")
