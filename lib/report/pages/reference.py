@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 from lib.errors import UsageError
+from lib.runs.settings import ROOT
 
 PACKAGE = __name__.split(".")[0]
 APART = ("__main__",)  # does something when it is imported
@@ -44,14 +45,17 @@ def write(folder: Path) -> Path:
 
 
 def _share_style(folder: Path) -> None:
-    """Put the style that pdoc writes into every page into one file beside them."""
+    """Put the style that pdoc writes into every page into one file beside them, and leave out where
+    the project lies on this machine."""
     sheet = folder / "style.css"
     for page in sorted(folder.rglob("*.html")):
         text = page.read_text("utf-8")
         if styles := STYLE.findall(text):
             sheet.write_text("\n".join(styles), "utf-8")
             link = f'<link rel="stylesheet" href="{os.path.relpath(sheet, page.parent)}">'
-            page.write_text(STYLE.sub("", text.replace("</head>", f"{link}</head>", 1)), "utf-8")
+            text = STYLE.sub("", text.replace("</head>", f"{link}</head>", 1))
+        # Constants that are paths are told as the project's, whatever machine made the page.
+        page.write_text(text.replace(f"{ROOT}/", "").replace(str(ROOT), "."), "utf-8")
 
 
 def modules() -> tuple[list[str], list[str]]:
