@@ -67,6 +67,21 @@ def execute(
     return True
 
 
+def built(spec: dict[str, Any], materials: Materials, store: Store) -> Editor:
+    """The editor of a run on its backbone, with the caches and texts that it declares."""
+    return build(
+        spec["editor"],
+        materials.backbone,
+        spec["config"],
+        blocks_cache=store.cache,
+        values_cache=store.cache,
+        networks_cache=Cache.user(),
+        kept=materials.kept,
+        corpus=materials.corpus,
+        training=materials.learned,
+    )
+
+
 def _execute(
     run: Run,
     materials: Materials,
@@ -78,17 +93,7 @@ def _execute(
     spec, backbone, stream = run.spec, materials.backbone, materials.stream
     protocol = Protocol(**spec["protocol"])
     base_seconds = _inference_seconds(backbone, stream, protocol, spec)
-    editor = build(
-        spec["editor"],
-        backbone,
-        spec["config"],
-        blocks_cache=store.cache,
-        values_cache=store.cache,
-        networks_cache=Cache.user(),
-        kept=materials.kept,
-        corpus=materials.corpus,
-        training=materials.learned,
-    )
+    editor = built(spec, materials, store)
     work = store.work(run)
     try:
         identity = _before_identity(editor, stream, protocol)

@@ -24,7 +24,7 @@ from papers.comeba_hk.scores import (
     forms,
     place,
     scored,
-    with_near,
+    with_rivals,
 )
 from papers.common import substitutions
 
@@ -75,7 +75,7 @@ def main_table(study: Study, setting: str) -> tables.Table:
     )
 
 
-@tables.regenerated("counterfact", settings=with_near)
+@tables.regenerated("counterfact", settings=with_rivals)
 def counterfact_table(study: Study, setting: str) -> tables.Table:
     """CounterFact's scores in one setting: the asked answer likelier than its competitor."""
     layout = study.document["tables"]["counterfact"]
@@ -86,6 +86,13 @@ def counterfact_table(study: Study, setting: str) -> tables.Table:
         unreported=layout["unreported"],
         csv_path=study.folder / "tables" / f"comeba_hk-counterfact-{setting}.csv",
     )
+
+
+def without_rivals(study: Study) -> str:
+    """A paragraph that names the settings that CounterFact's scores cannot be read on."""
+    named = [study.title(setting) for setting in with_rivals(study, scored=False)]
+    told = f"Competing answers are not scored in this profile: {'; '.join(named)}."
+    return page.paragraphs([told] if named else [])
 
 
 @tables.regenerated("decoded")

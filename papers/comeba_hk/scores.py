@@ -50,10 +50,12 @@ def forms(study: Study) -> list[Form]:
     return found
 
 
-def with_near(study: Study) -> list[str]:
-    """The settings of the forms whose locality is read on the same relation (CounterFact's)."""
+def with_rivals(study: Study, scored: bool = True) -> list[str]:
+    """The settings of the forms whose locality is read on the same relation (CounterFact's) and
+    whose runs score the competing answers, or (not `scored`) do not."""
     named = [form.setting(p) for form in forms(study) if form.locality == "near" for p in PROTOCOLS]
-    return [name for name in named if name]
+    protocols = {name: study.document["settings"][name]["protocol"] for name in named if name}
+    return [name for name, told in protocols.items() if told.get("rivals", True) is scored]
 
 
 def consecutive(study: Study) -> list[str]:

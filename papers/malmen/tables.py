@@ -128,7 +128,7 @@ def memory(study: Study, setting: str) -> pd.DataFrame:
     rows = rows[rows["editor"].isin([OWN, RIVAL])].drop_duplicates(["editor", "m"])
     frame = rows.sort_values(["editor", "m"], kind="stable")[["editor", "m"]].copy()
     for column, name in MEMORY.items():
-        frame[f"{name}, MiB"] = (rows[column] / MIB).map(lambda size: f"{size:,.3g}")
+        frame[f"{name}, MiB"] = (rows[column] / MIB).map(tables.number)
     return kept(study, f"malmen-memory-{setting}", frame)
 
 

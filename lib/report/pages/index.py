@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
@@ -30,7 +29,6 @@ from lib.report.claims.verdict import (
     decided_in,
 )
 from lib.report.orderings import Ordered, signed, together
-from lib.report.pages.notebook import ASSETS
 from lib.report.summaries import (
     PaperSummary,
     Scale,
@@ -42,6 +40,7 @@ from lib.report.summaries import (
     tally,
 )
 from lib.report.tables import number
+from lib.report.templates import fill
 from lib.runs.settings import ROOT
 from lib.storage.atomic import write_text
 
@@ -83,7 +82,8 @@ def write_index(
     others = {paper.key: beside(folder, paper.profile or profile, paper.key) for paper in chosen}
     found = _unique(chosen, "findings")
     orders = [(paper, one) for paper in chosen for one in paper.orderings]
-    page = _environment().get_template("index.html.j2").render(
+    page = fill(
+        "index",
         title=title,
         note=note,
         abstract=abstract(chosen, profiles),
@@ -102,15 +102,8 @@ def write_index(
         commands=_commands(profiles),
         cite=citation(),
     )  # fmt: skip
-    write_text(folder / "index.html", page)
+    write_text(folder / "index.html", f"{page}\n")
     return folder / "index.html"
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True,
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
-    )  # fmt: skip
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:

@@ -41,7 +41,7 @@ _BARE = re.compile(  # a heading, or a table without a caption and the region th
     re.DOTALL,
 )
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_PICTURE = re.compile(r'(<(?:img|source)\b[^>]*?\ssrc(?:set)?=")([^":]+\.svg)(?=")')
+_PICTURE = re.compile(r'(<img\b[^>]*?\ssrc=")([^":]+\.svg)(?=")')
 _SAFE = "/:;=,()'"  # what may stand in a quoted address as it is
 _FOLDER = re.compile(  # a quoted absolute path; its last part is the second group
     r"""(["'])(?:[A-Za-z]:)?[/\\](?:(?:\\.|(?!\1)[^\\])*(?:/|\\\\))?((?:\\["']|(?!\1)[^/\\])+)/?\1"""

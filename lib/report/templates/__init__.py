@@ -15,8 +15,8 @@ FILES = "img-src 'self' file: data:; "  # pictures beside a page, or inside it
 @functools.cache
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(FOLDER / "pieces"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader((FOLDER / "pieces", FOLDER)), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
 
 

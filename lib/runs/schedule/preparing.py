@@ -1,11 +1,11 @@
 """Does what several runs share before any of them begins: materials, statistics, networks."""
 
-from lib.editors import build, needs_of
+from lib.editors import needs_of
 from lib.runs import machine
+from lib.runs.execute import built
 from lib.runs.plan import Run
 from lib.runs.resources import Resources
 from lib.runs.store import Store
-from lib.storage.cache import Cache
 
 
 def prepare(run: Run, store: Store, resources: Resources, *, fit: bool) -> None:
@@ -17,17 +17,7 @@ def prepare(run: Run, store: Store, resources: Resources, *, fit: bool) -> None:
         if not fit:
             return
         store.tell(run, materials.contents)
-        editor = build(
-            spec["editor"],
-            materials.backbone,
-            spec["config"],
-            blocks_cache=store.cache,
-            values_cache=store.cache,
-            networks_cache=Cache.user(),
-            kept=materials.kept,
-            corpus=materials.corpus,
-            training=materials.learned,
-        )
+        editor = built(spec, materials, store)
         try:
             editor.fit(materials.stream)
         finally:

@@ -16,7 +16,7 @@ from lib.runs.settings import papers
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 FIGURE = (
-    '<picture><source srcset="figures/a-narrow.svg"><img src="figures/a.svg" alt="a"></picture>'
+    '<img src="figures/drawn.svg" alt="b"><img src="figures/a.svg" alt="a">'
     '<figcaption><a href="figures/a.csv">numbers (CSV)</a> · <a href="figures/a.svg">SVG</a> · '
     '<a href="figures/a.png">PNG</a></figcaption>'
 )
@@ -41,7 +41,7 @@ def source(tmp_path: Path) -> Path:
         summary = PaperSummary(key, key, report=f"{key}.html", profile="laptop", made=made)
         write_summary(folder, summary)
     (folder / "records/one.html").write_text('<a href="../elder.html#t">back</a>')
-    for name in ("figures/a.svg", "figures/a-narrow.svg", "figures/a.csv", "figures/a.png",
+    for name in ("figures/a.svg", "figures/drawn.svg", "figures/a.csv", "figures/a.png",
                  "figures/old.svg", "tables/t.csv", "melo.ipynb",
                  "runs/melo-1/manifest.json"):  # fmt: skip
         (folder / name).write_text(SVG if name.endswith("svg") else "a,b\n")
@@ -106,7 +106,7 @@ def test_a_folder_that_is_no_copy_is_left_alone(source: Path) -> None:
         (lambda f: write_summary(f, PaperSummary("melo", "M", profile="gpu")), "profile gpu"),
         (lambda f: (f / "melo.html").write_text('<div class="failure">no</div>'), "failed step"),
         (lambda f: (f / "figures/a.csv").unlink(), "links to figures/a.csv"),
-        (lambda f: (f / "figures/a-narrow.svg").unlink(), "no picture at .*a-narrow.svg"),
+        (lambda f: (f / "figures/drawn.svg").unlink(), "no picture at .*drawn.svg"),
         (lambda f: (f / "melo.html").write_text(page('<a href="../x.html">x</a>')), "links to"),
         (lambda f: (f / "melo.html").write_text(page('<a href="runs/melo-1/manifest.json">x</a>')),
          "links to runs"),
